@@ -1,0 +1,1 @@
+"""What is measured of a learner, and how it is drawn."""

@@ -1,0 +1,179 @@
+"""The classifier over all classes seen: build, fit, predict.
+
+n = images, k = classes seen, (h, w, c) = height, width, channels. Images enter as uint8
+[n, h, w, c]; inside they are float32 [n, c, h, w] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
+from gppdm_pipeline.algorithm.pixels import balanced_indices, shift_randomly, to_unit_range
+from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.images import LabelledImages
+
+PREDICTION_BATCH = 1024
+
+
+class ClassifierConfig(BaseModel):
+    """The classifier's architecture and budget; the same for every method that is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 32
+    steps: Annotated[int, Field(ge=1)] = 600
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    shift: Annotated[int, Field(ge=0, le=8)] = 1
+    """Each training image is moved by up to this many pixels in each direction."""
+    start: Literal["previous", "anew"] = "previous"
+    """Whether a task starts from the previous task's classifier (its head grows) or from noise."""
+
+
+class SmallConvNet(nn.Module):
+    """Two 3x3 convolutions per resolution until the image is at most 4 pixels high, then a mean.
+
+    Args:
+        image_shape: (height, width, channels).
+        width: channels at full resolution; doubled with each halving of the resolution.
+        classes: number of outputs.
+    """
+
+    def __init__(self, image_shape: Sequence[int], width: int, classes: int) -> None:
+        super().__init__()
+        height, channels = min(image_shape[:2]), image_shape[2]
+        layers: list[nn.Module] = []
+        while True:
+            for _ in range(2):
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                    nn.GroupNorm(8, width),
+                    nn.ReLU(inplace=True),
+                ]
+                channels = width
+            if height <= 4:
+                break
+            layers.append(nn.MaxPool2d(2))
+            height, width = height // 2, width * 2
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float32 [n, c, h, w] in [-1, 1] -> logits [n, k]."""
+        logits: Tensor = self.head(self.features(images).mean((2, 3)))
+        return logits
+
+
+def build_classifier(weights: Weights) -> SmallConvNet:
+    """The network that `weights` describes, in evaluation mode, on the CPU."""
+    network = SmallConvNet(**weights.config)
+    network.load_state_dict(weights.tensors)
+    return network.eval().requires_grad_(False)
+
+
+def _grown(state: LearnerState, config: ClassifierConfig, context: Context) -> SmallConvNet:
+    """A network with an output for every class of `state`, old outputs where they were."""
+    assert state.image_shape is not None
+    with context.initialisation("classifier"):
+        network = SmallConvNet(state.image_shape, config.width, len(state.classes))
+    if state.classifier is not None and config.start == "previous":
+        tensors = dict(network.state_dict())
+        for name, old in state.classifier.tensors.items():
+            tensors[name] = torch.cat([old, tensors[name][len(old) :]])
+        network.load_state_dict(tensors)
+    return network
+
+
+def fit_classifier(
+    state: LearnerState,
+    config: ClassifierConfig,
+    train: LabelledImages,
+    validation: LabelledImages,
+    context: Context,
+) -> tuple[LearnerState, StageLog]:
+    """Train the classifier of `state` on `train`, classes drawn equally often.
+
+    Args:
+        state: its `classes` are the outputs; `train` has no other class.
+        config: architecture and budget.
+        train: real and replayed images together.
+        validation: images to report an accuracy on; they decide nothing. May be empty.
+        context: seed, task, device, progress.
+
+    Returns:
+        The state with the new classifier, and the log: curve `classifier_loss`, metric
+        `validation_accuracy`.
+    """
+    network = _grown(state, config, context).to(context.device).train()
+    index_of = {label: index for index, label in enumerate(state.classes)}
+    labels = torch.tensor([index_of[int(label)] for label in train.labels], device=context.device)
+    images = to_unit_range(train.images, context.device)
+    generator = context.generator("train_classifier")
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.1
+    )
+    recorder = LossRecorder()
+    batches = balanced_indices(labels, config.steps, config.batch_size, generator)
+    with context.progress(config.steps, "train_classifier") as bar:
+        for batch in batches:
+            x = shift_randomly(images[batch], config.shift, generator)
+            loss = nn.functional.cross_entropy(
+                network(x), labels[batch], label_smoothing=config.label_smoothing
+            )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            bar.advance(1, **recorder.add(classifier_loss=loss))
+    tensors = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    shape = {"image_shape": list(state.image_shape or ()), "width": config.width}
+    trained = replace(state, classifier=Weights({**shape, "classes": len(state.classes)}, tensors))
+    metrics = {}
+    if len(validation):
+        metrics["validation_accuracy"] = accuracy(trained, validation, context)
+    return trained, StageLog(metrics, recorder.curves)
+
+
+@torch.no_grad()
+def predict_logits(
+    state: LearnerState, images: NDArray[np.uint8], context: Context
+) -> NDArray[np.float32]:
+    """Classify among all classes seen, with no task label.
+
+    Args:
+        state: after at least one task.
+        images: uint8 [n, h, w, c].
+        context: its device is used.
+
+    Returns:
+        float32 [n, k] logits; column j is class `state.classes[j]`.
+    """
+    assert state.classifier is not None
+    network = build_classifier(state.classifier).to(context.device)
+    parts = [
+        network(to_unit_range(images[start : start + PREDICTION_BATCH], context.device)).cpu()
+        for start in range(0, len(images), PREDICTION_BATCH)
+    ]
+    outputs = torch.cat(parts) if parts else torch.empty(0, len(state.classes))
+    return outputs.numpy()
+
+
+def accuracy(state: LearnerState, data: LabelledImages, context: Context) -> float:
+    """Share of `data` (at least one image) that is classified rightly among all classes seen."""
+    predicted = np.asarray(state.classes)[predict_logits(state, data.images, context).argmax(1)]
+    return float((predicted == data.labels).mean())

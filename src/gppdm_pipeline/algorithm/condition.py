@@ -1,0 +1,122 @@
+"""What the denoiser is told of a class: its label token, its prototype as tokens or an image.
+
+Notation: b images a batch; (c, h, w) = channels, height, width of an image; d = width of a token;
+p = patches of a prototype. Everything between a frozen prototype and the keys and values is fixed,
+so that the tokens of an old class can never move (Doan et al. 2024, arXiv 2312.06710).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gppdm_pipeline.algorithm.state import Condition
+
+
+class ConditionTable(nn.Module):
+    """The condition of every class, ready to be gathered by index.
+
+    The prototypes of old classes are a buffer, those of current classes a parameter: a batch
+    sends gradient to the prototype of every current class in it, in every step.
+
+    Args:
+        condition: of old and new classes.
+        classes: the rows of the table; `learnable` of them, the last, may learn.
+        learnable: number of current classes.
+        concatenates: whether the prototype is also given as an image.
+    """
+
+    embeddings: Tensor
+    token_map: Tensor
+    old_prototypes: Tensor
+
+    def __init__(
+        self, condition: Condition, classes: Sequence[int], learnable: int, concatenates: bool
+    ) -> None:
+        super().__init__()
+        self.concatenates = concatenates
+        self.register_buffer("embeddings", torch.stack([condition.embeddings[k] for k in classes]))
+        self.register_buffer("token_map", condition.token_map)
+        prototypes = torch.stack([condition.prototypes[k] for k in classes])
+        old = len(classes) - learnable
+        self.register_buffer("old_prototypes", prototypes[:old])
+        self.new_prototypes = nn.Parameter(prototypes[old:].clone())
+
+    def forward(self, rows: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Gather conditions.
+
+        Args:
+            rows: int64 [b].
+            kept: bool [b]; False gives the null condition, all zeros (its keys and values are
+                zero whatever the weights, so it needs no basis).
+
+        Returns:
+            tokens float32 [b, 1 + patches, d], and prototypes [b, c, h, w] if they concatenate.
+        """
+        prototypes = torch.cat([self.old_prototypes, self.new_prototypes])[rows]
+        tokens = self.embeddings[rows][:, None]
+        if len(self.token_map):
+            tokens = torch.cat([tokens, prototype_tokens(prototypes, self.token_map)], dim=1)
+        image = prototypes if self.concatenates else None
+        if kept is not None:
+            tokens = tokens * kept[:, None, None]
+            image = None if image is None else image * kept[:, None, None, None]
+        return tokens, image
+
+
+def prototype_tokens(prototypes: Tensor, token_map: Tensor) -> Tensor:
+    """Patches of prototypes through the fixed linear map.
+
+    Args:
+        prototypes: float32 [b, c, h, w].
+        token_map: float32 [p, d, c * (h w / p)], one map per patch position.
+
+    Returns:
+        float32 [b, p, d].
+    """
+    side = math.isqrt(len(token_map))
+    height, width = prototypes.shape[2] // side, prototypes.shape[3] // side
+    patches = nn.functional.unfold(prototypes, (height, width), stride=(height, width))
+    return torch.einsum("bfp,pdf->bpd", patches, token_map)
+
+
+def make_token_map(image_shape: tuple[int, int, int], side: int, dim: int, seed: int) -> Tensor:
+    """A fixed random map from side x side patches of a prototype to tokens of unit scale.
+
+    Args:
+        image_shape: (height, width, channels).
+        side: 0 for no token at all.
+        dim: d.
+        seed: of the run.
+
+    Returns:
+        float32 [side**2, dim, c * h/side * w/side].
+
+    Raises:
+        ValueError: if `side` does not divide height and width.
+    """
+    height, width, channels = image_shape
+    if side and (height % side or width % side):
+        raise ValueError(
+            f"prototypes of {height}x{width} cannot be cut into {side}x{side} patches; choose "
+            "prototypes.token_side so that it divides both sides"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    features = channels * (height // side) * (width // side) if side else 0
+    noise = torch.randn(side**2, dim, features, generator=generator)
+    return noise / math.sqrt(max(features, 1))
+
+
+def label_codes(dim: int, seed: int) -> Tensor:
+    """Orthonormal codes, one a class by its index, scaled so that entries have unit variance.
+
+    Returns:
+        float32 [dim, dim]; row k is the label token of class k, whatever the class order.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    orthogonal, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64))
+    codes: Tensor = orthogonal * math.sqrt(dim)
+    return codes.float()

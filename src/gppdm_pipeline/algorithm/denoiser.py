@@ -1,0 +1,193 @@
+"""The conditional denoiser: its network, and what it is trained to say.
+
+Notation: b images a batch; (c, h, w) = channels, height, width of an image; d = width of a
+condition token; tau in 0..T-1 a diffusion step, abar_tau the cumulated signal share (Ho et al.
+2020, arXiv 2006.11239, eq. 4: x_tau = sqrt(abar) x_0 + sqrt(1 - abar) noise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from gppdm_pipeline.algorithm.state import Weights
+
+DIFFUSION_STEPS = 1000
+Width = Annotated[int, Field(ge=8, multiple_of=8)]
+
+
+class DenoiserConfig(BaseModel):
+    """Architecture, objective and budget of the denoiser."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: Annotated[tuple[Width, ...], Field(min_length=2)] = (32, 64)
+    """Width at each resolution; each is half the size of the one before. Cross-attention stands at
+    the lowest one and in the middle."""
+    layers_per_block: Annotated[int, Field(ge=1, le=4)] = 1
+    patch: Literal[1, 2, 4, 8] = 1
+    """Pixels of patch x patch enter as channels: cheaper for larger images."""
+    condition_dim: Annotated[int, Field(ge=8)] = 128
+    """d; it also bounds the number of classes, whose label tokens are orthonormal codes."""
+    prediction: Literal["v_prediction", "epsilon"] = "v_prediction"
+    """What the network predicts: v (Salimans & Ho 2022, arXiv 2202.00512) or the noise."""
+    noise_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
+    steps: Annotated[int, Field(ge=1)] = 600
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    """Of the weights that are kept; the average warms up over the first steps."""
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of images trained without condition (classifier-free guidance, arXiv 2207.12598)."""
+
+
+def noise_scheduler_config(config: DenoiserConfig) -> dict[str, Any]:
+    """The settings that every scheduler of diffusers must agree on, for training and sampling."""
+    return {
+        "num_train_timesteps": DIFFUSION_STEPS,
+        "beta_schedule": config.noise_schedule,
+        "prediction_type": config.prediction,
+    }
+
+
+def signal_shares(config: DenoiserConfig, device: torch.device) -> Tensor:
+    """abar_tau for every tau: float32 [T]."""
+    shares: Tensor = DDPMScheduler(**noise_scheduler_config(config)).alphas_cumprod
+    return shares.to(device)
+
+
+def unet_config(
+    config: DenoiserConfig, image_shape: tuple[int, int, int], concatenates: bool
+) -> dict[str, Any]:
+    """Arguments of diffusers' UNet2DConditionModel.
+
+    Args:
+        config: of the denoiser.
+        image_shape: (height, width, channels).
+        concatenates: whether the prototype enters on the channel axis.
+
+    Raises:
+        ValueError: if the image cannot be halved as often as there are resolutions.
+    """
+    height, width, channels = image_shape
+    levels = len(config.channels)
+    unit = config.patch * 2 ** (levels - 1)
+    if height % unit or width % unit:
+        raise ValueError(
+            f"images of {height}x{width} cannot be halved {levels - 1} times after patches of "
+            f"{config.patch}; choose denoiser.patch and the number of denoiser.channels so that "
+            f"patch * 2^(len(channels) - 1), now {unit}, divides both sides"
+        )
+    depth = channels * config.patch**2
+    return {
+        "sample_size": [height // config.patch, width // config.patch],
+        "in_channels": depth * (2 if concatenates else 1),
+        "out_channels": depth,
+        "down_block_types": ["DownBlock2D"] * (levels - 1) + ["CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D"] + ["UpBlock2D"] * (levels - 1),
+        "block_out_channels": list(config.channels),
+        "layers_per_block": config.layers_per_block,
+        "cross_attention_dim": config.condition_dim,
+        "attention_head_dim": 8,
+        "norm_num_groups": 8,
+    }
+
+
+def build_unet(weights: Weights) -> UNet2DConditionModel:
+    """The U-Net that `weights` describes, on the CPU."""
+    unet: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(weights.config))
+    unet.load_state_dict(weights.tensors)
+    return unet
+
+
+class Denoiser(nn.Module):
+    """A U-Net over patches of pixels; the prototype, if given, enters beside the noisy image."""
+
+    def __init__(self, unet: UNet2DConditionModel, patch: int) -> None:
+        super().__init__()
+        self.unet = unet
+        self.patch = patch
+
+    def forward(self, x: Tensor, tau: Tensor, tokens: Tensor, prototypes: Tensor | None) -> Tensor:
+        """Predict.
+
+        Args:
+            x: float32 [b, c, h, w], noisy images.
+            tau: int64 [b].
+            tokens: float32 [b, tokens, d].
+            prototypes: float32 [b, c, h, w] or None.
+
+        Returns:
+            float32 [b, c, h, w], v or noise.
+        """
+        if prototypes is not None:
+            x = torch.cat([x, prototypes], dim=1)
+        x = nn.functional.pixel_unshuffle(x, self.patch)
+        return nn.functional.pixel_shuffle(
+            self.unet(x, tau, tokens, return_dict=False)[0], self.patch
+        )
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """x_tau [b, c, h, w], tau [b] and what the network should say to it, [b, c, h, w]."""
+
+    x: Tensor
+    tau: Tensor
+    target: Tensor
+
+
+def noisy_batch(
+    images: Tensor, shares: Tensor, prediction: str, generator: torch.Generator
+) -> NoisyBatch:
+    """Noise a batch at steps spread evenly over the whole range (lower variance than independent).
+
+    Args:
+        images: x_0, float32 [b, c, h, w] in [-1, 1].
+        shares: abar, float32 [T].
+        prediction: "v_prediction" or "epsilon".
+        generator: on the images' device.
+    """
+    b, device = len(images), images.device
+    offset = torch.rand((), generator=generator, device=device)
+    order = torch.randperm(b, generator=generator, device=device)
+    tau = ((order + offset) / b * len(shares)).long().clamp_max(len(shares) - 1)
+    noise = torch.randn(images.shape, generator=generator, device=device)
+    signal = shares[tau].sqrt()[:, None, None, None]
+    sigma = (1 - shares[tau]).sqrt()[:, None, None, None]
+    target = noise if prediction == "epsilon" else signal * noise - sigma * images
+    return NoisyBatch(signal * images + sigma * noise, tau, target)
+
+
+class Average:
+    """Exponential moving average of parameters, warmed up: decay min(decay, (1+i)/(10+i)).
+
+    It is linear in the parameters, so it keeps every linear property of the updates, such as being
+    orthogonal to old inputs.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
+        self._parameters = list(parameters)
+        self._average = [parameter.detach().clone() for parameter in self._parameters]
+        self._decay, self._count = decay, 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the current values."""
+        self._count += 1
+        decay = min(self._decay, (1 + self._count) / (10 + self._count))
+        torch._foreach_lerp_(self._average, self._parameters, 1 - decay)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set the parameters to their average."""
+        for parameter, average in zip(self._parameters, self._average, strict=True):
+            parameter.copy_(average)

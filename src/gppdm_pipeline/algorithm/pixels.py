@@ -1,0 +1,61 @@
+"""Images as tensors: their range, their batches, their shifts. No loop over images."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def to_unit_range(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
+    """Uint8 [n, h, w, c] -> float32 [n, c, h, w] in [-1, 1] on `device`."""
+    tensor = torch.as_tensor(images).to(device).permute(0, 3, 1, 2)
+    return tensor.to(torch.float32).div_(127.5).sub_(1).contiguous()
+
+
+def balanced_indices(
+    labels: Tensor, steps: int, batch_size: int, generator: torch.Generator
+) -> Tensor:
+    """Which images each step sees: every class equally often in expectation.
+
+    Real and replayed classes differ in number of images; drawing classes before images keeps the
+    head from favouring the larger ones.
+
+    Args:
+        labels: int64 [n], the class of each image, 0 <= label < k.
+        steps: number of batches.
+        batch_size: images a batch, drawn with replacement.
+        generator: on the labels' device.
+
+    Returns:
+        int64 [steps, batch_size], indices into the images.
+    """
+    order = labels.argsort(stable=True)
+    counts = labels.bincount()
+    firsts = counts.cumsum(0) - counts
+    present = counts.nonzero().squeeze(1)
+    shape, device = (steps, batch_size), labels.device
+    chosen = present[torch.randint(len(present), shape, generator=generator, device=device)]
+    within = torch.rand(shape, generator=generator, device=device) * counts[chosen]
+    return order[firsts[chosen] + within.long().clamp_max(counts[chosen] - 1)]
+
+
+def shift_randomly(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
+    """Move each image by up to `most` pixels in each direction; the border repeats.
+
+    Args:
+        images: float32 [n, c, h, w].
+        most: >= 0.
+        generator: on the images' device.
+    """
+    if most == 0:
+        return images
+    n, _, h, w = images.shape
+    padded = nn.functional.pad(images, (most,) * 4, mode="replicate")
+    dy, dx = torch.randint(2 * most + 1, (2, n, 1), generator=generator, device=images.device)
+    rows = (torch.arange(h, device=images.device) + dy)[:, None, :, None]
+    columns = (torch.arange(w, device=images.device) + dx)[:, None, None, :]
+    at = torch.arange(n, device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
+    return padded[at, channel, rows, columns]

@@ -1,0 +1,77 @@
+"""Class prototypes: one learnable image per class, frozen once its task is over.
+
+They start from something of their class, learn by back-propagation through the denoising loss while
+the class is current, and never move again (Doan et al. 2024, arXiv 2312.06710).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from gppdm_pipeline.algorithm.classifier import predict_logits
+from gppdm_pipeline.algorithm.device import CPU, Context
+from gppdm_pipeline.algorithm.pixels import to_unit_range
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.images import LabelledImages
+
+PrototypeStart = Literal["most_confident", "least_confident", "class_mean", "noise"]
+
+
+class PrototypeConfig(BaseModel):
+    """How prototypes start, learn and reach the denoiser."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    route: Literal["concat", "tokens", "both", "none"] = "both"
+    """To the denoiser: on the channel axis, as cross-attention tokens, both, or not at all."""
+    start: PrototypeStart = "class_mean"
+    learning_rate: Annotated[float, Field(ge=0, le=1)] = 1e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    token_side: Annotated[int, Field(ge=1, le=16)] = 2
+    """A prototype is cut into token_side x token_side patches, a token each."""
+
+    @property
+    def concatenated(self) -> bool:
+        """Whether prototypes enter on the channel axis."""
+        return self.route in ("concat", "both")
+
+    @property
+    def shown_as_tokens(self) -> bool:
+        """Whether prototypes enter as tokens."""
+        return self.route in ("tokens", "both")
+
+
+def prototype_starts(
+    start: PrototypeStart, train: LabelledImages, state: LearnerState, context: Context
+) -> dict[int, Tensor]:
+    """Where the prototypes of the classes in `train` begin.
+
+    Args:
+        start: the training image that the classifier is most (least) sure of, the mean of the
+            class, or noise.
+        train: images of the current classes.
+        state: its classifier knows the current classes, if it is asked.
+        context: seed, task, device.
+
+    Returns:
+        class -> float32 [c, h, w].
+    """
+    images = to_unit_range(train.images, context.device).cpu()
+    labels = torch.from_numpy(train.labels)
+    if start == "noise":
+        generator = replace(context, device=CPU).generator("prototypes")
+        return {k: torch.randn(images.shape[1:], generator=generator) for k in train.classes}
+    if start == "class_mean":
+        return {k: images[labels == k].mean(0) for k in train.classes}
+    logits = torch.from_numpy(predict_logits(state, train.images, context)).log_softmax(1)
+    sign = 1 if start == "most_confident" else -1
+    starts = {}
+    for k in train.classes:
+        score = sign * logits[:, state.classes.index(k)]
+        starts[k] = images[score.masked_fill(labels != k, -torch.inf).argmax()].clone()
+    return starts

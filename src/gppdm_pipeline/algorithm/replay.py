@@ -1,0 +1,100 @@
+"""Drawing images of given classes from a denoiser.
+
+A second-order multistep solver (DPM-Solver++, Lu et al. 2022, arXiv 2211.01095) with
+classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): guided = (1 + w) e(z) - w e(null),
+both branches in one batch; with w = 0 the second branch is not computed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from gppdm_pipeline.algorithm.condition import ConditionTable
+from gppdm_pipeline.algorithm.denoiser import Denoiser, DenoiserConfig, noise_scheduler_config
+from gppdm_pipeline.algorithm.device import ProgressBar
+
+
+class ReplayConfig(BaseModel):
+    """How many images are replayed, and how they are drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images_per_class: Annotated[int, Field(ge=1)] = 200
+    guidance: Annotated[float, Field(ge=0, le=20)] = 0.0
+    """w; 0 is plain conditional sampling."""
+    sampler_steps: Annotated[int, Field(ge=2, le=1000)] = 15
+    batch_size: Annotated[int, Field(ge=1)] = 512
+
+
+@torch.no_grad()
+def draw_images(
+    denoiser: Denoiser,
+    table: ConditionTable,
+    rows: Tensor,
+    image_shape: tuple[int, int, int],
+    config: ReplayConfig,
+    denoiser_config: DenoiserConfig,
+    generator: torch.Generator,
+    bar: ProgressBar,
+) -> NDArray[np.uint8]:
+    """One image for each row.
+
+    Args:
+        denoiser: on the generator's device.
+        table: conditions.
+        rows: int64 [n], rows of the table.
+        image_shape: (height, width, channels).
+        config: guidance, sampler steps, batch size.
+        denoiser_config: its schedule and prediction type.
+        generator: of the starting noise; the solver itself is deterministic.
+        bar: advanced by the images of each batch.
+
+    Returns:
+        uint8 [n, h, w, c].
+    """
+    height, width, channels = image_shape
+    images = np.empty((len(rows), *image_shape), np.uint8)
+    for start in range(0, len(rows), config.batch_size):
+        batch = rows[start : start + config.batch_size]
+        x = torch.randn(
+            len(batch), channels, height, width, generator=generator, device=generator.device
+        )
+        x = _solve(denoiser, table, batch, x, config, denoiser_config)
+        pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        images[start : start + len(batch)] = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        bar.advance(len(batch))
+    return images
+
+
+def _solve(
+    denoiser: Denoiser,
+    table: ConditionTable,
+    rows: Tensor,
+    x: Tensor,
+    config: ReplayConfig,
+    denoiser_config: DenoiserConfig,
+) -> Tensor:
+    """From noise to images, float32 [b, c, h, w]."""
+    solver = DPMSolverMultistepScheduler(
+        **noise_scheduler_config(denoiser_config), timestep_spacing="trailing"
+    )
+    solver.set_timesteps(config.sampler_steps, device=x.device)
+    guided = config.guidance > 0
+    copies = 2 if guided else 1
+    kept = torch.arange(copies * len(rows), device=x.device) < len(rows)
+    tokens, prototypes = table(rows.repeat(copies), kept if guided else None)
+    for tau in solver.timesteps:
+        steps = tau.expand(copies * len(rows))
+        output = denoiser(x.repeat(copies, 1, 1, 1), steps, tokens, prototypes)
+        if guided:
+            conditional, unconditional = output.chunk(2)
+            output = (1 + config.guidance) * conditional - config.guidance * unconditional
+        x = solver.step(output, tau, x, return_dict=False)[0]
+    return x

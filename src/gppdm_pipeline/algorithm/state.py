@@ -1,0 +1,107 @@
+"""What passes from one task to the next: all of it, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network as data.
+
+    Attributes:
+        config: what builds the network; plain JSON values.
+        tensors: its state dict, on the CPU.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the denoiser is conditioned on, per class (see `denoiser.py`).
+
+    Attributes:
+        embeddings: class -> float32 [d], the fixed label token.
+        token_map: float32 [tokens, d, patch], the fixed linear map from a prototype's patches to
+            tokens; it has no token when prototypes are not shown as tokens.
+        prototypes: class -> float32 [c, h, w], images in [-1, 1] when they start.
+        starts: class -> what its prototype was before it learnt, likewise.
+    """
+
+    embeddings: Mapping[int, Tensor]
+    token_map: Tensor
+    prototypes: Mapping[int, Tensor] = field(default_factory=dict)
+    starts: Mapping[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """A learner after some tasks; treat the tensors as read-only.
+
+    Attributes:
+        tasks: for each task begun so far, its classes.
+        image_shape: (height, width, channels) of every image; None before the first task.
+        classifier: over `classes`, in that order; None before the first task.
+        denoiser: the conditional U-Net (its averaged weights); None for methods without one.
+        condition: of the denoiser; None for methods without one.
+        bases: full name of each projected layer -> float32 [in_features, rank], orthonormal
+            columns that span the inputs of old classes.
+    """
+
+    tasks: tuple[tuple[int, ...], ...] = ()
+    image_shape: tuple[int, int, int] | None = None
+    classifier: Weights | None = None
+    denoiser: Weights | None = None
+    condition: Condition | None = None
+    bases: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def empty(cls) -> LearnerState:
+        """The state after no task."""
+        return cls()
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Every class seen, in order of arrival; the order of the classifier's outputs."""
+        return tuple(dict.fromkeys(label for task in self.tasks for label in task))
+
+    def classes_before(self, task: int) -> tuple[int, ...]:
+        """The classes of the tasks before `task` (from 1), in order of arrival."""
+        return replace(self, tasks=self.tasks[: task - 1]).classes
+
+    def begin(
+        self, task: int, classes: tuple[int, ...], image_shape: tuple[int, int, int]
+    ) -> LearnerState:
+        """This state with the classes of `task` (from 1) added, if they are not there yet.
+
+        Raises:
+            ValueError: if `task` is not the next or the last one, or its classes or images differ
+                from what the state knows.
+        """
+        if self.image_shape not in (None, image_shape):
+            raise ValueError(
+                f"images of task {task} have shape {image_shape}, those before {self.image_shape}"
+            )
+        if task == len(self.tasks) + 1:
+            return replace(self, tasks=(*self.tasks, tuple(classes)), image_shape=image_shape)
+        if task == len(self.tasks) and self.tasks[-1] == tuple(classes):
+            return self
+        raise ValueError(
+            f"task {task} with classes {tuple(classes)} does not follow a state after tasks "
+            f"{self.tasks}; give each task to the state of the task before it"
+        )
+
+    def bytes(self) -> int:
+        """How much has to be kept: bytes of all tensors."""
+        groups: list[Mapping[Any, Tensor]] = [self.bases]
+        groups += [weights.tensors for weights in (self.classifier, self.denoiser) if weights]
+        if self.condition:
+            condition = self.condition
+            groups += [condition.embeddings, condition.prototypes, {0: condition.token_map}]
+        return sum(tensor.nbytes for group in groups for tensor in group.values())

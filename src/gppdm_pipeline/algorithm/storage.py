@@ -1,0 +1,216 @@
+"""States on disk: a folder that is whole, or not there.
+
+    state.json               format, versions, tasks, image shape, classifier's shape, checksums
+    classifier.safetensors
+    denoiser/                config.json and weights as diffusers' UNet2DConditionModel writes them
+    prototypes.safetensors   prototype.<class>, start.<class>, embedding.<class>, token_map
+    bases.safetensors        by the full name of the projected layer
+
+Only the files that a state has something for are there. Nothing is pickled. A folder is written
+under a temporary name, synced and renamed, so that a stopped write leaves no state behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+import gppdm_pipeline
+from gppdm_pipeline.algorithm.denoiser import build_unet
+from gppdm_pipeline.algorithm.state import Condition, LearnerState, Weights
+
+FORMAT = 1
+_MANIFEST = "state.json"
+_UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class StateError(ValueError):
+    """A state on disk that is missing, damaged, or of another format; the message says which."""
+
+
+def save_state(state: LearnerState, folder: Path) -> None:
+    """Write a state; an older one in the same place is replaced in one step.
+
+    Args:
+        state: any, the empty one included.
+        folder: its parents are made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        _write_tensors(state, temporary)
+        checksums = {
+            path.relative_to(temporary).as_posix(): _checksum(path.read_bytes())
+            for path in sorted(temporary.rglob("*"))
+            if path.is_file()
+        }
+        manifest = _manifest(state, checksums)
+        manifest["checksum"] = _checksum(_canonical(manifest))
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        for path in [*temporary.rglob("*"), temporary]:
+            _sync(path)
+        _replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_state(folder: Path) -> LearnerState:
+    """Read a state; every file is held against its checksum first.
+
+    Raises:
+        StateError: if the folder or a file of it is missing or damaged, or its format is another
+            one. The message names the file and the repair.
+    """
+    manifest, files = _verified(folder)
+    classifier, denoiser, condition = None, None, None
+    if manifest["classifier"] is not None:
+        classifier = Weights(manifest["classifier"], load(files["classifier.safetensors"]))
+    if f"denoiser/{_UNET_WEIGHTS}" in files:
+        config = json.loads(files["denoiser/config.json"])
+        denoiser = Weights(_without_private(config), load(files[f"denoiser/{_UNET_WEIGHTS}"]))
+    if "prototypes.safetensors" in files:
+        condition = _unpack_condition(load(files["prototypes.safetensors"]))
+    shape = manifest["image_shape"]
+    return LearnerState(
+        tasks=tuple(tuple(task) for task in manifest["tasks"]),
+        image_shape=None if shape is None else (shape[0], shape[1], shape[2]),
+        classifier=classifier,
+        denoiser=denoiser,
+        condition=condition,
+        bases=load(files["bases.safetensors"]) if "bases.safetensors" in files else {},
+    )
+
+
+def verify_state(folder: Path) -> None:
+    """Check that `folder` holds a whole state.
+
+    Raises:
+        StateError: as `load_state`.
+    """
+    _verified(folder)
+
+
+def _write_tensors(state: LearnerState, folder: Path) -> None:
+    if state.classifier is not None:
+        _write(folder / "classifier.safetensors", state.classifier.tensors)
+    if state.denoiser is not None:
+        build_unet(state.denoiser).save_pretrained(folder / "denoiser")
+    if state.condition is not None:
+        condition = state.condition
+        named = {"token_map": condition.token_map}
+        for kind, tensors in _parts(condition).items():
+            named |= {f"{kind}.{label}": tensor for label, tensor in tensors.items()}
+        _write(folder / "prototypes.safetensors", named)
+    if state.bases:
+        _write(folder / "bases.safetensors", state.bases)
+
+
+def _parts(condition: Condition) -> dict[str, Mapping[int, Tensor]]:
+    return {
+        "prototype": condition.prototypes,
+        "start": condition.starts,
+        "embedding": condition.embeddings,
+    }
+
+
+def _unpack_condition(named: Mapping[str, Tensor]) -> Condition:
+    parts: dict[str, dict[int, Tensor]] = {"prototype": {}, "start": {}, "embedding": {}}
+    for name in sorted(set(named) - {"token_map"}, key=lambda name: int(name.split(".")[1])):
+        kind, label = name.split(".")
+        parts[kind][int(label)] = named[name]
+    return Condition(parts["embedding"], named["token_map"], parts["prototype"], parts["start"])
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def _manifest(state: LearnerState, checksums: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "versions": {
+            "gppdm-pipeline": gppdm_pipeline.__version__,
+            "torch": torch.__version__,
+            "diffusers": version("diffusers"),
+        },
+        "tasks": [list(task) for task in state.tasks],
+        "image_shape": None if state.image_shape is None else list(state.image_shape),
+        "classifier": None if state.classifier is None else dict(state.classifier.config),
+        "files": dict(checksums),
+    }
+
+
+def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest and the bytes of every file, all of them as they were written."""
+    path = folder / _MANIFEST
+    if not path.is_file():
+        raise _error(path, "is missing")
+    try:
+        manifest = json.loads(path.read_text())
+        stated = manifest.pop("checksum")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise _error(path, f"is damaged ({error})") from error
+    if manifest.get("format") != FORMAT:
+        raise _error(path, f"has format {manifest.get('format')}, this version reads {FORMAT}")
+    if stated != _checksum(_canonical(manifest)):
+        raise _error(path, "is damaged (its checksum differs)")
+    files = {}
+    for name, checksum in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise _error(file, "is missing")
+        files[name] = file.read_bytes()
+        if _checksum(files[name]) != checksum:
+            raise _error(file, "is damaged (its checksum differs)")
+    return manifest, files
+
+
+def _error(path: Path, what: str) -> StateError:
+    return StateError(
+        f"{path} {what}. Remove the folder {path.parent} and make the state again by running its "
+        "task, or restore the folder from a copy."
+    )
+
+
+def _canonical(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, sort_keys=True).encode()
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _without_private(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    """Put the new folder in place; a folder cannot be renamed over one that has files."""
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+        folder.rename(old)
+        temporary.rename(folder)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(folder)
+    _sync(folder.parent)

@@ -1,0 +1,86 @@
+"""The training loop of the denoiser and the current prototypes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gppdm_pipeline.algorithm.condition import ConditionTable
+from gppdm_pipeline.algorithm.denoiser import (
+    Average,
+    Denoiser,
+    DenoiserConfig,
+    noisy_batch,
+    signal_shares,
+)
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
+from gppdm_pipeline.algorithm.pixels import balanced_indices
+from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
+
+
+def fit_denoiser(
+    denoiser: Denoiser,
+    table: ConditionTable,
+    images: Tensor,
+    rows: Tensor,
+    config: DenoiserConfig,
+    prototypes: PrototypeConfig,
+    context: Context,
+) -> StageLog:
+    """Train in place; the denoiser ends with its averaged weights.
+
+    Args:
+        denoiser: on the context's device; its parameters are those that may move.
+        table: conditions, likewise; current prototypes learn with it.
+        images: float32 [n, c, h, w] in [-1, 1], real and replayed.
+        rows: int64 [n], each image's row in the table.
+        config: objective and budget.
+        prototypes: their learning rate and decay.
+        context: seed, task, device, progress.
+
+    Returns:
+        The log, with curve `denoiser_loss`.
+    """
+    generator = context.generator("train_generator")
+    weights = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": weights, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+            {
+                "params": [table.new_prototypes],
+                "lr": prototypes.learning_rate,
+                "weight_decay": prototypes.weight_decay,
+            },
+        ],
+        fused=context.device.type != "mps",
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        [config.learning_rate, max(prototypes.learning_rate, 1e-12)],
+        total_steps=config.steps,
+        pct_start=0.1,
+        cycle_momentum=False,
+    )
+    average = Average(weights, config.ema_decay)
+    shares = signal_shares(config, context.device)
+    recorder = LossRecorder()
+    batches = balanced_indices(rows, config.steps, config.batch_size, generator)
+    denoiser.train()
+    with context.progress(config.steps, "train_generator") as bar:
+        for batch in batches:
+            noisy = noisy_batch(images[batch], shares, config.prediction, generator)
+            kept = torch.rand(len(batch), generator=generator, device=context.device)
+            tokens, concatenated = table(rows[batch], kept >= config.label_dropout)
+            output = denoiser(noisy.x, noisy.tau, tokens, concatenated)
+            loss = nn.functional.mse_loss(output, noisy.target)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(weights, config.gradient_clip)
+            optimiser.step()
+            schedule.step()
+            average.update()
+            bar.advance(1, **recorder.add(denoiser_loss=loss))
+    average.apply()
+    denoiser.eval()
+    return StageLog(curves=recorder.curves)

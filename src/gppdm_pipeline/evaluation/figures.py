@@ -1,0 +1,231 @@
+"""Pictures of a run, 800 pixels wide or less at 100 dots an inch, in colour-blind safe colours.
+
+Each function returns a figure of its own and leaves pyplot's global state alone.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from gppdm_pipeline.evaluation.metrics import Matrix
+from gppdm_pipeline.images import LabelledImages
+
+_WIDTH = 8.0  # inches
+_DPI = 100
+_TITLE, _TEXT, _SMALL = 12, 10, 9  # points
+_GREY = "#595959"
+_FAINT = "#E5E5E5"
+_VERMILION = "#D55E00"  # Okabe and Ito's
+_GAP = 0.08  # between images, as a part of an image's height
+_COLUMNS = 10  # prototypes side by side
+_MOST_ANNOTATED = 12  # tasks, beyond which a matrix's numbers would not be legible
+
+
+def accuracy_matrix_figure(matrix: Matrix) -> Figure:
+    """A heat map of accuracy by task (columns) after each task (rows).
+
+    Args:
+        matrix: [T, T] in 0..1, None above the diagonal.
+    """
+    total = len(matrix)
+    values = np.array(matrix, np.float64)  # None becomes NaN, which is left blank
+    side = np.clip(0.55 * total, 1.7, 5.5)
+    figure = _figure(side + 1.5, side + 1.0)
+    axes = figure.add_subplot()
+    heat = axes.imshow(values, cmap="viridis", vmin=0, vmax=1)
+    if total <= _MOST_ANNOTATED:
+        for (row, column), value in np.ndenumerate(values):
+            if not np.isnan(value):
+                ink = "black" if value > 0.45 else "white"
+                label = f"{100 * value:.0f}"
+                axes.text(column, row, label, color=ink, ha="center", va="center", fontsize=_TEXT)
+    _style(axes, title="Accuracy by task, %", x="tested on task", y="after task")
+    for axis in (axes.xaxis, axes.yaxis):
+        step = -(-total // _MOST_ANNOTATED)
+        ticks = range(0, total, step)
+        axis.set_ticks(ticks, [str(tick + 1) for tick in ticks])
+        axis.set_tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(heat, ax=axes, ticks=[0, 0.5, 1], shrink=0.8)
+    bar.ax.set_yticklabels(["0", "50", "100"], fontsize=_SMALL, color=_GREY)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def accuracy_over_tasks_figure(matrix: Matrix, average_accuracy: Sequence[float]) -> Figure:
+    """Accuracy on each task, and the average accuracy, as tasks are learnt.
+
+    Args:
+        matrix: [T, T] in 0..1, None above the diagonal.
+        average_accuracy: [T] in 0..1, after each task.
+    """
+    total = len(matrix)
+    values = 100 * np.array(matrix, np.float64)
+    tasks = np.arange(1, total + 1)
+    figure = _figure(_WIDTH, 4.2)
+    axes = figure.add_subplot()
+    colours = colormaps["viridis"](np.linspace(0, 0.9, total))
+    crowded = total > _MOST_ANNOTATED
+    for task, colour in zip(tasks, colours, strict=True):
+        x, y = tasks[task - 1 :], values[task - 1 :, task - 1]
+        axes.plot(x, y, "-o", ms=2 if crowded else 4, lw=1.3, color=colour, label=f"task {task}")
+    average = 100 * np.array(average_accuracy)
+    size = 3 if crowded else 6
+    axes.plot(tasks, average, "-s", ms=size, lw=3, color=_VERMILION, label="average accuracy")
+    _style(axes, title="Accuracy as tasks are learnt", x="after task", y="test accuracy, %")
+    axes.set(ylim=(-2, 102), xlim=(0.7, total + 0.3))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(color=_FAINT, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    if crowded:  # the colours run evenly from the first task to the last
+        handles, labels = [[part[i] for i in (0, total - 1, total)] for part in (handles, labels)]
+    figure.legend(
+        handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=_SMALL
+    )
+    return figure
+
+
+def replay_grid_figure(
+    replay: LabelledImages,
+    real: LabelledImages,
+    class_names: Sequence[str],
+    per_class: int = 8,
+) -> Figure:
+    """The first replayed images of each class beside its first real ones.
+
+    Args:
+        replay: may lack classes, or be empty.
+        real: of at least one class; of the same image shape.
+        class_names: the name of each label.
+        per_class: images a class on each side.
+    """
+    classes = sorted({*replay.classes, *real.classes})
+    height, width, _ = real.image_shape
+    cell = (_WIDTH - 1.3) / (2 * per_class)
+    pad = _padding(height)
+    figure = _figure(_WIDTH, len(classes) * cell * (height + pad) / (width + pad) + 0.5)
+    sides = figure.subplots(1, 2)
+    for axes, data, title in zip(sides, (replay, real), ("replayed", "real"), strict=True):
+        rows = [data.of_classes([label]).images[:per_class] for label in classes]
+        _show(axes, _montage(rows, per_class, real.image_shape))
+        _style(axes, title=title)
+        middle = per_class * (width + pad) / 2
+        for row, images in enumerate(rows):
+            if not len(images):
+                _centred_text(axes, middle, row * (height + pad) + height / 2, f"no {title} image")
+    names = [_wrapped(class_names[label]) for label in classes]
+    places = np.arange(len(classes)) * (height + pad) + height / 2
+    sides[0].set_yticks(places, names, fontsize=_SMALL, parse_math=False)
+    sides[1].set_yticks([])
+    return figure
+
+
+def prototypes_figure(
+    starts: Mapping[int, NDArray[np.floating[Any]]],
+    ends: Mapping[int, NDArray[np.floating[Any]]],
+    class_names: Sequence[str],
+) -> Figure:
+    """Each prototype as it started, and as it was frozen.
+
+    Args:
+        starts: by class, [c, h, w] in [-1, 1]; values outside are clipped.
+        ends: the same of the same classes; columns come in its order.
+        class_names: the name of each label.
+
+    Raises:
+        ValueError: if there is no prototype, or the two are not of the same classes.
+    """
+    if not ends or starts.keys() != ends.keys():
+        raise ValueError(
+            f"prototypes start for the classes {sorted(starts)} and end for {sorted(ends)}: "
+            "expected the same, and at least one"
+        )
+    classes = list(ends)
+    columns = min(len(classes), _COLUMNS)
+    blocks = [classes[i : i + columns] for i in range(0, len(classes), columns)]
+    channels, height, width = ends[classes[0]].shape
+    cell = 0.72  # inches
+    pad = _padding(height)
+    figure = _figure(
+        max(columns * cell + 0.8, 2.4), len(blocks) * (2 * cell * height / width + 0.5) + 0.3
+    )
+    grid = figure.subplots(len(blocks), 1, squeeze=False)[:, 0]
+    for axes, block in zip(grid, blocks, strict=True):
+        rows = [np.stack([_to_uint8(side[label]) for label in block]) for side in (starts, ends)]
+        _show(axes, _montage(rows, columns, (height, width, channels)))
+        _style(axes)
+        axes.set_yticks([height / 2, height * 1.5 + pad], ["start", "end"])
+        names = [_wrapped(class_names[label]) for label in block]
+        places = np.arange(len(block)) * (width + pad) + width / 2
+        axes.set_xticks(places, names, fontsize=_SMALL, parse_math=False)
+    figure.suptitle("Class prototypes", fontsize=_TITLE)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    engine = ConstrainedLayoutEngine(compress=True, w_pad=0.08, h_pad=0.08)
+    return Figure(figsize=(width, height), dpi=_DPI, layout=engine, facecolor="white")
+
+
+def _style(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
+    axes.set_title(title, fontsize=_TITLE)
+    axes.set_xlabel(x, fontsize=_TEXT)
+    axes.set_ylabel(y, fontsize=_TEXT)
+    axes.tick_params(labelsize=_SMALL, color=_GREY)
+
+
+def _centred_text(axes: Axes, x: float, y: float, text: str) -> None:
+    axes.text(x, y, text, ha="center", va="center", fontsize=_SMALL, color=_GREY, style="italic")
+
+
+def _padding(height: int) -> int:
+    """The white between images, in image pixels."""
+    return max(1, round(_GAP * height))
+
+
+def _montage(
+    rows: Sequence[NDArray[np.uint8]], columns: int, image_shape: tuple[int, int, int]
+) -> NDArray[np.uint8]:
+    """Images [n <= columns, h, w, c] of each row side by side on white: uint8 [H, W, c]."""
+    height, width, channels = image_shape
+    pad = _padding(height)
+    full = (len(rows) * (height + pad) - pad, columns * (width + pad) - pad, channels)
+    canvas = np.full(full, 255, np.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            top, left = i * (height + pad), j * (width + pad)
+            canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def _show(axes: Axes, canvas: NDArray[np.uint8]) -> None:
+    # In RGB also where grey, so that white is white whatever the images' own range.
+    axes.imshow(np.broadcast_to(canvas, (*canvas.shape[:2], 3)), extent=None)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+
+
+def _to_uint8(prototype: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """From [c, h, w] in [-1, 1] to uint8 [h, w, c]."""
+    scaled = np.rint((np.clip(prototype, -1, 1) + 1) * 127.5)
+    return np.moveaxis(scaled.astype(np.uint8), 0, -1)
+
+
+def _wrapped(name: str) -> str:
+    """A class's name in lines of 11 characters, two at most."""
+    return textwrap.fill(
+        name.replace("_", " "), 11, max_lines=2, placeholder="…", break_on_hyphens=False
+    )

@@ -1,0 +1,129 @@
+"""What every method is: settings, and three verbs that take a state and return one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
+
+from gppdm_pipeline.algorithm.classifier import ClassifierConfig
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.images import LabelledImages
+
+
+class Method(BaseModel, ABC):
+    """A way to learn classes task by task; immutable, validated, without memory of its own.
+
+    `Method.model_validate({"name": "finetune", ...})` gives the method of that name.
+
+    Attributes:
+        name: in `gppdm_pipeline.methods.METHODS`.
+        classifier: architecture and budget of the classifier.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reads_earlier_images: ClassVar[bool] = False
+    """Whether `synthesise_replay` is given the images of earlier tasks. A learner must not be."""
+
+    name: str
+    classifier: ClassifierConfig = ClassifierConfig()
+
+    @property
+    def generator_first(self) -> bool:
+        """Whether a task trains its generator before its classifier."""
+        return False
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether states carry a denoiser and its condition."""
+        return False
+
+    @abstractmethod
+    def synthesise_replay(
+        self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
+    ) -> tuple[LabelledImages, StageLog]:
+        """Images that stand in for those of old classes.
+
+        Args:
+            state: after the task before `context.task`.
+            context: seed, task, device, progress.
+            earlier: training images of each earlier task if `reads_earlier_images`, else nothing.
+
+        Returns:
+            Images whose labels are old classes only (none before the first task), and the log.
+        """
+
+    @abstractmethod
+    def train_generator(
+        self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
+    ) -> tuple[LearnerState, StageLog]:
+        """The state with a generator of all classes seen; unchanged for methods without one."""
+
+    @abstractmethod
+    def train_classifier(
+        self,
+        state: LearnerState,
+        train: LabelledImages,
+        validation: LabelledImages,
+        replay: LabelledImages,
+        context: Context,
+    ) -> tuple[LearnerState, StageLog]:
+        """The state with a classifier over all classes seen.
+
+        Args:
+            state: after the task before `context.task`, or with this task's generator already
+                (`generator_first`).
+            train: this task's images.
+            validation: more of them, held out; they decide nothing.
+            replay: what `synthesise_replay` gave for this task.
+            context: seed, task, device, progress.
+        """
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_name(cls, value: Any, handler: ModelWrapValidatorHandler[Method]) -> Method:
+        if cls is not Method or isinstance(value, Method):
+            return handler(value)
+        from gppdm_pipeline.methods import method_class  # noqa: PLC0415 (the list imports this)
+
+        return method_class(value.get("name", "")).model_validate(value)
+
+
+def all_images(train: LabelledImages, replay: LabelledImages) -> LabelledImages:
+    """This task's images and the replay, of one shape even where the replay is empty."""
+    return LabelledImages.concatenate([train, replay]) if len(replay) else train
+
+
+def learn_task(
+    method: Method,
+    state: LearnerState,
+    train: LabelledImages,
+    validation: LabelledImages,
+    context: Context,
+    earlier: Sequence[LabelledImages] = (),
+) -> LearnerState:
+    """One task in the method's own order: what the pipeline does node by node.
+
+    Args:
+        method: with its settings.
+        state: after the task before `context.task`.
+        train: this task's images.
+        validation: held-out images of this task; may be empty.
+        context: seed, task, device, progress.
+        earlier: earlier tasks' training images, for methods that read them.
+
+    Returns:
+        The state after the task; the one given is unchanged.
+    """
+    replay, _ = method.synthesise_replay(state, context, earlier)
+    if method.generator_first:
+        state, _ = method.train_generator(state, train, replay, context)
+    state, _ = method.train_classifier(state, train, validation, replay, context)
+    if not method.generator_first:
+        state, _ = method.train_generator(state, train, replay, context)
+    return state

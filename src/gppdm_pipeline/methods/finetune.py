@@ -1,0 +1,44 @@
+"""Finetuning: every task trains on its own images alone. The lower bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from gppdm_pipeline.algorithm.classifier import fit_classifier
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.methods.base import Method, all_images
+
+
+class Finetune(Method):
+    """No replay and no generator; the classifier forgets what it is not shown."""
+
+    name: Literal["finetune"] = "finetune"
+
+    def synthesise_replay(
+        self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
+    ) -> tuple[LabelledImages, StageLog]:
+        """No image."""
+        return LabelledImages.empty(state.image_shape or (0, 0, 0)), StageLog()
+
+    def train_generator(
+        self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
+    ) -> tuple[LearnerState, StageLog]:
+        """The state as it is."""
+        return state, StageLog()
+
+    def train_classifier(
+        self,
+        state: LearnerState,
+        train: LabelledImages,
+        validation: LabelledImages,
+        replay: LabelledImages,
+        context: Context,
+    ) -> tuple[LearnerState, StageLog]:
+        """Train on this task's images and the replay, if there is any."""
+        state = state.begin(context.task, train.classes, train.image_shape)
+        both = all_images(train, replay)
+        return fit_classifier(state, self.classifier, both, validation, context)
