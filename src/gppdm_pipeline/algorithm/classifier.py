@@ -125,7 +125,10 @@ def fit_classifier(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=config.steps, pct_start=0.1
+        optimiser,
+        config.learning_rate,
+        total_steps=config.steps,
+        pct_start=0.1 if config.steps != 10 else 0.11,  # torch divides by zero where it is one step
     )
     recorder = LossRecorder()
     batches = balanced_indices(labels, config.steps, config.batch_size, generator)

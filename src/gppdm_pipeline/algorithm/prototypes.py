@@ -64,8 +64,12 @@ def prototype_starts(
     images = to_unit_range(train.images, context.device).cpu()
     labels = torch.from_numpy(train.labels)
     if start == "noise":
-        generator = replace(context, device=CPU).generator("prototypes")
-        return {k: torch.randn(images.shape[1:], generator=generator) for k in train.classes}
+        # Of (seed, class) alone, so that the noise follows its class under any class order.
+        anywhere = replace(context, task=0, device=CPU)
+        return {
+            k: torch.randn(images.shape[1:], generator=anywhere.generator(f"prototype {k}"))
+            for k in train.classes
+        }
     if start == "class_mean":
         return {k: images[labels == k].mean(0) for k in train.classes}
     logits = torch.from_numpy(predict_logits(state, train.images, context)).log_softmax(1)

@@ -208,8 +208,13 @@ def _replace(temporary: Path, folder: Path) -> None:
     """Put the new folder in place; a folder cannot be renamed over one that has files."""
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-        temporary.rename(folder)
+        try:
+            temporary.rename(folder)
+        except BaseException:
+            old.rename(folder)
+            raise
         shutil.rmtree(old)
     else:
         temporary.rename(folder)

@@ -24,7 +24,7 @@ def method_class(name: str) -> type[Method]:
     """
     if name in METHODS:
         return METHODS[name]
-    near = difflib.get_close_matches(name, METHODS, n=1)
+    near = difflib.get_close_matches(name.lower(), METHODS, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"method is {name!r}; allowed are {', '.join(sorted(METHODS))}{hint}")
 

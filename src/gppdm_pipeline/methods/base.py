@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
@@ -87,11 +87,11 @@ class Method(BaseModel, ABC):
     @model_validator(mode="wrap")
     @classmethod
     def _of_its_name(cls, value: Any, handler: ModelWrapValidatorHandler[Method]) -> Method:
-        if cls is not Method or isinstance(value, Method):
+        if cls is not Method or not isinstance(value, Mapping):
             return handler(value)
         from gppdm_pipeline.methods import method_class  # noqa: PLC0415 (the list imports this)
 
-        return method_class(value.get("name", "")).model_validate(value)
+        return method_class(str(value.get("name", ""))).model_validate(value)
 
 
 def all_images(train: LabelledImages, replay: LabelledImages) -> LabelledImages:

@@ -1,0 +1,1 @@
+"""Pipelines, and what they share: progress, costs, checks, the summary."""

@@ -1,0 +1,46 @@
+# Everything runs in .venv, which is made when it is first needed and again when the requirements
+# change. It takes Python 3.11 (PYTHON=... for another one) and, that once, a package index.
+
+PYTHON ?= python3.11
+ARGS ?=
+PORT ?= 5000
+
+BIN := .venv/bin
+
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+
+.PHONY: help run test lint ui viz clean
+
+help:  ## Show these targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+run: .venv/run.stamp  ## Run the pipeline, for example: make run ARGS="--params=method=joint,seed=1"
+	$(BIN)/kedro run --pipeline=continual $(ARGS)
+
+test: lint  ## Run the checks and the tests, for example: make test ARGS="-k continual"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
+
+lint: .venv/dev.stamp  ## Run the checks alone
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	PYTHONPATH=src $(BIN)/lint-imports
+
+ui: .venv/run.stamp  ## Show the runs made, in MLflow on port 5000 (PORT=...)
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --port $(PORT) --workers 1
+
+viz: .venv/dev.stamp  ## Show the graph, in kedro-viz
+	$(BIN)/kedro viz run --no-browser
+
+clean:  ## Remove .venv and caches; data/, mlflow.db and mlruns/ stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+
+.venv/run.stamp: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/dev.stamp: requirements-dev.txt .venv/run.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@

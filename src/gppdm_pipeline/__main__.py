@@ -1,0 +1,21 @@
+"""`python -m gppdm_pipeline`: `kedro run` for this package, with the same options.
+
+The configuration is the folder `conf` of the project that the command runs in, or of the current
+directory, or what --conf-source names.
+"""
+
+from kedro.framework.cli.project import run
+from kedro.framework.project import configure_project
+
+from gppdm_pipeline.environment import ignore_known_warnings
+
+
+def main() -> None:
+    """Run the default pipeline."""
+    ignore_known_warnings()
+    configure_project("gppdm_pipeline")
+    run(prog_name="python -m gppdm_pipeline")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""From what the user wrote to a validated experiment. Knows no Kedro.
+
+Settings come in layers: the code's defaults, the benchmark's preset, the project's parameters, the
+command line. The last layer that speaks wins; within a layer `<method>.classifier` wins over the
+`classifier` that all methods share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+
+from gppdm_pipeline.algorithm.classifier import ClassifierConfig
+from gppdm_pipeline.layers import Layer, Problems, choose, merged
+from gppdm_pipeline.methods import METHODS, Method
+from gppdm_pipeline.streams.scenario import StreamConfig
+
+
+class Choices(BaseModel):
+    """The parameters at the top level.
+
+    Attributes:
+        benchmark: the preset that is used.
+        method: in `gppdm_pipeline.methods.METHODS`.
+        seed: of everything random.
+        device: where to compute.
+        variant: kept apart from the runs of other variants, under this name.
+        overwrite: whether outputs of a run with other settings are removed first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    benchmark: str
+    method: str
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    overwrite: bool = False
+
+
+class Experiment(Choices):
+    """One run: everything that decides its result, and where it computes.
+
+    Attributes:
+        stream: the tasks.
+        learner: the method with its settings.
+    """
+
+    stream: StreamConfig
+    learner: SerializeAsAny[Method]
+
+    @property
+    def run(self) -> str:
+        """The folder of its outputs, below each layer of data/."""
+        name = f"{self.method}-{self.variant}" if self.variant else self.method
+        return f"{self.benchmark}/{name}/seed_{self.seed}"
+
+    @property
+    def number_of_tasks(self) -> int:
+        """T."""
+        return len(self.stream.tasks(self.seed))
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, by the keys that the user knows; plain JSON values."""
+        values = self.model_dump(mode="json", exclude={"device", "overwrite"})
+        learner = values.pop("learner")
+        del learner["name"]
+        return {**values, "classifier": learner.pop("classifier"), self.method: learner}
+
+    def settings(self) -> dict[str, Any]:
+        """The identity and the device."""
+        return {**self.identity(), "device": self.device}
+
+    def flatten(self) -> dict[str, Any]:
+        """Every setting that is used, by dotted key, and the number of tasks."""
+        return {**flatten(self.settings()), "number_of_tasks": self.number_of_tasks}
+
+    def fingerprint(self) -> str:
+        """The same for experiments that differ in nothing but the seed and the device."""
+        values = {key: value for key, value in self.identity().items() if key != "seed"}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment:
+    """The experiment that the user asked for; the settings of other methods are validated, too.
+
+    Args:
+        presets: by name of benchmark; they hold stream, classifier and methods.
+        layers: the project's parameters, then the command line.
+
+    Raises:
+        ConfigurationError: naming every setting that is wrong, where it was written, what is
+            allowed and the nearest right spelling.
+    """
+    benchmark = choose("benchmark", presets, layers)
+    method = choose("method", METHODS, layers)
+    layers = [presets[benchmark], *layers]
+    sections: dict[str, type[BaseModel]] = {
+        "stream": StreamConfig,
+        "classifier": ClassifierConfig,
+        **METHODS,
+    }
+    elsewhere = {
+        key: f"{name}.{key}" for name, kind in sections.items() for key in kind.model_fields
+    }
+    elsewhere |= {name: name for name in sections}
+    top = {key: value for layer in layers for key, value in layer.values.items()}
+    top = {key: value for key, value in top.items() if key not in sections}
+    problems = Problems(layers)
+    choices = problems.validate(Choices, top, elsewhere=elsewhere)
+    stream = problems.validate(StreamConfig, merged(layers, "stream"), ("stream",))
+    learners = {
+        name: problems.validate(kind, merged(layers, name, shared=["classifier"]), (name,))
+        for name, kind in METHODS.items()
+    }
+    problems.check()
+    assert choices and stream
+    return Experiment(**dict(choices), stream=stream, learner=learners[method])

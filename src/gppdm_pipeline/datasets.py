@@ -1,0 +1,174 @@
+"""How what the pipeline makes is kept on disk. Every write is atomic: whole, or not there.
+
+Nothing is pickled. An error names the file and the repair.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import zipfile
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NewType, NoReturn, TypeVar
+
+import numpy as np
+from kedro.io import AbstractDataset, DatasetError
+from matplotlib.figure import Figure
+
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.algorithm.storage import StateError, load_state, save_state, verify_state
+from gppdm_pipeline.images import LabelledImages
+
+Saved = TypeVar("Saved")
+Loaded = TypeVar("Loaded")
+T = TypeVar("T")
+
+# kedro-viz tells previews apart by the names of these types.
+ImagePreview = NewType("ImagePreview", str)
+JSONPreview = NewType("JSONPreview", str)
+
+
+class OnDisk(AbstractDataset[Saved, Loaded]):
+    """A file or folder of its own.
+
+    Attributes:
+        path: where it is.
+        metadata: for kedro-viz.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self.path = Path(filepath)
+        self.metadata = metadata
+
+    def verify(self) -> None:
+        """Read it, without keeping it.
+
+        Raises:
+            DatasetError: if it is missing or damaged.
+        """
+        self.load()
+
+    def damaged(self, what: str) -> DatasetError:
+        """The one wording of what is wrong with a file."""
+        return DatasetError(
+            f"{self.path} {what}. Remove it and make it again: the same command with "
+            "--only-missing-outputs runs what is missing, and nothing else."
+        )
+
+    def _exists(self) -> bool:
+        return self.path.exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self.path)}
+
+
+class _File(OnDisk[Saved, Loaded]):
+    def load(self) -> Loaded:
+        try:
+            with self.path.open("rb") as file:
+                return self._read(file)
+        except FileNotFoundError as error:
+            raise self.damaged("is missing") from error
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise self.damaged(f"is damaged ({error})") from error
+
+    def save(self, data: Saved) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        try:
+            with temporary.open("wb") as file:
+                self._write(data, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @abstractmethod
+    def _read(self, file: BinaryIO) -> Loaded: ...
+
+    @abstractmethod
+    def _write(self, data: Saved, file: BinaryIO) -> None: ...
+
+
+class ImagesDataset(_File[LabelledImages, LabelledImages]):
+    """Labelled images as .npz: uint8 `images` [n, h, w, c], int64 `labels` [n]."""
+
+    def _read(self, file: BinaryIO) -> LabelledImages:
+        with np.load(file, allow_pickle=False) as arrays:
+            return LabelledImages(arrays["images"], arrays["labels"])
+
+    def _write(self, data: LabelledImages, file: BinaryIO) -> None:
+        np.savez_compressed(file, images=data.images, labels=data.labels)
+
+
+class JsonDataset(_File[dict[str, Any], dict[str, Any]]):
+    """A JSON object; neither NaN nor infinity, which JSON does not have."""
+
+    def _read(self, file: BinaryIO) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.load(file)
+        return loaded
+
+    def _write(self, data: dict[str, Any], file: BinaryIO) -> None:
+        file.write(json.dumps(data, indent=2, allow_nan=False).encode())
+
+    def preview(self) -> JSONPreview:
+        """For kedro-viz."""
+        return JSONPreview(json.dumps(self.load()))
+
+
+class FigureDataset(_File[Figure, NoReturn]):
+    """A figure as PNG, to be looked at and not loaded."""
+
+    def _read(self, file: BinaryIO) -> NoReturn:
+        raise DatasetError(f"{self.path} is a picture; nothing reads it")
+
+    def _write(self, data: Figure, file: BinaryIO) -> None:
+        data.savefig(file, format="png")
+
+    def preview(self) -> ImagePreview:
+        """For kedro-viz."""
+        return ImagePreview(base64.b64encode(self.path.read_bytes()).decode())
+
+
+class StateDataset(OnDisk[LearnerState, LearnerState]):
+    """A learner's state as a folder (see `gppdm_pipeline.algorithm.storage`)."""
+
+    def load(self) -> LearnerState:
+        """The state; checksums are verified."""
+        return self._plainly(load_state)
+
+    def save(self, data: LearnerState) -> None:
+        """Write the folder, or leave none."""
+        save_state(data, self.path)
+
+    def verify(self) -> None:
+        """Check every file against its checksum."""
+        self._plainly(verify_state)
+
+    def _plainly(self, function: Callable[[Path], T]) -> T:
+        try:
+            return function(self.path)
+        except StateError as error:
+            raise DatasetError(str(error)) from error
+
+
+class EmptyStateDataset(AbstractDataset[NoReturn, LearnerState]):
+    """The state after no task, so that the first task is a task like the others."""
+
+    def load(self) -> LearnerState:
+        """Nothing learnt."""
+        return LearnerState.empty()
+
+    def save(self, data: NoReturn) -> None:
+        """Refuse: it is a constant."""
+        raise DatasetError("the empty state is a constant and cannot be saved")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,37 @@
+"""What has to be set before the libraries that read it are imported, and their known warnings."""
+
+import os
+import warnings
+
+DEFAULTS = {
+    # Nothing calls home: neither Kedro nor MLflow nor the Hugging Face libraries.
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # MLflow tells in a format of its own that it makes its tables.
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # Threads that wait for each other spin by default. Beside any other busy process, training of
+    # small networks then takes 40 times as long.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+KNOWN_WARNINGS = (
+    # The name that users know; it goes on working until Kedro 2.
+    "Option '--pipeline' is deprecated",
+    # A task reads the state of the task before it, which is in another namespace.
+    "One or more dataset names contain '.' characters",
+    # Kedro uses OmegaConf's older name for this,
+    r"register_new_resolver\(\) is deprecated",
+    # and reads the fields of a validated parameter from the instance, not from its class.
+    "Accessing the 'model_fields' attribute on the instance",
+)
+
+for name, value in DEFAULTS.items():
+    os.environ.setdefault(name, value)
+
+
+def ignore_known_warnings() -> None:
+    """Those that say nothing to the user of this project, each by its text."""
+    for message in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message)

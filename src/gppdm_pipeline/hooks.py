@@ -1,0 +1,130 @@
+"""What happens around a run: checks before it, MLflow along it, a summary after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog, DatasetError
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from gppdm_pipeline.algorithm.device import resolve_device
+from gppdm_pipeline.configuration import Experiment
+from gppdm_pipeline.datasets import OnDisk
+from gppdm_pipeline.evaluation import metrics
+from gppdm_pipeline.layers import ConfigurationError
+from gppdm_pipeline.loader import ExperimentLoader
+from gppdm_pipeline.pipelines import guard
+from gppdm_pipeline.pipelines.continual.pipeline import task_name
+from gppdm_pipeline.pipelines.summary import print_summary
+from gppdm_pipeline.tracking import Tracker, TrackingError
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Click prints an exception of its own without a traceback: the message says it all."""
+    try:
+        yield
+    except (ConfigurationError, DatasetError, guard.RefusedError, TrackingError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+class ExperimentHooks:
+    """One experiment per session."""
+
+    _experiment: Experiment
+    _mlflow: dict[str, str]
+    _project: Path
+    _tracker: Tracker
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Keep what the session is about."""
+        self._project = context.project_path
+        loader = context.config_loader
+        assert isinstance(loader, ExperimentLoader)
+        self._experiment = loader.experiment
+        self._mlflow = loader["mlflow"]
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Refuse a run that could not end well, then open it in MLflow."""
+        whole = guard.is_whole(run_params)
+        with _plainly():
+            try:
+                resolve_device(self._experiment.device)
+            except ValueError as error:
+                raise ConfigurationError(str(error)) from error
+            guard.check_outputs(self._experiment, pipeline, catalog, whole)
+            guard.check_inputs(pipeline, catalog, run_params)
+            self._tracker = Tracker.start(self._mlflow, self._project, self._experiment)
+            catalog.save("configuration", self._experiment.identity())
+
+    @hook_impl
+    def after_node_run(self, node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
+        """Send what a stage left behind to MLflow."""
+        for name, value in outputs.items():
+            namespace, _, dataset = name.partition(".")
+            if dataset.endswith("_log"):
+                self._tracker.log_stage(_number(namespace), dataset.removesuffix("_log"), value)
+            elif dataset == "evaluation":
+                self._tracker.log_metrics(_number(namespace), _so_far(namespace, value, catalog))
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Keep the report in MLflow, and show it."""
+        made = sorted(name for name in pipeline.all_outputs() if name.startswith("report."))
+        paths = {name: _path(catalog, name) for name in made}
+        self._tracker.log_files(paths.values())
+        self._tracker.finish("FINISHED")
+        if "report.metrics" in made:
+            reports = paths["report.metrics"].parent
+            print_summary(
+                catalog.load("report.metrics"),
+                {
+                    "states": _path(catalog, "configuration").parent,
+                    "figures and metrics.json": reports,
+                    "MLflow": "make ui" + (" (this run is incomplete there)" * self._tracker.lost),
+                },
+            )
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        """Tell MLflow."""
+        self._tracker.finish("FAILED")
+
+
+def _path(catalog: DataCatalog, name: str) -> Path:
+    dataset = catalog[name]
+    assert isinstance(dataset, OnDisk)
+    return dataset.path
+
+
+def _number(namespace: str) -> int:
+    return int(namespace.removeprefix("task_"))
+
+
+def _so_far(
+    namespace: str, evaluation: metrics.TaskEvaluation, catalog: DataCatalog
+) -> dict[str, float | None]:
+    """The measures after this task; those over several tasks where the earlier ones are known."""
+    earlier = [f"{task_name(n)}.evaluation" for n in range(1, _number(namespace))]
+    numbers: dict[str, float | None] = {
+        f"accuracy/{task_name(n)}": accuracy
+        for n, accuracy in enumerate(metrics.accuracy_matrix([evaluation])[0], start=1)
+    }
+    numbers["average_accuracy"] = metrics.average_accuracy([evaluation])[0]
+    if all(catalog.exists(name) for name in earlier):
+        summary = metrics.summarise([*map(catalog.load, earlier), evaluation])
+        for key in ("average_incremental_accuracy", "forgetting", "backward_transfer"):
+            numbers[key] = summary[key]
+        numbers["task_masked_accuracy"] = summary["task_masked_accuracy"]
+    return numbers

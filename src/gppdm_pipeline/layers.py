@@ -1,0 +1,199 @@
+"""Settings in layers, and what is wrong with them, told so that it can be put right."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+Path = tuple[str, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class ConfigurationError(ValueError):
+    """The configuration is not valid; the message is the whole story."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings from one place.
+
+    Attributes:
+        values: nested, as the user wrote them.
+        locate: where a setting of this layer was written, for messages.
+    """
+
+    values: Mapping[str, Any]
+    locate: Callable[[Path], str]
+
+
+def merged(layers: Sequence[Layer], section: str, shared: Sequence[str] = ()) -> Any:
+    """The section of all layers, each on top of the one before.
+
+    Args:
+        layers: the last wins.
+        section: a key at the top level; what it holds should be a mapping.
+        shared: keys at the top level that go into the section, below what the same layer's section
+            says.
+    """
+    result: Any = {}
+    for layer in layers:
+        result = _merge(result, {key: layer.values[key] for key in shared if key in layer.values})
+        own = layer.values.get(section)
+        result = _merge(result, {} if own is None else own)
+    return result
+
+
+def _merge(below: Any, above: Any) -> Any:
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    return {**below, **{key: _merge(below.get(key), value) for key, value in above.items()}}
+
+
+def choose(key: str, allowed: Iterable[str], layers: Sequence[Layer]) -> str:
+    """The value of a key at the top level that must be one of `allowed`.
+
+    Raises:
+        ConfigurationError: if it is another one, or not set.
+    """
+    names = f"Allowed: {', '.join(sorted(allowed))}."
+    for layer in reversed(layers):
+        if key in layer.values:
+            value = layer.values[key]
+            if value in allowed:
+                return str(value)
+            where = f"{key} = {value} ({layer.locate((key,))})"
+            hint = _near(str(value), allowed)
+            raise ConfigurationError(f"{where}: there is no such {key}{hint} {names}")
+    raise ConfigurationError(f"{key} is not set. {names}")
+
+
+def has(values: Any, path: Path) -> bool:
+    """Whether nested mappings hold something at `path`."""
+    for part in path:
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
+
+
+class Problems:
+    """Collects what is wrong in several sections, so that all of it can be told at once."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        """Start with none; `layers` say where a setting was written."""
+        self._layers = layers
+        self._messages: dict[str, None] = {}  # in order, each once
+
+    def validate(
+        self,
+        kind: type[Model],
+        values: Any,
+        prefix: Path = (),
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> Model | None:
+        """The validated model, or None and one problem more.
+
+        Args:
+            kind: what the values should be.
+            values: a section's.
+            prefix: the key of the section.
+            elsewhere: keys that may be meant by an unknown one, and how to write them.
+        """
+        try:
+            return kind.model_validate(values)
+        except ValidationError as error:
+            by_path: dict[Path, list[ErrorDetails]] = {}
+            for detail in error.errors():
+                by_path.setdefault(_path(values, detail), []).append(detail)
+            for path, details in by_path.items():
+                message = self._describe(kind, (prefix, path), details, elsewhere or {})
+                self._messages[message] = None
+            return None
+
+    def check(self) -> None:
+        """Raise ConfigurationError if there was any."""
+        if self._messages:
+            raise ConfigurationError(
+                "\n".join(["The configuration is not valid.", *self._messages])
+            )
+
+    def _describe(
+        self,
+        kind: type[BaseModel],
+        place: tuple[Path, Path],
+        details: Sequence[ErrorDetails],
+        elsewhere: Mapping[str, str],
+    ) -> str:
+        written, origin = self._find(*place)
+        key, detail = ".".join(written), details[0]
+        if detail["type"] == "missing":
+            return f"{key} is not set."
+        value = "" if isinstance(detail["input"], Mapping) else f" = {detail['input']}"
+        where = f"{key}{value} ({origin})"
+        if detail["type"] != "extra_forbidden":
+            return f"{where}: {' or '.join(dict.fromkeys(map(_plainly, details)))}"
+        parent = "".join(f"{part}." for part in written[:-1])
+        allowed = {name: f"{parent}{name}" for name in _fields(kind, detail["loc"][:-1])}
+        candidates = {**elsewhere, **allowed}
+        near = difflib.get_close_matches(written[-1], candidates, n=1)
+        hint = f"; did you mean {candidates[near[0]]}?" if near else "."
+        names = {*allowed, *(name for name, full in elsewhere.items() if name == full)}
+        return f"{where}: unknown key{hint} Allowed: {', '.join(sorted(names))}."
+
+    def _find(self, prefix: Path, path: Path) -> tuple[Path, str]:
+        """The key as the user wrote it (in the section, or shared by all), and where."""
+        spellings = [prefix + path] + ([path] if path else [])
+        for layer in reversed(self._layers):
+            for spelling in spellings:
+                if has(layer.values, spelling):
+                    return spelling, layer.locate(spelling)
+        return spellings[0], "not written anywhere"
+
+
+def _path(values: Any, detail: ErrorDetails) -> Path:
+    """Pydantic's location without the names of union members, which no user wrote."""
+    path: list[str] = []
+    for part in detail["loc"]:
+        if isinstance(values, Mapping) and part in values:
+            values = values[part]
+            path.append(str(part))
+        elif detail["type"] == "missing" and part == detail["loc"][-1]:
+            path.append(str(part))
+    return tuple(path)
+
+
+def _plainly(detail: ErrorDetails) -> str:
+    message = re.sub("^(Value error, |Input |String )", "", detail["msg"]).replace("should", "must")
+    allowed = re.findall("'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
+    return message.rstrip(".") + _near(str(detail["input"]), allowed)
+
+
+def _near(value: str, allowed: Iterable[str]) -> str:
+    near = difflib.get_close_matches(value, list(allowed), n=1)
+    return f"; did you mean {near[0]}?" if near else "."
+
+
+def _fields(kind: type[BaseModel], location: Sequence[str | int]) -> Iterator[str]:
+    """The keys allowed at a location; a part that is no field is the tag of a union's member."""
+    kinds = [kind]
+    for part in map(str, location):
+        fields = [k.model_fields[part] for k in kinds if part in k.model_fields]
+        if fields:
+            kinds = [model for field in fields for model in _models(field.annotation)]
+        else:
+            kinds = [k for k in kinds if part in {f.default for f in k.model_fields.values()}]
+    for model in kinds:
+        yield from model.model_fields
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)

@@ -1,0 +1,92 @@
+"""The project's configuration: Kedro's files and --params, resolved to an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from kedro.config import MissingConfigException, OmegaConfigLoader
+
+from gppdm_pipeline import pipeline_registry
+from gppdm_pipeline.configuration import Experiment, resolve
+from gppdm_pipeline.environment import ignore_known_warnings
+from gppdm_pipeline.layers import ConfigurationError, Layer, has
+from gppdm_pipeline.pipelines.continual.pipeline import task_name
+
+
+class ExperimentLoader(OmegaConfigLoader):
+    """Kedro's loader, whose parameters are those of a validated experiment.
+
+    It makes its experiment the one that the pipelines are built for. A hook could do the same, but
+    kedro-viz runs no hooks.
+
+    Attributes:
+        experiment: what files and command line say.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As Kedro's.
+
+        Raises:
+            ClickException: if there is no configuration, or it is not valid. Click prints an
+                exception of its own without a traceback: the message says it all.
+        """
+        ignore_known_warnings()
+        super().__init__(*args, **kwargs)
+        try:
+            self.experiment = self._resolve()
+        except ConfigurationError as error:
+            raise click.ClickException(str(error)) from error
+        self["parameters"] = _parameters(self.experiment)
+        self["globals"] = {**self["globals"], "run": self.experiment.run}
+        pipeline_registry.use(self.experiment)
+
+    def _resolve(self) -> Experiment:
+        try:
+            presets, parameters = self["benchmarks"], self["parameters"]
+        except MissingConfigException as error:
+            raise ConfigurationError(
+                f"There is no configuration in {self.conf_source}: run the command in the "
+                "project's folder, or name the project's conf folder with --conf-source."
+            ) from error
+        return resolve(
+            {
+                name: Layer(preset or {}, self._file_of("benchmarks", (name,)))
+                for name, preset in presets.items()
+            },
+            [
+                Layer(parameters, self._file_of("parameters")),
+                Layer(self.runtime_params or {}, lambda _: "--params"),
+            ],
+        )
+
+    def _file_of(self, kind: str, prefix: tuple[str, ...] = ()) -> Callable[[tuple[str, ...]], str]:
+        """Which file holds a setting; read again for a message only."""
+
+        def locate(path: tuple[str, ...]) -> str:
+            source = Path(self.conf_source)
+            for environment in (self.env or self.default_run_env, self.base_env):
+                for pattern in self.config_patterns[kind]:
+                    for file in filter(Path.is_file, (source / environment).glob(pattern)):
+                        if has(yaml.safe_load(file.read_text()), prefix + path):
+                            return f"{source.name}/{file.relative_to(source)}"
+            return str(source)
+
+        return locate
+
+
+def _parameters(experiment: Experiment) -> dict[str, Any]:
+    """What nodes can ask for, as plain values; Kedro validates them again by type hints."""
+    total = experiment.number_of_tasks
+    tasks = {task_name(n): {"task": {"number": n, "total": total}} for n in range(1, total + 1)}
+    return {
+        "seed": experiment.seed,
+        "device": experiment.device,
+        "stream": experiment.stream.model_dump(mode="json"),
+        "learner": experiment.learner.model_dump(mode="json"),
+        "configuration": experiment.settings(),
+        **tasks,
+    }

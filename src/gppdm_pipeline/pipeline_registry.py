@@ -1,0 +1,43 @@
+"""The pipelines, built for one experiment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kedro.framework.project import pipelines, settings
+from kedro.pipeline import Pipeline
+from kedro.utils import find_kedro_project
+
+from gppdm_pipeline.configuration import Experiment
+from gppdm_pipeline.pipelines.continual import create_pipeline
+
+_experiments: list[Experiment] = []  # the one in use, if there is any
+
+
+def use(experiment: Experiment) -> None:
+    """Build the pipelines for `experiment` when they are next asked for.
+
+    Kedro keeps what it once built, so that a second session of one process would get the graph of
+    the first.
+    """
+    _experiments[:] = [experiment]
+    pipelines.configure(__name__)
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """The pipelines by name; `continual` is the default.
+
+    Commands without a session (such as `kedro registry list`) get the graph of the project's own
+    configuration.
+    """
+    if not _experiments:
+        project = find_kedro_project(Path.cwd()) or Path.cwd()
+        settings.CONFIG_LOADER_CLASS(
+            conf_source=str(project / settings.CONF_SOURCE),
+            env=os.getenv("KEDRO_ENV"),
+            **settings.CONFIG_LOADER_ARGS,
+        )
+    (experiment,) = _experiments
+    continual = create_pipeline(experiment.learner, experiment.number_of_tasks)
+    return {"continual": continual, "__default__": continual}

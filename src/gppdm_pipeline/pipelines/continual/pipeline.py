@@ -1,0 +1,123 @@
+"""The graph: a copy of one template per task, each in a namespace of its own, then the report.
+
+Every node names what it reads. Earlier tasks' training images go to `synthesise_replay` alone, and
+only for a method that says that it reads them; earlier test images go to evaluation and report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kedro.pipeline import Node, Pipeline, node
+from matplotlib.figure import Figure
+
+from gppdm_pipeline.methods import Method
+from gppdm_pipeline.pipelines.continual import nodes
+
+STAGES = ("synthesise_replay", "train_classifier", "train_generator", "evaluate")
+
+
+def task_name(number: int) -> str:
+    """The namespace of a task, counted from 1; task_00 is before the first."""
+    return f"task_{number:02d}"
+
+
+def create_pipeline(learner: Method, number_of_tasks: int) -> Pipeline:
+    """The whole graph for one method and stream.
+
+    Args:
+        learner: decides the order of the trainings, and who reads what.
+        number_of_tasks: T, at least 1.
+    """
+    tasks = [task_name(number) for number in range(number_of_tasks + 1)]
+    copies = [_task(learner, tasks[: number + 1]) for number in range(1, number_of_tasks + 1)]
+    return Pipeline([*copies, _report(learner, tasks[1:])])
+
+
+def _task(learner: Method, tasks: list[str]) -> Pipeline:
+    """The template for the last of `tasks`, after the others."""
+    *_, before, task = tasks
+    earlier = tasks[1:-1]
+    trains = _each(earlier, "train") if learner.reads_earlier_images else []
+    context = ["params:seed", "params:device", f"params:{task}.task"]
+    template = [
+        node(
+            nodes.split,
+            ["params:stream", "params:seed", f"params:{task}.task"],
+            [f"{task}.train", f"{task}.validation", f"{task}.test"],
+            name="split",
+        ),
+        node(
+            nodes.synthesise_replay,
+            ["params:learner", *context, f"{before}.state", *trains],
+            [f"{task}.replay", f"{task}.synthesise_replay_log"],
+            name="synthesise_replay",
+        ),
+        *_trainings(learner, before, task, context),
+        node(
+            nodes.evaluate,
+            [*context, f"{task}.state", *_each([*earlier, task], "test")],
+            [f"{task}.evaluation", f"{task}.evaluate_log"],
+            name="evaluate",
+        ),
+    ]
+    return _named(template, task)
+
+
+def _trainings(learner: Method, before: str, task: str, context: list[str]) -> list[Node]:
+    """Classifier and generator in the method's order, a state between the two."""
+    states = [f"{before}.state", f"{task}.midway_state", f"{task}.state"]
+    stages: list[tuple[Callable[..., object], list[str]]] = [
+        (nodes.train_classifier, ["train", "validation", "replay"]),
+        (nodes.train_generator, ["train", "replay"]),
+    ]
+    if learner.generator_first:
+        stages.reverse()
+    return [
+        node(
+            stage,
+            ["params:learner", *context, states[i], *(f"{task}.{name}" for name in data)],
+            [states[i + 1], f"{task}.{stage.__name__}_log"],
+            name=stage.__name__,
+        )
+        for i, (stage, data) in enumerate(stages)
+    ]
+
+
+def _report(learner: Method, tasks: list[str]) -> Pipeline:
+    records = {
+        f"{task}.{stage}": f"{task}.{stage}" if stage == "evaluation" else f"{task}.{stage}_log"
+        for task in tasks
+        for stage in (*STAGES, "evaluation")
+    }
+    template = [
+        node(
+            nodes.summarise,
+            {"configuration": "params:configuration", **records},
+            "report.metrics",
+            name="summarise",
+        ),
+        _drawing(nodes.draw_accuracy_matrix, ["report.metrics"]),
+        _drawing(nodes.draw_accuracy_over_tasks, ["report.metrics"]),
+    ]
+    if learner.has_generator:
+        last, replayed = tasks[-1], tasks[:-1] or tasks
+        replay = ["params:stream", f"{last}.replay", *_each(replayed, "test")]
+        template += [
+            _drawing(nodes.draw_replay, replay),
+            _drawing(nodes.draw_prototypes, ["params:stream", f"{last}.state"]),
+        ]
+    return _named(template, "report")
+
+
+def _drawing(function: Callable[..., Figure], inputs: list[str]) -> Node:
+    name = function.__name__
+    return node(function, inputs, f"report.{name.removeprefix('draw_')}", name=name)
+
+
+def _each(tasks: list[str], dataset: str) -> list[str]:
+    return [f"{task}.{dataset}" for task in tasks]
+
+
+def _named(template: list[Node], namespace: str) -> Pipeline:
+    return Pipeline(template, namespace=namespace, prefix_datasets_with_namespace=False)

@@ -1,0 +1,124 @@
+"""What is checked on disk before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.project import pipelines
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+
+from gppdm_pipeline.configuration import Experiment, flatten
+from gppdm_pipeline.datasets import JsonDataset, OnDisk
+
+FILTERS = (
+    "tags",
+    "node_names",
+    "from_nodes",
+    "to_nodes",
+    "from_inputs",
+    "to_outputs",
+    "namespaces",
+)
+
+
+class RefusedError(RuntimeError):
+    """The run must not start; the message is the whole story."""
+
+
+def is_whole(run_params: Mapping[str, Any]) -> bool:
+    """Whether every node will run."""
+    return not any(run_params[key] for key in (*FILTERS, "only_missing_outputs"))
+
+
+def check_outputs(
+    experiment: Experiment, pipeline: Pipeline, catalog: DataCatalog, whole: bool
+) -> None:
+    """Keep runs with different settings out of each other's folders.
+
+    The settings of a run are kept beside its states. Outputs made with other settings are removed
+    if a whole run was told to overwrite them; otherwise the run is refused.
+
+    Raises:
+        RefusedError: listing the settings that differ.
+    """
+    record = catalog["configuration"]
+    assert isinstance(record, JsonDataset)
+    if whole and experiment.overwrite:
+        for folder in _folders(experiment.run, pipeline, catalog):
+            shutil.rmtree(folder)
+    now = flatten(experiment.identity())
+    if record.exists():
+        there = flatten(record.load())
+        differences = [
+            f"  {key}: {there.get(key, 'unset')} there, {now.get(key, 'unset')} now"
+            for key in sorted({*there, *now})
+            if there.get(key, "unset") != now.get(key, "unset")
+        ]
+    else:
+        folders = _folders(experiment.run, pipeline, catalog)
+        differences = [f"  {folder} has no {record.path.name}" for folder in folders]
+    if differences:
+        repair = (
+            "Keep both: --params=variant=<name of this run>. Or remove those first: "
+            "--params=overwrite=true."
+            if whole
+            else "A run of some of the nodes goes on from those outputs: give it their settings, "
+            "or run the whole pipeline with --params=variant=<name of this run>."
+        )
+        raise RefusedError(
+            f"There are outputs of {experiment.run} already, made with other settings:\n"
+            + "\n".join(differences)
+            + f"\n{repair}"
+        )
+
+
+def check_inputs(pipeline: Pipeline, catalog: DataCatalog, run_params: Mapping[str, Any]) -> None:
+    """Every file that the run will read is there, and whole.
+
+    Raises:
+        RefusedError: naming the file that is missing, and the command that makes it.
+        DatasetError: naming the file that is damaged.
+    """
+    free = pipeline.inputs()
+    read = {name for node in pipeline.nodes for name in node.inputs}
+    for name, dataset in _on_disk(sorted(read), catalog):
+        there = dataset.exists()
+        if name in free and not there and not run_params["only_missing_outputs"]:
+            maker = next(node.name for node in pipelines["continual"].nodes if name in node.outputs)
+            raise RefusedError(
+                f"{dataset.path} is missing, and this run starts behind {maker}, which makes it. "
+                f"Run what is missing: {command(run_params, '--only-missing-outputs')}\n"
+                f"or start there: {command(run_params, f'--from-nodes={maker}')}"
+            )
+        if there and (name in free or run_params["only_missing_outputs"]):
+            dataset.verify()
+
+
+def command(run_params: Mapping[str, Any], *options: str) -> str:
+    """The same run with other options."""
+    given = flatten(run_params["runtime_params"] or {})
+    params = ",".join(f"{key}={value}" for key, value in given.items())
+    words = [
+        "kedro run --pipeline=continual",
+        *options,
+        *([f"--params={params}"] if params else []),
+    ]
+    return " ".join(words)
+
+
+def _on_disk(names: list[str], catalog: DataCatalog) -> Iterator[tuple[str, OnDisk[Any, Any]]]:
+    for name in names:
+        dataset = catalog[name]
+        if isinstance(dataset, OnDisk):
+            yield name, dataset
+
+
+def _folders(run: str, pipeline: Pipeline, catalog: DataCatalog) -> list[Path]:
+    """The run's folders that exist, one in each layer of data/."""
+    files = [str(dataset.path) for _, dataset in _on_disk(sorted(pipeline.datasets()), catalog)]
+    folders = {Path(file.split(f"/{run}/")[0]) / run for file in files}
+    return sorted(folder for folder in folders if folder.exists())

@@ -1,0 +1,61 @@
+"""The end of a run, on the console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def print_summary(report: Mapping[str, Any], places: Mapping[str, Path | str]) -> None:
+    """Tables of accuracies and seconds, the run's measures, and where things are.
+
+    Args:
+        report: the content of metrics.json.
+        places: by what is there.
+    """
+    console = Console(highlight=False)
+    console.print(
+        "\n[bold]{benchmark} · {method} · seed {seed}".format_map(report["configuration"])
+    )
+    console.print(_accuracies(report), _seconds(report))
+    for name in ("average_accuracy", "average_incremental_accuracy", "forgetting"):
+        console.print(f"{name.replace('_', ' '):<30}{_percent(report[name])} %")
+    for name, place in places.items():
+        console.print(f"{name:<30}{place}", soft_wrap=True)
+
+
+def _accuracies(report: Mapping[str, Any]) -> Table:
+    matrix = report["accuracy_matrix"]
+    table = Table(title="accuracy, %", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("after task", justify="right")
+    for number in range(1, len(matrix) + 1):
+        table.add_column(f"task {number}", justify="right")
+    table.add_column("average", justify="right", style="bold")
+    rows = zip(matrix, report["average_accuracy_after_task"], strict=True)
+    for number, (accuracies, average) in enumerate(rows, start=1):
+        table.add_row(str(number), *map(_percent, accuracies), _percent(average))
+    return table
+
+
+def _seconds(report: Mapping[str, Any]) -> Table:
+    by_task = report["seconds"]
+    stages = next(iter(by_task.values()))
+    table = Table(title="seconds", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("task", justify="right")
+    for stage in stages:
+        table.add_column(stage, justify="right")
+    for number, seconds in enumerate(by_task.values(), start=1):
+        table.add_row(str(number), *(f"{seconds[stage]:.1f}" for stage in stages))
+    table.add_section()
+    totals = [sum(seconds[stage] for seconds in by_task.values()) for stage in stages]
+    table.add_row("all", *(f"{total:.1f}" for total in totals))
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"

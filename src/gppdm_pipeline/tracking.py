@@ -1,0 +1,178 @@
+"""Runs in MLflow: parameters, metrics, curves, figures.
+
+Plain MLflow rather than kedro-mlflow: that one names runs after the pipeline, logs a validated
+parameter as one string, knows no steps, and reads its configuration before the experiment is known,
+so all of this would have to be written anyway. Importing MLflow and opening the database costs a
+second and a half.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from gppdm_pipeline.configuration import Experiment
+
+logger = logging.getLogger(__name__)
+
+FAILURES = (MlflowException, SQLAlchemyError, OSError)
+BATCH = 1000  # the most metrics that MLflow takes at once
+
+
+class TrackingError(RuntimeError):
+    """MLflow cannot be used; nothing has been trained yet."""
+
+
+class Tracker:
+    """One run in MLflow.
+
+    Attributes:
+        run_id: MLflow's.
+        lost: whether MLflow failed on the way.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self.run_id = run_id
+        self.lost = False
+        atexit.register(self._stopped)
+
+    @classmethod
+    def start(cls, settings: Mapping[str, str], project: Path, experiment: Experiment) -> Tracker:
+        """Open a run, or go on with the one that MLFLOW_RUN_ID names.
+
+        Args:
+            settings: `tracking_uri`, `artifact_location`, `description`; see conf/base/mlflow.yml.
+            project: what relative paths in the settings start from.
+            experiment: gives names, tags and parameters.
+
+        Raises:
+            TrackingError: if MLflow refuses.
+        """
+        try:
+            client = MlflowClient(_absolute(settings["tracking_uri"], project))
+            run_id = os.getenv("MLFLOW_RUN_ID") or _create_run(
+                client, settings, project, experiment
+            )
+            client.update_run(run_id, status="RUNNING")
+            client.log_batch(
+                run_id,
+                params=[Param(key, str(value)) for key, value in experiment.flatten().items()],
+                tags=[RunTag(key, str(value)) for key, value in _tags(project, experiment).items()],
+            )
+        except FAILURES as error:
+            raise TrackingError(
+                f"MLflow at {settings['tracking_uri']} (conf: mlflow.yml) refuses the run: {error}"
+            ) from error
+        return cls(client, run_id)
+
+    def log_stage(self, task: int, name: str, record: Mapping[str, Any]) -> None:
+        """What a stage cost and told (step: the task), and its curves (step: batches)."""
+        numbers = {f"seconds/{name}": record["seconds"]}
+        numbers[f"peak_memory_bytes/{name}"] = record["peak_memory_bytes"]
+        numbers |= {f"{name}/{key}": value for key, value in record["metrics"].items()}
+        self.log_metrics(task, numbers)
+        curves = (
+            (f"task_{task:02d}/{key}", value, step)
+            for key, curve in record["curves"].items()
+            for step, value in curve
+        )
+        self._log(list(curves))
+
+    def log_metrics(self, task: int, numbers: Mapping[str, float | None]) -> None:
+        """Single numbers after a task; None is left out."""
+        self._log([(key, value, task) for key, value in numbers.items() if value is not None])
+
+    def log_files(self, files: Iterable[Path]) -> None:
+        """Keep files with the run."""
+        for file in files:
+            self._send(self._client.log_artifact, str(file))
+
+    def finish(self, status: str) -> None:
+        """Close the run as FINISHED or FAILED."""
+        atexit.unregister(self._stopped)
+        self._terminate(status)
+
+    def _stopped(self) -> None:
+        self._terminate("KILLED")
+        logger.warning("Stopped. The same command with --only-missing-outputs goes on from here.")
+
+    def _terminate(self, status: str) -> None:
+        self._send(self._client.set_terminated, status)
+
+    def _log(self, points: Sequence[tuple[str, float, int]]) -> None:
+        now = int(time.time() * 1000)
+        metrics = [Metric(key, float(value), now, step) for key, value, step in points]
+        for start in range(0, len(metrics), BATCH):
+            self._send(self._client.log_batch, metrics[start : start + BATCH])
+
+    def _send(self, call: Callable[..., object], value: object) -> None:
+        """A training of hours is worth more than its log: if MLflow fails, say so and go on."""
+        if self.lost:
+            return
+        try:
+            call(self.run_id, value)
+        except FAILURES as error:
+            self.lost = True
+            logger.error(
+                "MLflow failed, and run %s there stays incomplete; training goes on, and its "
+                "results are in data/. %s",
+                self.run_id,
+                error,
+            )
+
+
+def _create_run(
+    client: MlflowClient, settings: Mapping[str, str], project: Path, experiment: Experiment
+) -> str:
+    found = client.get_experiment_by_name(experiment.benchmark)
+    if found is None:
+        identifier = client.create_experiment(
+            experiment.benchmark,
+            artifact_location=(project / settings["artifact_location"]).as_uri(),
+            tags={"mlflow.note.content": settings["description"]},
+        )
+    else:
+        identifier = found.experiment_id
+    name = f"{experiment.method} seed {experiment.seed}"
+    return str(client.create_run(identifier, run_name=name).info.run_id)
+
+
+def _tags(project: Path, experiment: Experiment) -> dict[str, object]:
+    commit = _git_commit(project)
+    return {
+        "benchmark": experiment.benchmark,
+        "method": experiment.method,
+        "seed": experiment.seed,
+        "variant": experiment.variant or "",
+        "fingerprint": experiment.fingerprint(),
+        "git_commit": commit,
+        "mlflow.source.git.commit": commit,
+    }
+
+
+def _git_commit(project: Path) -> str:
+    """The commit that the project is at, with `-dirty` if files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _absolute(uri: str, project: Path) -> str:
+    """A relative SQLite path would be wherever the command happens to run."""
+    scheme = "sqlite:///"
+    return f"{scheme}{project / uri.removeprefix(scheme)}" if uri.startswith(scheme) else uri

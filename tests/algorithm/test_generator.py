@@ -1,0 +1,133 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tests.reference import gpm
+from tests.reference.tiny import SHAPE, gppdm, images_of, learn
+from torch import nn
+
+from gppdm_pipeline.algorithm import generator
+from gppdm_pipeline.algorithm.condition import ConditionTable, label_codes
+from gppdm_pipeline.algorithm.denoiser import build_unet, signal_shares
+from gppdm_pipeline.algorithm.device import CPU, Context
+from gppdm_pipeline.algorithm.generator import add_classes, extend_bases, replay_of
+from gppdm_pipeline.algorithm.state import LearnerState
+
+CONTEXT = Context(0, 1)
+
+
+def with_classes(tasks, settings, seed=0):
+    state = LearnerState.empty()
+    for number, classes in enumerate(tasks, start=1):
+        state = state.begin(number, classes, SHAPE)
+        state = add_classes(state, images_of(*classes), settings, Context(seed, number))
+    return state.condition
+
+
+@pytest.mark.parametrize("start", ["class_mean", "noise"])
+def test_labels_and_prototypes_follow_their_class(start):
+    settings = gppdm(prototypes={"start": start})
+    one = with_classes([(3, 8), (0,)], settings)
+    other = with_classes([(0,), (8,), (3,)], settings)
+    for part in ("embeddings", "prototypes", "starts"):
+        tensors, again = getattr(one, part), getattr(other, part)
+        assert tensors.keys() == again.keys() == {0, 3, 8}
+        assert all(torch.equal(tensors[label], again[label]) for label in tensors)
+    assert torch.equal(one.token_map, other.token_map)
+    reseeded = with_classes([(3, 8), (0,)], settings, seed=1)
+    assert not torch.equal(one.token_map, reseeded.token_map)
+    assert not torch.equal(one.embeddings[3], reseeded.embeddings[3])
+
+
+def test_labels_are_orthogonal_codes_of_the_class():
+    condition = with_classes([(3, 8), (0,)], gppdm())
+    codes = label_codes(32, 0)
+    assert all(torch.equal(code, codes[label]) for label, code in condition.embeddings.items())
+
+
+def test_a_class_that_returns_keeps_what_it_has():
+    settings = gppdm(prototypes={"start": "class_mean"})
+    once = with_classes([(3, 8)], settings)
+    again = with_classes([(3, 8), (8, 1)], settings)
+    assert torch.equal(once.prototypes[8], again.prototypes[8])
+    assert again.prototypes.keys() == {1, 3, 8}
+
+
+def test_more_classes_than_labels():
+    text = r"class 32 has no label: denoiser.condition_dim is 32, .*above the largest class index"
+    with pytest.raises(ValueError, match=text):
+        with_classes([(3, 32)], gppdm())
+
+
+class ShowsItsLabel(nn.Module):
+    """In place of a trained denoiser: every image is of the brightness of its label's class."""
+
+    def __init__(self, unet, patch):
+        super().__init__()
+        self.codes = label_codes(32, 0)
+        self.shares = signal_shares(gppdm().denoiser, CPU)
+
+    def forward(self, x, tau, tokens, prototypes):
+        classes = (tokens[:, 0] @ self.codes.T).argmax(1)
+        clean = (classes.float() / 16 - 1)[:, None, None, None]
+        share = self.shares[tau][:, None, None, None]
+        noise = (x - share.sqrt() * clean) / (1 - share).sqrt()
+        return share.sqrt() * noise - (1 - share).sqrt() * clean
+
+
+@pytest.fixture(scope="module")
+def state():
+    return learn(gppdm(), [(3, 8), (0,)])[-1]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_replay_shows_the_class_of_its_label(state, monkeypatch, batch_size):
+    monkeypatch.setattr(generator, "Denoiser", ShowsItsLabel)
+    settings = gppdm(replay={"batch_size": batch_size, "sampler_steps": 10})
+    replay = replay_of(state, (8, 0, 3), 3, settings, CONTEXT, "test")
+    assert replay.labels.tolist() == [8] * 3 + [0] * 3 + [3] * 3
+    assert replay.image_shape == SHAPE
+    np.testing.assert_allclose(replay.images.mean((1, 2, 3)), replay.labels / 16 * 127.5, atol=1)
+
+
+def test_replay_is_drawn_from_seed_task_and_stage(state):
+    def draw(seed, task, stage):
+        return replay_of(state, (8, 0), 2, gppdm(), Context(seed, task), stage).images.tobytes()
+
+    assert draw(0, 1, "a") == draw(0, 1, "a")
+    assert len({draw(0, 1, "a"), draw(1, 1, "a"), draw(0, 2, "a"), draw(0, 1, "b")}) == 4
+
+
+def test_bases_hold_what_the_layers_are_fed():
+    """All tokens of the new classes, not one less; energies per kind; ranks in the log."""
+    settings = gppdm(projection={"energy_q": 0.6, "energy_out": 1.0})
+    state = learn(settings, [(3, 8)])[-1]
+    state, log = extend_bases(replace(state, bases={}), settings, Context(0, 1))
+    assert len(state.bases) == 16
+    for name, basis in state.bases.items():
+        rank = basis.shape[1]
+        assert log.metrics[f"basis_rank/{name}"] == rank
+        assert log.metrics[f"basis_free/{name}"] == pytest.approx(1 - rank / basis.shape[0])
+        if name.endswith(("to_k", "to_v")):
+            assert rank == 10  # a label and four patches for each of two classes
+            tokens = ConditionTable(state.condition, (3, 8), 0, False)(torch.arange(2))[0]
+            inputs = tokens.detach().flatten(0, 1).T
+            assert gpm.held_share(basis, inputs) == pytest.approx(1, abs=1e-6)
+    ranks = {name.split("attn2.")[1]: [] for name in state.bases}
+    for name, basis in state.bases.items():
+        ranks[name.split("attn2.")[1]].append(basis.shape[1])
+    assert max(ranks["to_q"]) < min(ranks["to_out.0"])
+
+
+def test_layers_that_are_not_projected_have_no_basis():
+    assert learn(gppdm(projection={"layers": ()}), [(3,)])[-1].bases == {}
+    bases = learn(gppdm(projection={"layers": ("v",)}), [(3,)])[-1].bases
+    assert len(bases) == 4
+    assert all(name.endswith("attn2.to_v") for name in bases)
+
+
+def test_the_kept_network_is_a_plain_one(state):
+    unet = build_unet(state.denoiser)
+    assert set(unet.state_dict()) == set(state.denoiser.tensors)
+    assert not any("parametrizations" in name for name in state.denoiser.tensors)

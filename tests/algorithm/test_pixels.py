@@ -1,0 +1,56 @@
+import numpy as np
+import torch
+
+from gppdm_pipeline.algorithm.device import CPU
+from gppdm_pipeline.algorithm.pixels import balanced_indices, shift_randomly, to_unit_range
+
+
+def test_range_and_order_of_axes():
+    images = np.zeros((2, 3, 4, 1), np.uint8)
+    images[1, 2, 3, 0] = 255
+    tensor = to_unit_range(images, CPU)
+    assert tensor.shape == (2, 1, 3, 4)
+    assert tensor.dtype == torch.float32
+    assert tensor[1, 0, 2, 3] == 1
+    assert tensor.sum() == 1 - 23
+
+
+def test_every_level_comes_back():
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1)
+    back = ((to_unit_range(levels, CPU) + 1) * 127.5).round().to(torch.uint8)
+    assert torch.equal(back.permute(0, 2, 3, 1), levels)
+
+
+def test_classes_are_drawn_equally_often():
+    labels = torch.tensor([3] * 2 + [0] * 100 + [2] * 30)[torch.randperm(132)]  # no class 1
+    generator = torch.Generator().manual_seed(0)
+    index = balanced_indices(labels, steps=300, batch_size=100, generator=generator)
+    assert index.shape == (300, 100)
+    assert index.dtype == torch.int64
+    drawn = labels[index].flatten().bincount(minlength=4)
+    deviation = (30_000 * 1 / 3 * 2 / 3) ** 0.5
+    assert drawn[1] == 0
+    assert (drawn[[0, 2, 3]] - 10_000).abs().max() < 4 * deviation
+    times = index.flatten().bincount(minlength=132)
+    for label, count in ((3, 2), (0, 100), (2, 30)):
+        of_class = times[labels == label].double()
+        assert (of_class - 10_000 / count).abs().max() < 5 * (10_000 / count) ** 0.5
+    assert (labels[index] == 0).double().mean(dim=1).std() > 0.03  # drawn in every batch anew
+
+
+def test_shift_against_a_loop():
+    images = torch.rand(20, 2, 5, 4, generator=torch.Generator().manual_seed(1))
+    shifted = shift_randomly(images, 2, torch.Generator().manual_seed(2))
+    offsets = torch.randint(5, (2, 20, 1), generator=torch.Generator().manual_seed(2)) - 2
+    assert offsets.unique().tolist() == [-2, -1, 0, 1, 2]
+    for n in range(20):
+        for y in range(5):
+            for x in range(4):
+                row = min(max(y + int(offsets[0, n]), 0), 4)
+                column = min(max(x + int(offsets[1, n]), 0), 3)
+                assert torch.equal(shifted[n, :, y, x], images[n, :, row, column])
+
+
+def test_no_shift_is_no_change():
+    images = torch.rand(3, 1, 4, 4)
+    assert torch.equal(shift_randomly(images, 0, torch.Generator()), images)

@@ -1,0 +1,187 @@
+"""The sampler on Gaussian data, for which the best denoiser is known.
+
+If x_0 ~ N(mu, s^2), then E[x_0 | x_tau] = mu + a s^2 / (a^2 s^2 + b^2) (x_tau - a mu) with
+a^2 = abar_tau = 1 - b^2, and the probability flow takes x_T to
+mu + s (x_T - a_T mu) / sqrt(a_T^2 s^2 + b_T^2). Both are linear in mu: guidance w on a class of
+mean mu, whose null condition has mean 0, draws from N((1 + w) mu, s^2).
+"""
+
+import numpy as np
+import pytest
+import torch
+from tests.reference import dpm_solver
+from torch import nn
+
+from gppdm_pipeline.algorithm.condition import ConditionTable
+from gppdm_pipeline.algorithm.denoiser import DenoiserConfig, signal_shares
+from gppdm_pipeline.algorithm.device import CPU, silent
+from gppdm_pipeline.algorithm.replay import ReplayConfig, draw_images
+from gppdm_pipeline.algorithm.state import Condition
+
+SHAPE = (4, 4, 1)
+MEANS = {3: -0.25, 8: 0.2}
+SPREAD = 0.1
+
+
+class BestDenoiser(nn.Module):
+    """Of Gaussians whose mean is the first entry of the first token."""
+
+    def __init__(self, config, spread=SPREAD):
+        super().__init__()
+        self.shares = signal_shares(config, CPU).double()
+        self.epsilon = config.prediction == "epsilon"
+        self.spread = spread
+        self.calls = []
+
+    def clean(self, x, tau, mean):
+        share = self.shares[tau]
+        gain = share.sqrt() * self.spread**2 / (share * self.spread**2 + 1 - share)
+        return mean + gain * (x - share.sqrt() * mean)
+
+    def forward(self, x, tau, tokens, prototypes):
+        self.calls.append((tau, tokens, prototypes))
+        x, tau = x.double(), tau[:, None, None, None]
+        a, b = self.shares[tau].sqrt(), (1 - self.shares[tau]).sqrt()
+        clean = self.clean(x, tau, tokens[:, 0, 0].double()[:, None, None, None])
+        noise = (x - a * clean) / b
+        return (noise if self.epsilon else a * noise - b * clean).float()
+
+
+def table():
+    embeddings = {label: torch.tensor([mean, 1.0]) for label, mean in MEANS.items()}
+    prototypes = {label: torch.full((1, 4, 4), mean) for label, mean in MEANS.items()}
+    return ConditionTable(Condition(embeddings, torch.zeros(0, 2, 1), prototypes), (3, 8), 0, True)
+
+
+def draw(denoiser, rows, config, seed=0, **replay):
+    generator = torch.Generator().manual_seed(seed)
+    replay = ReplayConfig(**replay)
+    with silent(0, "") as bar:
+        images = draw_images(
+            denoiser, table(), torch.tensor(rows), SHAPE, replay, config, generator, bar
+        )
+    assert images.shape == (len(rows), *SHAPE)
+    assert images.dtype == np.uint8
+    return images
+
+
+def noise(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 1, 4, 4, generator=generator).double()
+
+
+def in_levels(x):
+    """[-1, 1] -> 0..255 without rounding, [n, h, w, c]."""
+    return (np.clip(np.moveaxis(np.asarray(x), 1, 3), -1, 1) + 1) * 127.5
+
+
+def config_of(prediction, schedule="linear"):
+    return DenoiserConfig(prediction=prediction, noise_schedule=schedule)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+@pytest.mark.parametrize("steps", [2, 7, 20])
+@pytest.mark.parametrize(
+    ("prediction", "schedule"),
+    [
+        ("epsilon", "linear"),
+        ("v_prediction", "linear"),
+        ("v_prediction", "squaredcos_cap_v2"),
+    ],
+)
+def test_solver_against_the_reference(prediction, schedule, steps, guidance):
+    config = config_of(prediction, schedule)
+    denoiser = BestDenoiser(config)
+    rows = [0, 1, 1, 0]
+    images = draw(denoiser, rows, config, guidance=guidance, sampler_steps=steps)
+    means = (1 + guidance) * torch.tensor([MEANS[3], MEANS[8]]).double()[rows]
+    expected = dpm_solver.sample(
+        noise(4).numpy(),
+        lambda x, tau: denoiser.clean(torch.tensor(x), tau, means[:, None, None, None]).numpy(),
+        denoiser.shares.numpy(),
+        steps,
+    )
+    assert np.abs(images - in_levels(expected)).max() <= 0.6  # rounding takes half a level
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_many_steps_follow_the_exact_flow(prediction):
+    config = config_of(prediction)
+    denoiser = BestDenoiser(config)
+    images = draw(denoiser, [1] * 20, config, sampler_steps=1000)
+    last = denoiser.shares[-1]
+    start = noise(20) - last.sqrt() * MEANS[8]
+    exact = MEANS[8] + SPREAD * start / (last * SPREAD**2 + 1 - last).sqrt()
+    assert np.abs(images - in_levels(exact)).max() <= 1.0
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+def test_few_steps_draw_the_right_distribution(guidance):
+    config = DenoiserConfig()
+    images = draw(BestDenoiser(config, 0.3), [1] * 500, config, guidance=guidance) / 127.5 - 1
+    assert images.mean() == pytest.approx((1 + guidance) * MEANS[8], abs=0.02)
+    # Fewer steps lose more of the spread, and more of a small one than of a large one.
+    assert images.std() == pytest.approx(0.3, rel=0.1)
+
+
+def test_without_guidance_there_is_one_branch():
+    config = DenoiserConfig()
+    denoiser = BestDenoiser(config)
+    draw(denoiser, [0, 1, 1], config, sampler_steps=5)
+    assert len(denoiser.calls) == 5
+    for tau, tokens, prototypes in denoiser.calls:
+        assert len(tau) == len(prototypes) == 3
+        torch.testing.assert_close(tokens[:, 0, 0], torch.tensor([MEANS[3], MEANS[8], MEANS[8]]))
+
+
+def test_with_guidance_the_second_half_is_null():
+    config = DenoiserConfig()
+    denoiser = BestDenoiser(config)
+    draw(denoiser, [0, 1, 1], config, sampler_steps=5, guidance=1.0)
+    assert len(denoiser.calls) == 5
+    for tau, tokens, prototypes in denoiser.calls:
+        assert len(tau) == 6
+        assert not tokens[3:].any()
+        assert not prototypes[3:].any()
+        torch.testing.assert_close(
+            prototypes[:3, 0, 0, 0], torch.tensor([MEANS[3], MEANS[8], MEANS[8]])
+        )
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+@pytest.mark.parametrize("guidance", [0.0, 0.5])
+def test_batches_do_not_mix_up_classes(batch_size, guidance):
+    config, rows = DenoiserConfig(), [0, 1, 1, 0, 1, 0, 0]
+    sharp = BestDenoiser(config, spread=0.02)
+    images = draw(sharp, rows, config, batch_size=batch_size, guidance=guidance)
+    expected = (1 + guidance) * np.array([MEANS[3], MEANS[8]])[rows]
+    np.testing.assert_allclose(images.mean((1, 2, 3)) / 127.5 - 1, expected, atol=0.03)
+    assert len({image.tobytes() for image in images}) == len(rows)
+
+
+def test_same_seed_same_bits():
+    config = DenoiserConfig()
+    once, again, other = (draw(BestDenoiser(config), [0, 1], config, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(once, again)
+    assert (once != other).any()
+
+
+def test_bar_counts_images():
+    counted = []
+
+    class Bar:
+        def advance(self, n=1, **metrics):
+            counted.append(n)
+
+    config = DenoiserConfig()
+    draw_images(
+        BestDenoiser(config),
+        table(),
+        torch.tensor([0, 1, 0, 1, 1]),
+        SHAPE,
+        ReplayConfig(sampler_steps=2, batch_size=2),
+        config,
+        torch.Generator().manual_seed(0),
+        Bar(),
+    )
+    assert counted == [2, 2, 1]

@@ -1,0 +1,128 @@
+"""The denoiser's training loop, seen step by step through its progress bar."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from tests.reference.tiny import SHAPE, gppdm, images_of
+
+from gppdm_pipeline.algorithm.condition import ConditionTable
+from gppdm_pipeline.algorithm.denoiser import Denoiser, unet_config
+from gppdm_pipeline.algorithm.device import CPU, Context
+from gppdm_pipeline.algorithm.generator import add_classes
+from gppdm_pipeline.algorithm.pixels import balanced_indices, to_unit_range
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.algorithm.training import fit_denoiser
+
+CLASSES = (7, 1, 4, 9)
+
+
+def fit(after_step=lambda denoiser, table: None, on_gradient=None, learnable=2, **changes):
+    """Train on four classes, the last `learnable` current; what a test wants to look at."""
+    settings = gppdm(**changes)
+    train = images_of(*CLASSES)
+    state = LearnerState.empty().begin(1, CLASSES, SHAPE)
+    state = add_classes(state, train, settings, Context(0, 1))
+    concatenates = settings.prototypes.concatenated
+    table = ConditionTable(state.condition, CLASSES, learnable, concatenates)
+    if on_gradient:
+        table.new_prototypes.register_hook(on_gradient)
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(**unet_config(settings.denoiser, SHAPE, concatenates))
+    denoiser = Denoiser(unet, settings.denoiser.patch)
+
+    @contextmanager
+    def progress(total, title):
+        assert (total, title) == (settings.denoiser.steps, "train_generator")
+        yield SimpleNamespace(advance=lambda n, **metrics: after_step(denoiser, table))
+
+    rows = torch.tensor([CLASSES.index(label) for label in train.labels])
+    start = [parameter.detach().clone() for parameter in denoiser.parameters()]
+    log = fit_denoiser(
+        denoiser,
+        table,
+        to_unit_range(train.images, CPU),
+        rows,
+        settings.denoiser,
+        settings.prototypes,
+        Context(0, 1, progress=progress),
+    )
+    return SimpleNamespace(
+        log=log, denoiser=denoiser, table=table, rows=rows, start=start, settings=settings
+    )
+
+
+@pytest.mark.parametrize("route", ["concat", "tokens", "both"])
+def test_a_current_prototype_learns_whenever_its_class_is_in_the_batch(route):
+    gradients, values = [], []
+    run = fit(
+        after_step=lambda _, table: values.append(table.new_prototypes.detach().clone()),
+        on_gradient=lambda gradient: gradients.append(gradient.clone()),
+        denoiser={"label_dropout": 0, "batch_size": 4, "steps": 20},
+        prototypes={"route": route},
+    )
+    generator = Context(0, 1).generator("train_generator")
+    batches = run.rows[balanced_indices(run.rows, 20, 4, generator)]
+    present = torch.stack([(batches == row).any(dim=1) for row in (2, 3)], dim=1)
+    received = torch.stack(gradients).flatten(2).any(dim=2)
+    assert torch.equal(received, present)
+    assert present.any(dim=0).all()
+    assert not present.all()
+    assert len({value.numpy().tobytes() for value in values}) == 20
+
+
+def test_old_prototypes_are_no_parameter():
+    run = fit()
+    assert [name for name, _ in run.table.named_parameters()] == ["new_prototypes"]
+    assert run.table.new_prototypes.shape[0] == 2
+
+
+def test_prototypes_that_do_not_reach_the_denoiser_stay():
+    values = []
+    fit(
+        after_step=lambda _, table: values.append(table.new_prototypes.detach().clone()),
+        prototypes={"route": "none", "weight_decay": 0.1},
+    )
+    assert len({value.numpy().tobytes() for value in values}) == 1
+
+
+def test_learning_rates_are_separate():
+    frozen = fit(prototypes={"learning_rate": 0})
+    before = fit(denoiser={"steps": 1}, prototypes={"learning_rate": 0}).table.new_prototypes
+    assert torch.equal(frozen.table.new_prototypes, before)
+    pairs = zip(frozen.start, frozen.denoiser.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_denoiser_ends_with_its_average():
+    path = []
+    run = fit(
+        after_step=lambda denoiser, _: path.append(
+            [parameter.detach().double().clone() for parameter in denoiser.parameters()]
+        ),
+        denoiser={"steps": 30, "ema_decay": 0.7},
+    )
+    expected = [parameter.double() for parameter in run.start]
+    for i, step in enumerate(path, start=1):
+        decay = min(0.7, (1 + i) / (10 + i))
+        expected = [decay * e + (1 - decay) * p for e, p in zip(expected, step, strict=True)]
+    for value, mean, last in zip(run.denoiser.parameters(), expected, path[-1], strict=True):
+        torch.testing.assert_close(value.double(), mean, rtol=1e-4, atol=1e-6)
+        assert not torch.equal(value.double(), last)
+    assert not run.denoiser.training
+
+
+def test_loss_falls():
+    log = fit(denoiser={"steps": 120, "batch_size": 16}).log
+    steps, losses = zip(*log.curves["denoiser_loss"], strict=True)
+    assert steps == tuple(range(10, 121, 10))
+    assert np.mean(losses[-3:]) < 0.6 * losses[0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10, 11])
+def test_any_number_of_steps(steps):
+    run = fit(denoiser={"steps": steps})
+    assert all(parameter.isfinite().all() for parameter in run.denoiser.parameters())

@@ -1,0 +1,190 @@
+"""What every method promises. A new method adds a line to SETTINGS."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from tests.reference.tiny import CLASSIFIER, GPPDM, differences, images_of, learn
+
+from gppdm_pipeline.algorithm.classifier import predict_logits
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.algorithm.storage import load_state, save_state
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.methods import METHODS, Method, learn_task, method_class
+
+SETTINGS = {
+    "finetune": {"name": "finetune", "classifier": CLASSIFIER},
+    "gppdm": GPPDM,
+    "joint": {"name": "joint", "classifier": CLASSIFIER},
+}
+TASKS = ((9, 2), (5,), (2, 0))  # class 2 comes back
+
+
+class Forbidden(list):
+    """Earlier images that must not be looked at, not even whether there are any."""
+
+    def _fail(self, *_):
+        raise AssertionError("looked at images of earlier tasks")
+
+    __bool__ = __contains__ = __getitem__ = __iter__ = __len__ = __reversed__ = _fail
+
+
+def test_every_method_is_tested():
+    assert SETTINGS.keys() == METHODS.keys()
+
+
+@pytest.fixture(scope="module", params=sorted(SETTINGS))
+def method(request):
+    return Method.model_validate(SETTINGS[request.param])
+
+
+@pytest.fixture(scope="module")
+def states(method):
+    """Before the first task and after each."""
+    return learn(method, TASKS)
+
+
+def earlier(method, task):
+    """What `method` may be given in `task` (from 1)."""
+    return [images_of(*classes) for classes in TASKS[: task - 1] if method.reads_earlier_images]
+
+
+def next_task(method, state, seed=0, given=None):
+    """Task 2."""
+    train = images_of(*TASKS[1])
+    given = earlier(method, 2) if given is None else given
+    return learn_task(method, state, train, train, Context(seed, 2), given)
+
+
+def test_classes_grow(method, states):
+    assert [state.classes for state in states] == [(), (2, 9), (2, 9, 5), (2, 9, 5, 0)]
+    for task, state in enumerate(states[1:], start=1):
+        assert state.tasks == tuple(tuple(sorted(classes)) for classes in TASKS[:task])
+        logits = predict_logits(state, images_of(9, 2).images, Context(0, task))
+        assert logits.shape == (12, len(state.classes))
+        assert np.isfinite(logits).all()
+        assert (state.denoiser is not None) is method.has_generator
+
+
+def test_the_given_state_is_left_as_it_was(method, states):
+    kept = copy.deepcopy(states[1])
+    state, train, context = states[1], images_of(*TASKS[1]), Context(0, 2)
+    replay, _ = method.synthesise_replay(state, context, earlier(method, 2))
+    assert differences(state, kept) == []
+    for verb in (
+        lambda given: method.train_generator(given, train, replay, context),
+        lambda given: method.train_classifier(given, train, train, replay, context),
+    )[:: 1 if method.generator_first else -1]:
+        before = copy.deepcopy(state)
+        after, log = verb(state)
+        assert differences(state, before) == []
+        assert all(np.isfinite(value) for value in log.metrics.values())
+        state = after
+    assert differences(states[1], kept) == []
+    assert differences(state, states[2]) == []  # so learn_task does no more than its verbs
+    assert differences(state, kept) != []
+
+
+@pytest.mark.parametrize("task", [1, 2, 3])
+def test_replay_is_of_old_classes_and_as_much_as_asked(method, states, task):
+    given = earlier(method, task)
+    replay, _ = method.synthesise_replay(states[task - 1], Context(0, task), given)
+    old = states[task - 1].classes
+    assert set(replay.classes) <= set(old)
+    counts = {label: int((replay.labels == label).sum()) for label in old}
+    if method.reads_earlier_images:
+        assert counts == {
+            label: sum((part.labels == label).sum() for part in given) for label in old
+        }
+    elif method.has_generator:
+        assert counts == dict.fromkeys(old, method.replay.images_per_class)
+    else:
+        assert len(replay) == 0
+
+
+def test_same_seed_same_bits(method, states):
+    torch.manual_seed(12345)
+    np.random.seed(12345)
+    again = learn(method, TASKS[:2])
+    assert differences(again[2], states[2]) == []
+    other = next_task(method, states[1], seed=1)
+    assert any(name.startswith("classifier/") for name in differences(other, states[2]))
+
+
+def test_a_run_that_was_interrupted_ends_the_same(method, states, tmp_path):
+    save_state(states[1], tmp_path / "state")
+    resumed = next_task(method, load_state(tmp_path / "state"))
+    assert differences(resumed, states[2]) == []
+
+
+def test_earlier_images_are_read_only_by_methods_that_say_so(method, states):
+    if method.reads_earlier_images:
+        with pytest.raises(AssertionError, match="earlier tasks"):
+            next_task(method, states[1], given=Forbidden())
+    else:
+        assert differences(next_task(method, states[1], given=Forbidden()), states[2]) == []
+
+
+def test_a_task_of_one_class_and_no_validation(method):
+    train = images_of(4)
+    state = learn_task(
+        method, LearnerState.empty(), train, LabelledImages.empty((8, 8, 1)), Context(0, 1)
+    )
+    assert state.classes == (4,)
+
+
+def test_a_task_that_skips_one_is_refused(method, states):
+    train = images_of(1)
+    with pytest.raises(ValueError, match="does not follow a state after tasks"):
+        method.train_classifier(states[1], train, train, train, Context(0, 3))
+
+
+def test_settings_are_dispatched_by_name(method):
+    settings = SETTINGS[method.name]
+    assert type(method) is METHODS[method.name]
+    assert METHODS[method.name].model_validate(settings) == method
+    assert Method.model_validate(method) is method
+    assert Method.model_validate(method.model_dump()) == method
+    assert Method.model_validate_json(method.model_dump_json()) == method
+    assert method_class(method.name) is type(method)
+
+
+def test_settings_cannot_change(method):
+    with pytest.raises(ValidationError, match="frozen"):
+        method.name = "another"
+
+
+@pytest.mark.parametrize(
+    ("change", "location", "kind"),
+    [
+        ({"stepps": 3}, ("stepps",), "extra_forbidden"),
+        ({"classifier": {"widht": 8}}, ("classifier", "widht"), "extra_forbidden"),
+        ({"classifier": {"steps": 0}}, ("classifier", "steps"), "greater_than_equal"),
+        ({"classifier": {"learning_rate": 2}}, ("classifier", "learning_rate"), "less_than_equal"),
+        ({"classifier": {"start": "anwe"}}, ("classifier", "start"), "literal_error"),
+    ],
+)
+def test_wrong_settings_are_named(method, change, location, kind):
+    with pytest.raises(ValidationError) as error:
+        Method.model_validate({**SETTINGS[method.name], **change})
+    [first] = error.value.errors()
+    assert first["loc"] == location
+    assert first["type"] == kind
+
+
+@pytest.mark.parametrize("name", ["gpdm", "GPPDM", "finetun", "jont"])
+def test_the_nearest_name_is_suggested(name):
+    near = {"gpdm": "gppdm", "GPPDM": "gppdm", "finetun": "finetune", "jont": "joint"}[name]
+    with pytest.raises(ValidationError, match=rf"method is '{name}'; allowed are .*{near}'\?"):
+        Method.model_validate({"name": name})
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"name": 3}, {"name": None}, {"name": "xyzzy"}, "gppdm", 1]
+)
+def test_settings_without_a_known_name(settings):
+    with pytest.raises(ValidationError, match=r"allowed are .*gppdm|valid dictionary or instance"):
+        Method.model_validate(settings)

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.project import configure_project, pipelines
+from kedro.framework.session import KedroSession
+from kedro.runner import SequentialRunner
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from gppdm_pipeline.methods import METHODS
+from gppdm_pipeline.methods.finetune import Finetune
+from gppdm_pipeline.pipelines.continual import create_pipeline
+
+ROOT = Path(__file__).parents[2]
+TINY: dict[str, Any] = {
+    "method": "finetune",
+    "device": "cpu",
+    "stream": {
+        "source": {"train_per_class": 10, "test_per_class": 5},
+        "classes_per_task": 5,
+    },
+    "classifier": {"steps": 10, "width": 8},
+    "gppdm": {
+        "denoiser": {"steps": 10, "channels": [8, 16], "batch_size": 8},
+        "replay": {"images_per_class": 2, "sampler_steps": 2},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    configure_project("gppdm_pipeline")
+    return tmp_path
+
+
+def run(params: dict[str, Any] | None = None, **options: Any) -> None:
+    given = {**TINY, **(params or {})}
+    with KedroSession.create(project_path=Path.cwd(), runtime_params=given) as session:
+        session.run(pipeline_names=["continual"], runner=SequentialRunner(), **options)
+
+
+def refused(*messages: str):
+    return pytest.raises(click.ClickException, match="(?s)" + ".*".join(map(re.escape, messages)))
+
+
+def client() -> MlflowClient:
+    return MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
+
+
+def mlflow_runs() -> list[Any]:
+    """The latest first."""
+    experiment = client().get_experiment_by_name("digits")
+    return client().search_runs([experiment.experiment_id])
+
+
+def outputs(layer: str, run: str = "digits/finetune/seed_0") -> Path:
+    return Path.cwd() / "data" / layer / run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_whole_run(method):
+    run({"method": method})
+    reports = outputs("08_reporting", f"digits/{method}/seed_0")
+    report = json.loads((reports / "metrics.json").read_text())
+    assert np.array(report["accuracy_matrix"], float).shape == (2, 2)
+    for key in (
+        "average_accuracy",
+        "average_incremental_accuracy",
+        "forgetting",
+        "backward_transfer",
+        "task_masked_accuracy",
+    ):
+        assert -1 <= report[key] <= 1
+    stages = ["synthesise_replay", "train_classifier", "train_generator", "evaluate"]
+    for seconds in (report["seconds"][task] for task in ("task_01", "task_02")):
+        assert sorted(seconds) == sorted(stages)
+    assert report["peak_memory_bytes"] > 1e7
+    assert report["state_bytes"][1] > report["state_bytes"][0] > 0
+    assert report["configuration"]["classifier"]["steps"] == 10
+    figures = {"accuracy_matrix.png", "accuracy_over_tasks.png"}
+    if METHODS[method]().has_generator:
+        figures |= {"replay.png", "prototypes.png"}
+    assert {file.name for file in reports.glob("*.png")} == figures
+
+    (tracked,) = mlflow_runs()
+    assert tracked.info.status == "FINISHED"
+    assert tracked.info.run_name == f"{method} seed 0"
+    assert tracked.data.params["classifier.steps"] == "10"
+    assert tracked.data.params["number_of_tasks"] == "2"
+    assert {"benchmark", "method", "seed", "git_commit"} <= set(tracked.data.tags)
+    names = {file.path for file in client().list_artifacts(tracked.info.run_id)}
+    assert names == figures | {"metrics.json"}
+    history = client().get_metric_history(tracked.info.run_id, "average_accuracy")
+    assert [point.step for point in history] == [1, 2]
+    assert history[-1].value == report["average_accuracy"]
+    assert tracked.data.metrics["forgetting"] == report["forgetting"]
+    losses = client().get_metric_history(tracked.info.run_id, "task_02/classifier_loss")
+    assert [point.step for point in losses] == [10]
+    assert (Path.cwd() / "mlruns").is_dir()
+
+
+def test_sessions_of_one_process_have_their_own_tasks():
+    run()
+    assert len([node for node in pipelines["continual"].nodes if node.name.endswith("split")]) == 2
+    run({"variant": "single", "stream": {**TINY["stream"], "classes_per_task": 10}})
+    assert len([node for node in pipelines["continual"].nodes if node.name.endswith("split")]) == 1
+    assert (outputs("08_reporting", "digits/finetune-single/seed_0") / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_named_nodes_read_images_of_earlier_tasks(method):
+    learner = METHODS[method]()
+    for node in create_pipeline(learner, 3).nodes:
+        foreign = {
+            dataset.split(".")[1]
+            for dataset in node.inputs
+            if not dataset.startswith(("params:", f"{node.namespace}."))
+        }
+        stage = node.name.split(".")[1]
+        if stage == "evaluate":
+            assert foreign <= {"test"}
+        elif stage == "synthesise_replay" and learner.reads_earlier_images:
+            assert foreign <= {"state", "train"}
+        elif node.namespace != "report":
+            assert foreign <= {"state"}
+        else:
+            assert "train" not in foreign and "validation" not in foreign
+
+
+def test_the_methods_order_decides_which_training_comes_first():
+    orders = {"classifier_first": "train_classifier", "generator_first": "train_generator"}
+    for order, first in orders.items():
+        learner = METHODS["gppdm"](order=order)
+        (node,) = (
+            n for n in create_pipeline(learner, 1).nodes if "task_01.midway_state" in n.outputs
+        )
+        assert node.name == f"task_01.{first}"
+
+
+def test_a_namespace_runs_on_what_an_earlier_run_left():
+    run()
+    before = contents(outputs("06_models"))
+    shutil.rmtree(outputs("06_models") / "task_02")
+    run(namespaces=["task_02"])
+    assert contents(outputs("06_models")) == before
+
+
+def test_a_start_in_the_middle_needs_the_state_before():
+    with refused("task_01/state is missing", "starts behind task_01.", "--only-missing-outputs"):
+        run(from_nodes=["task_02.synthesise_replay"], to_nodes=["task_02.train_classifier"])
+    assert not outputs("06_models").exists()
+
+
+def test_a_damaged_state_is_found_before_any_training(caplog):
+    run()
+    weights = outputs("06_models") / "task_01" / "state" / "classifier.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with refused("task_01/state/classifier.safetensors is damaged"):
+        run(namespaces=["task_02"])
+    assert len(mlflow_runs()) == 1
+
+
+def test_a_stopped_run_goes_on_to_the_same_states(monkeypatch):
+    run({"variant": "whole"})
+
+    def stop(*_: object) -> None:
+        raise RuntimeError("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Finetune, "train_generator", stop)
+        with pytest.raises(RuntimeError, match="stopped"):
+            run()
+    assert [tracked.info.status for tracked in mlflow_runs()] == ["FAILED", "FINISHED"]
+    assert not list(outputs("06_models").rglob("task_02/state"))
+    run(only_missing_outputs=True)
+    whole = outputs("06_models", "digits/finetune-whole/seed_0")
+    for task in ("task_01", "task_02"):
+        assert contents(outputs("06_models") / task) == contents(whole / task)
+
+
+def test_other_settings_do_not_overwrite():
+    run()
+    before = contents(outputs("06_models"))
+    other = {"classifier": {"steps": 5, "width": 8}}
+    with refused("classifier.steps: 10 there, 5 now", "variant=", "overwrite=true"):
+        run(other)
+    with refused("classifier.steps: 10 there, 5 now", "variant="):
+        run({**other, "overwrite": True}, namespaces=["task_02"])
+    assert contents(outputs("06_models")) == before
+    run({**other, "variant": "short"})
+    assert contents(outputs("06_models")) == before
+    run({**other, "overwrite": True})
+    assert contents(outputs("06_models")) != before
+
+
+def test_the_device_is_no_setting_that_keeps_runs_apart():
+    run()
+    run({"device": "auto"}, namespaces=["task_02"])
+
+
+def test_outputs_of_unknown_settings_are_not_used():
+    run()
+    (outputs("06_models") / "configuration.json").unlink()
+    with refused("has no configuration.json"):
+        run(namespaces=["task_02"])
+
+
+def test_training_survives_mlflow(monkeypatch, caplog):
+    send = MlflowClient.log_batch
+
+    def fail(self, run_id, metrics=(), params=(), tags=(), **rest):
+        if metrics:
+            raise MlflowException("disk full")
+        return send(self, run_id, metrics, params, tags, **rest)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", fail)
+    with caplog.at_level(logging.ERROR, "gppdm_pipeline"):
+        run()
+    assert (outputs("08_reporting") / "metrics.json").exists()
+    (told,) = (record.message for record in caplog.records if "disk full" in record.message)
+    assert "training goes on" in told
+
+
+def test_a_broken_mlflow_is_told_before_training(project):
+    (project / "mlflow.db").write_bytes(b"this is not a database" * 100)
+    with refused("MLflow at sqlite:///mlflow.db", "refuses the run"):
+        run()
+    assert not outputs("06_models").exists()
+
+
+def test_runs_can_share_one_mlflow_run(monkeypatch):
+    run(to_nodes=["task_01.evaluate"])
+    (first,) = mlflow_runs()
+    monkeypatch.setenv("MLFLOW_RUN_ID", first.info.run_id)
+    run(only_missing_outputs=True)
+    (shared,) = mlflow_runs()
+    history = client().get_metric_history(shared.info.run_id, "average_accuracy")
+    assert [point.step for point in history] == [1, 2]
+    assert shared.info.status == "FINISHED"
+
+
+def test_the_command_prints_the_message_alone():
+    result = CliRunner().invoke(kedro_run, ["--params=method=finetine"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: method = finetine (--params): there is no such method;")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_a_setting_in_a_file_is_named_with_the_file(project):
+    (project / "conf" / "local" / "parameters.yml").write_text("classifier: {steps: 0}\n")
+    with refused("classifier.steps = 0 (conf/local/parameters.yml): must be greater"):
+        run({"classifier": {}})
+
+
+def test_without_a_configuration_the_message_says_where_it_would_be(project):
+    shutil.rmtree(project / "conf")
+    with refused("There is no configuration in", "--conf-source"):
+        run()
+
+
+def test_mlflow_database_is_in_the_project(project, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    with KedroSession.create(project_path=project, runtime_params=TINY) as session:
+        session.run(to_nodes=["task_01.split"])
+    with sqlite3.connect(project / "mlflow.db") as database:
+        assert database.execute("select count(*) from runs").fetchone() == (1,)

@@ -1,0 +1,96 @@
+"""Data, settings and comparisons of the tests that learn: as small as the method allows."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.methods import Method, learn_task
+
+SHAPE = (8, 8, 1)
+CLASSIFIER = {"width": 8, "steps": 3, "batch_size": 6}
+DENOISER = {
+    "channels": (8, 16),
+    "condition_dim": 32,
+    "steps": 5,
+    "batch_size": 8,
+    "learning_rate": 1e-2,
+    "ema_decay": 0.5,
+}
+GPPDM = {
+    "name": "gppdm",
+    "classifier": CLASSIFIER,
+    "denoiser": DENOISER,
+    "projection": {"images_per_class": 2},
+    "replay": {"images_per_class": 3, "sampler_steps": 2},
+}
+
+
+def images_of(*classes, per_class=6, shape=SHAPE):
+    """Noise around a brightness and a pattern of each class; the same whoever asks."""
+    images = []
+    for label in classes:
+        rng = np.random.default_rng(label)
+        pattern = rng.integers(40, 216, shape)
+        noise = rng.integers(-40, 41, (per_class, *shape))
+        images.append((pattern + noise).astype(np.uint8))
+    return LabelledImages(np.concatenate(images), np.repeat(np.array(classes), per_class))
+
+
+def learn(method, tasks, seed=0):
+    """States before the first and after each task; joint methods get what they may read."""
+    states, earlier = [LearnerState.empty()], []
+    for number, classes in enumerate(tasks, start=1):
+        train = images_of(*classes)
+        given = earlier if method.reads_earlier_images else []
+        context = Context(seed, number)
+        states.append(learn_task(method, states[-1], train, train, context, given))
+        earlier.append(train)
+    return states
+
+
+def gppdm(**changes):
+    """The tiny GPPDM, with changed settings: one level deep they are merged, not replaced."""
+    settings = copy.deepcopy(GPPDM)
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            settings[key] = {**settings.get(key, {}), **value}
+        else:
+            settings[key] = value
+    return Method.model_validate(settings)
+
+
+def tensors_of(state):
+    """Every tensor of a state, by a name of its own."""
+    named = dict(state.bases)
+    for part in ("classifier", "denoiser"):
+        if getattr(state, part) is not None:
+            weights = getattr(state, part).tensors
+            named |= {f"{part}/{name}": tensor for name, tensor in weights.items()}
+    if state.condition is not None:
+        named["token_map"] = state.condition.token_map
+        for part in ("embeddings", "prototypes", "starts"):
+            tensors = getattr(state.condition, part)
+            named |= {f"{part}/{label}": tensor for label, tensor in tensors.items()}
+    return named
+
+
+def differences(a, b):
+    """What two states do not share to the last bit: nothing, if they are the same."""
+    found = [name for name in ("tasks", "image_shape") if getattr(a, name) != getattr(b, name)]
+    for part in ("classifier", "denoiser"):
+        weights = [getattr(state, part) for state in (a, b)]
+        configs = [None if each is None else dict(each.config) for each in weights]
+        if configs[0] != configs[1]:
+            found.append(f"{part} config")
+    one, other = tensors_of(a), tensors_of(b)
+    found += sorted(one.keys() ^ other.keys())
+    for name in one.keys() & other.keys():
+        same = one[name].dtype == other[name].dtype and torch.equal(one[name], other[name])
+        found += [] if same else [name]
+    return found

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gppdm_pipeline.configuration import Experiment, flatten, resolve
+from gppdm_pipeline.layers import ConfigurationError, Layer
+from gppdm_pipeline.methods import METHODS
+
+CONF = Path(__file__).parents[1] / "conf" / "base"
+PRESET = {
+    "stream": {"source": {"reader": "sklearn_digits"}, "classes_per_task": 2},
+    "classifier": {"steps": 100},
+    "joint": {"classifier": {"steps": 200}},
+}
+DEFAULTS = {"benchmark": "digits", "method": "finetune", "seed": 0, "variant": None}
+
+
+def experiment(**params: object) -> Experiment:
+    return resolve(
+        {"digits": Layer(PRESET, lambda _: "digits.yml")},
+        [Layer(DEFAULTS, lambda _: "parameters.yml"), Layer(params, lambda _: "--params")],
+    )
+
+
+def test_last_layer_wins_and_the_method_over_what_is_shared():
+    assert experiment().learner.classifier.steps == 100
+    assert experiment(method="joint").learner.classifier.steps == 200
+    assert experiment(method="joint", classifier={"steps": 7}).learner.classifier.steps == 7
+    assert experiment(finetune={"classifier": {"steps": 8}}).learner.classifier.steps == 8
+
+
+def test_numbers_may_be_strings():
+    values = {"learning_rate": "1e-3", "steps": "20"}
+    chosen = experiment(classifier=values, seed="3")
+    assert chosen.learner.classifier.learning_rate == 1e-3
+    assert chosen.learner.classifier.steps == 20
+    assert chosen.seed == 3
+
+
+def test_an_empty_section_is_no_setting():
+    assert experiment(finetune=None).learner == experiment().learner
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"benchmark": "digit"},
+            "benchmark = digit (--params): there is no such benchmark; did you mean digits? "
+            "Allowed: digits.",
+        ),
+        ({"method": "joit"}, "there is no such method; did you mean joint? Allowed: finetune,"),
+        ({"sed": 1}, "sed = 1 (--params): unknown key; did you mean seed? Allowed: benchmark,"),
+        ({"steps": 1}, "unknown key; did you mean classifier.steps? Allowed: benchmark, class"),
+        (
+            {"classifier": {"step": 1}},
+            "classifier.step = 1 (--params): unknown key; did you mean classifier.steps? Allowed: ",
+        ),
+        (
+            {"stream": {"source": {"test_fracton": 1}}},
+            "did you mean stream.source.test_fraction? Allowed: reader, test_fraction, test_per_c",
+        ),
+        ({"classifier": {"steps": 0}}, "classifier.steps = 0 (--params): must be greater than or"),
+        (
+            {"classifier": {"start": "anow"}},
+            "classifier.start = anow (--params): must be 'previous' or 'anew'; did you mean anew?",
+        ),
+        ({"seed": -1}, "seed = -1 (--params): must be greater than or equal to 0."),
+        ({"device": "gpu"}, "device = gpu (--params): must be 'auto', 'cpu', 'cuda' or 'mps'"),
+        ({"variant": "../x"}, "variant = ../x (--params): must match pattern"),
+        ({"stream": {"classes_per_task": 3}}, "3 classes a task do not divide the source's 10"),
+        ({"stream": 3}, "stream = 3 (--params): must be a valid dictionary"),
+        ({"stream": {"source": {"reader": "idx"}}}, "stream.source.folder is not set."),
+        # Those of a method that is not the selected one
+        ({"joint": {"clasifier": {}}}, "joint.clasifier (--params): unknown key; did you mean"),
+        ({"joint": {"classifier": {"steps": 0}}}, "joint.classifier.steps = 0 (--params)"),
+    ],
+)
+def test_bad_settings_are_named_with_their_place_and_repair(params, message):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        experiment(**params)
+
+
+def test_all_problems_are_told_each_once():
+    with pytest.raises(ConfigurationError) as caught:
+        experiment(seed=-1, classifier={"steps": 0, "width": 9})
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_the_place_of_a_preset_is_named():
+    with pytest.raises(ConfigurationError, match=r"classifier.steps = 0 \(digits.yml\)"):
+        resolve(
+            {"digits": Layer({**PRESET, "classifier": {"steps": 0}}, lambda _: "digits.yml")},
+            [Layer(DEFAULTS, lambda _: "parameters.yml")],
+        )
+
+
+def test_run_folder():
+    assert experiment(seed=2).run == "digits/finetune/seed_2"
+    assert experiment(variant="wide").run == "digits/finetune-wide/seed_0"
+
+
+def test_flatten_holds_every_setting_by_the_users_key():
+    flat = experiment(device="cpu").flatten()
+    assert flat["classifier.steps"] == 100
+    assert flat["stream.classes_per_task"] == 2
+    assert flat["stream.source.test_fraction"] == 0.2
+    assert flat["device"] == "cpu"
+    assert flat["number_of_tasks"] == 5
+    assert not any(isinstance(value, dict) for value in flat.values())
+
+
+def test_settings_resolve_to_the_experiment_they_came_from():
+    first = experiment(method="joint", seed=4, classifier={"steps": 3})
+    assert experiment(**first.settings()) == first
+
+
+def test_identity_and_fingerprint():
+    assert experiment(device="cpu").identity() == experiment(overwrite=True).identity()
+    assert experiment(seed=1).identity() != experiment().identity()
+    assert experiment(seed=1).fingerprint() == experiment(device="cpu").fingerprint()
+    assert experiment(classifier={"steps": 1}).fingerprint() != experiment().fingerprint()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("file", sorted((CONF / "benchmarks").iterdir()), ids=lambda f: f.stem)
+def test_shipped_presets_are_valid(file, method):
+    presets = yaml.safe_load(file.read_text())
+    assert list(presets) == [file.stem]
+    parameters = yaml.safe_load((CONF / "parameters.yml").read_text())
+    layers = [Layer({**parameters, "benchmark": file.stem, "method": method}, str)]
+    chosen = resolve({file.stem: Layer(presets[file.stem], str)}, layers)
+    assert chosen.number_of_tasks > 1
+    assert set(flatten(parameters)) - {"overwrite"} <= set(chosen.flatten())

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from kedro.io import DatasetError
+from matplotlib.figure import Figure
+
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.datasets import (
+    EmptyStateDataset,
+    FigureDataset,
+    ImagesDataset,
+    JsonDataset,
+    StateDataset,
+)
+from gppdm_pipeline.images import LabelledImages
+
+
+@pytest.fixture
+def images():
+    pixels = np.arange(3 * 2 * 2, dtype=np.uint8).reshape(3, 2, 2, 1)
+    return LabelledImages(pixels, np.array([4, 1, 4]))
+
+
+def test_images_come_back(tmp_path, images):
+    dataset = ImagesDataset(filepath=str(tmp_path / "task_01" / "train.npz"))
+    assert not dataset.exists()
+    dataset.save(images)
+    assert dataset.exists()
+    loaded = dataset.load()
+    np.testing.assert_array_equal(loaded.images, images.images)
+    np.testing.assert_array_equal(loaded.labels, images.labels)
+    assert [file.name for file in dataset.path.parent.iterdir()] == ["train.npz"]
+
+
+def test_no_images_come_back(tmp_path):
+    dataset = ImagesDataset(filepath=str(tmp_path / "replay.npz"))
+    dataset.save(LabelledImages.empty((8, 8, 1)))
+    assert dataset.load().image_shape == (8, 8, 1)
+
+
+def test_pickled_arrays_are_not_read(tmp_path):
+    file = tmp_path / "train.npz"
+    np.savez(file, images=np.array([object()], dtype=object), labels=np.array([0]))
+    with pytest.raises(DatasetError, match=r"train\.npz is damaged \(Object arrays cannot be"):
+        ImagesDataset(filepath=str(file)).load()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b'{"seconds": '])
+@pytest.mark.parametrize("kind", [ImagesDataset, JsonDataset])
+def test_damaged_files_are_named_with_the_repair(tmp_path, kind, content):
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    message = f"{re.escape(str(file))} is damaged .*Remove it .*--only-missing-outputs"
+    with pytest.raises(DatasetError, match=message):
+        kind(filepath=str(file)).load()
+    with pytest.raises(DatasetError, match=message):
+        kind(filepath=str(file)).verify()
+
+
+@pytest.mark.parametrize("kind", [ImagesDataset, JsonDataset])
+def test_missing_files_are_named_with_the_repair(tmp_path, kind):
+    with pytest.raises(DatasetError, match=r"file is missing.*--only-missing-outputs"):
+        kind(filepath=str(tmp_path / "file")).load()
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    dataset = JsonDataset(filepath=str(tmp_path / "metrics.json"))
+    dataset.save({"a": 1})
+    with pytest.raises(DatasetError, match="Out of range float values"):
+        dataset.save({"a": float("nan")})
+    assert dataset.load() == {"a": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_json_preview(tmp_path):
+    dataset = JsonDataset(filepath=str(tmp_path / "metrics.json"))
+    dataset.save({"a": [1, None]})
+    assert json.loads(dataset.preview()) == {"a": [1, None]}
+
+
+def test_figures_are_pictures(tmp_path):
+    dataset = FigureDataset(filepath=str(tmp_path / "figure.png"))
+    dataset.save(Figure())
+    assert dataset.path.read_bytes().startswith(b"\x89PNG")
+    assert dataset.preview()
+    with pytest.raises(DatasetError, match="nothing reads it"):
+        dataset.load()
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    dataset = StateDataset(filepath=str(tmp_path / "state"))
+    dataset.save(LearnerState.empty().begin(1, (0, 1), (8, 8, 1)))
+    assert dataset.load().classes == (0, 1)
+    dataset.verify()
+    (tmp_path / "state" / "state.json").write_text("{")
+    for reading in (dataset.load, dataset.verify):
+        with pytest.raises(DatasetError, match=r"state\.json"):
+            reading()
+
+
+def test_before_the_first_task_there_is_a_state():
+    dataset = EmptyStateDataset()
+    assert dataset.exists()
+    assert dataset.load() == LearnerState.empty()
+    with pytest.raises(DatasetError, match="constant"):
+        dataset.save(LearnerState.empty())
