@@ -8,7 +8,7 @@ from tests.reference.tiny import SHAPE, gppdm, images_of, learn
 from torch import nn
 
 from gppdm_pipeline.algorithm import generator
-from gppdm_pipeline.algorithm.condition import ConditionTable, label_codes
+from gppdm_pipeline.algorithm.condition import ConditionTable, label_codes, make_token_map
 from gppdm_pipeline.algorithm.denoiser import build_unet, signal_shares
 from gppdm_pipeline.algorithm.device import CPU, Context
 from gppdm_pipeline.algorithm.generator import add_classes, extend_bases, replay_of
@@ -40,10 +40,14 @@ def test_labels_and_prototypes_follow_their_class(start):
     assert not torch.equal(one.embeddings[3], reseeded.embeddings[3])
 
 
-def test_labels_are_orthogonal_codes_of_the_class():
+def test_labels_and_token_map_are_those_of_the_seed():
     condition = with_classes([(3, 8), (0,)], gppdm())
-    codes = label_codes(32, 0)
+    codes = label_codes(32, Context(0, 1).fixed_generator("labels"))
     assert all(torch.equal(code, codes[label]) for label, code in condition.embeddings.items())
+    assert torch.equal(
+        condition.token_map,
+        make_token_map(SHAPE, 2, 32, Context(0, 1).fixed_generator("token map")),
+    )
 
 
 def test_a_class_that_returns_keeps_what_it_has():
@@ -65,7 +69,7 @@ class ShowsItsLabel(nn.Module):
 
     def __init__(self, unet, patch):
         super().__init__()
-        self.codes = label_codes(32, 0)
+        self.codes = label_codes(32, Context(0, 1).fixed_generator("labels"))
         self.shares = signal_shares(gppdm().denoiser, CPU)
 
     def forward(self, x, tau, tokens, prototypes):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.pixels import balanced_indices, shift_randomly, to_unit_range
+from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images import LabelledImages
 
@@ -124,12 +125,7 @@ def fit_classifier(
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        config.learning_rate,
-        total_steps=config.steps,
-        pct_start=0.1 if config.steps != 10 else 0.11,  # torch divides by zero where it is one step
-    )
+    schedule = warm_up_then_cosine(optimiser, config.steps)
     recorder = LossRecorder()
     batches = balanced_indices(labels, config.steps, config.batch_size, generator)
     with context.progress(config.steps, "train_classifier") as bar:

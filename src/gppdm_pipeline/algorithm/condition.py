@@ -83,14 +83,16 @@ def prototype_tokens(prototypes: Tensor, token_map: Tensor) -> Tensor:
     return torch.einsum("bfp,pdf->bpd", patches, token_map)
 
 
-def make_token_map(image_shape: tuple[int, int, int], side: int, dim: int, seed: int) -> Tensor:
+def make_token_map(
+    image_shape: tuple[int, int, int], side: int, dim: int, generator: torch.Generator
+) -> Tensor:
     """A fixed random map from side x side patches of a prototype to tokens of unit scale.
 
     Args:
         image_shape: (height, width, channels).
         side: 0 for no token at all.
         dim: d.
-        seed: of the run.
+        generator: on the CPU; the same for every task of a run.
 
     Returns:
         float32 [side**2, dim, c * h/side * w/side].
@@ -104,19 +106,21 @@ def make_token_map(image_shape: tuple[int, int, int], side: int, dim: int, seed:
             f"prototypes of {height}x{width} cannot be cut into {side}x{side} patches; choose "
             "prototypes.token_side so that it divides both sides"
         )
-    generator = torch.Generator().manual_seed(seed)
     features = channels * (height // side) * (width // side) if side else 0
     noise = torch.randn(side**2, dim, features, generator=generator)
     return noise / math.sqrt(max(features, 1))
 
 
-def label_codes(dim: int, seed: int) -> Tensor:
+def label_codes(dim: int, generator: torch.Generator) -> Tensor:
     """Orthonormal codes, one a class by its index, scaled so that entries have unit variance.
+
+    Args:
+        dim: d.
+        generator: on the CPU; the same for every task of a run.
 
     Returns:
         float32 [dim, dim]; row k is the label token of class k, whatever the class order.
     """
-    generator = torch.Generator().manual_seed(seed)
     orthogonal, _ = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64))
     codes: Tensor = orthogonal * math.sqrt(dim)
     return codes.float()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -64,6 +64,10 @@ class Context:
         generator = torch.Generator(self.device)
         generator.manual_seed(self._seed_of(stage))
         return generator
+
+    def fixed_generator(self, name: str) -> torch.Generator:
+        """A fresh generator on the CPU that depends on (seed, name): the same in every task."""
+        return replace(self, task=0, device=CPU).generator(name)
 
     @contextmanager
     def initialisation(self, stage: str) -> Iterator[None]:

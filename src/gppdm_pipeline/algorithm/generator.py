@@ -5,6 +5,7 @@ The generator is the denoiser with its condition; each function takes a state an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -41,6 +42,11 @@ from gppdm_pipeline.algorithm.replay import ReplayConfig, draw_images
 from gppdm_pipeline.algorithm.state import Condition, LearnerState, Weights
 from gppdm_pipeline.algorithm.training import fit_denoiser
 from gppdm_pipeline.images import LabelledImages
+
+logger = logging.getLogger(__name__)
+
+NEARLY_FULL = 0.9
+"""Share of its directions from which on a projected layer is reported."""
 
 
 class GeneratorSettings(Protocol):
@@ -79,19 +85,21 @@ def add_classes(
     Raises:
         ValueError: if there are more classes than orthonormal labels.
     """
-    dim, seed = settings.denoiser.condition_dim, context.seed
+    dim = settings.denoiser.condition_dim
     condition = state.condition
     if condition is None:
         assert state.image_shape is not None
         side = settings.prototypes.token_side if settings.prototypes.shown_as_tokens else 0
-        condition = Condition({}, make_token_map(state.image_shape, side, dim, seed))
+        condition = Condition(
+            {}, make_token_map(state.image_shape, side, dim, context.fixed_generator("token map"))
+        )
     new = [label for label in state.tasks[-1] if label not in condition.prototypes]
     if max(state.tasks[-1]) >= dim:
         raise ValueError(
             f"class {max(state.tasks[-1])} has no label: denoiser.condition_dim is {dim}, and "
             "there are as many orthonormal labels; set it above the largest class index"
         )
-    codes = label_codes(dim, seed)
+    codes = label_codes(dim, context.fixed_generator("labels"))
     starts = prototype_starts(settings.prototypes.start, train.of_classes(new), state, context)
     condition = replace(
         condition,
@@ -153,21 +161,23 @@ def extend_bases(
     unet = build_unet(state.denoiser).to(context.device).eval()
     denoiser, table = Denoiser(unet, settings.denoiser.patch), _table(state, new, settings, context)
     layers = cross_attention_layers(unet, settings.projection.layers)
-    noisy = noisy_batch(
-        to_unit_range(replayed.images, context.device),
-        signal_shares(settings.denoiser, context.device),
-        settings.denoiser.prediction,
-        context.generator("bases noise"),
-    )
-    condition = table(torch.arange(len(new), device=context.device).repeat_interleave(count))
-    moments = input_moments(
-        {name: layer for name, (_, layer) in layers.items()},
-        lambda: denoiser(noisy.x, noisy.tau, *condition),
-    )
+    images = to_unit_range(replayed.images, context.device)
+    rows = torch.arange(len(new), device=context.device).repeat_interleave(count)
+    shares, generator = signal_shares(settings.denoiser, context.device), context.generator("noise")
+
+    def run() -> None:
+        for part in torch.randperm(len(rows), generator=generator, device=rows.device).split(
+            settings.replay.batch_size
+        ):
+            noisy = noisy_batch(images[part], shares, settings.denoiser.prediction, generator)
+            denoiser(noisy.x, noisy.tau, *table(rows[part]))
+
+    moments = input_moments({name: layer for name, (_, layer) in layers.items()}, run)
     bases = {
         name: extend_basis(state.bases.get(name), moments[name], settings.projection.energy(kind))
         for name, (kind, _) in layers.items()
     }
+    _warn_if_full(bases)
     return replace(state, bases=bases), StageLog(_ranks(bases))
 
 
@@ -240,6 +250,17 @@ def _weights_of(unet: UNet2DConditionModel) -> Weights:
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     tensors = {name: value.detach().cpu() for name, value in unet.state_dict().items()}
     return Weights(config, tensors)
+
+
+def _warn_if_full(bases: Mapping[str, Tensor]) -> None:
+    full = [name for name, basis in bases.items() if basis.shape[1] > NEARLY_FULL * basis.shape[0]]
+    if full:
+        logger.warning(
+            "Nearly every direction is taken by old classes in %s: these layers can learn little "
+            "more. Raise denoiser.condition_dim (keys, values) or lower projection.energy_q and "
+            "projection.energy_out.",
+            ", ".join(full),
+        )
 
 
 def _ranks(bases: Mapping[str, Tensor]) -> dict[str, float]:

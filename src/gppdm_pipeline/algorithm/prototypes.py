@@ -6,7 +6,6 @@ the class is current, and never move again (Doan et al. 2024, arXiv 2312.06710).
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier import predict_logits
-from gppdm_pipeline.algorithm.device import CPU, Context
+from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images import LabelledImages
@@ -65,9 +64,8 @@ def prototype_starts(
     labels = torch.from_numpy(train.labels)
     if start == "noise":
         # Of (seed, class) alone, so that the noise follows its class under any class order.
-        anywhere = replace(context, task=0, device=CPU)
         return {
-            k: torch.randn(images.shape[1:], generator=anywhere.generator(f"prototype {k}"))
+            k: torch.randn(images.shape[1:], generator=context.fixed_generator(f"prototype {k}"))
             for k in train.classes
         }
     if start == "class_mean":

@@ -103,5 +103,6 @@ class LearnerState:
         groups += [weights.tensors for weights in (self.classifier, self.denoiser) if weights]
         if self.condition:
             condition = self.condition
-            groups += [condition.embeddings, condition.prototypes, {0: condition.token_map}]
+            groups += [condition.embeddings, condition.prototypes, condition.starts]
+            groups.append({0: condition.token_map})
         return sum(tensor.nbytes for group in groups for tensor in group.values())

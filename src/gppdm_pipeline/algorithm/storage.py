@@ -46,8 +46,9 @@ def save_state(state: LearnerState, folder: Path) -> None:
         folder: its parents are made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+        shutil.rmtree(leftover)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
         _write_tensors(state, temporary)
@@ -208,7 +209,6 @@ def _replace(temporary: Path, folder: Path) -> None:
     """Put the new folder in place; a folder cannot be renamed over one that has files."""
     if folder.exists():
         old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
-        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
         try:
             temporary.rename(folder)

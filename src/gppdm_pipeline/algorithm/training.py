@@ -17,6 +17,7 @@ from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.pixels import balanced_indices
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
+from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
 
 
 def fit_denoiser(
@@ -55,13 +56,7 @@ def fit_denoiser(
         ],
         fused=context.device.type != "mps",
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser,
-        [config.learning_rate, max(prototypes.learning_rate, 1e-12)],
-        total_steps=config.steps,
-        pct_start=0.1 if config.steps != 10 else 0.11,  # torch divides by zero where it is one step
-        cycle_momentum=False,
-    )
+    schedule = warm_up_then_cosine(optimiser, config.steps)
     average = Average(weights, config.ema_decay)
     shares = signal_shares(config, context.device)
     recorder = LossRecorder()

@@ -22,7 +22,16 @@ class Joint(Finetune):
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
     ) -> tuple[LabelledImages, StageLog]:
-        """The earlier images themselves."""
+        """The earlier images themselves.
+
+        Raises:
+            ValueError: if those of a task before this one are missing.
+        """
+        if len(earlier) != context.task - 1:
+            raise ValueError(
+                f"joint training of task {context.task} needs the training images of the "
+                f"{context.task - 1} tasks before it, and was given those of {len(earlier)}"
+            )
         if not earlier:
             return super().synthesise_replay(state, context)
         return LabelledImages.concatenate(list(earlier)), StageLog()
