@@ -12,12 +12,14 @@ def sample(x, clean, shares, steps):
         x: float64, x_T.
         clean: (x, tau) -> the predicted x_0.
         shares: abar, float64 [T].
-        steps: of the solver; they trail, so the first is at T - 1, and the last ends at no noise.
+        steps: of the solver, evenly spread in log(sigma / alpha) from T - 1 to 0; the last ends at
+            no noise. tau is where that lies between two whole steps.
     """
-    count = len(shares)
-    taus = [round(count - i * count / steps) - 1 for i in range(steps)]
-    alphas = [np.sqrt(shares[tau]) for tau in taus] + [1.0]
-    sigmas = [np.sqrt(1 - shares[tau]) for tau in taus] + [0.0]
+    levels = np.log((1 - shares) / shares) / 2
+    halves = np.linspace(levels[-1], levels[0], steps)
+    taus = np.interp(halves, levels, np.arange(len(shares)))
+    alphas = [*(1 / np.sqrt(1 + np.exp(2 * halves))), 1.0]
+    sigmas = [*(1 / np.sqrt(1 + np.exp(-2 * halves))), 0.0]
     with np.errstate(divide="ignore"):
         halves = np.log(alphas) - np.log(sigmas)
     previous = None

@@ -82,10 +82,15 @@ def _solve(
     denoiser_config: DenoiserConfig,
 ) -> Tensor:
     """From noise to images, float32 [b, c, h, w]."""
+    # Steps evenly spread in the logarithm of the noise: with steps evenly spread in tau, the spread
+    # of fine detail is lost (on Gaussians of standard deviation 0.1, 15 steps: 0.06).
     solver = DPMSolverMultistepScheduler(
-        **noise_scheduler_config(denoiser_config), timestep_spacing="trailing"
+        **noise_scheduler_config(denoiser_config),
+        timestep_spacing="linspace",
+        use_lu_lambdas=True,
     )
     solver.set_timesteps(config.sampler_steps, device=x.device)
+    solver.set_begin_index(0)  # it looks its place up by tau, and rounded tau may come twice
     guided = config.guidance > 0
     copies = 2 if guided else 1
     kept = torch.arange(copies * len(rows), device=x.device) < len(rows)
