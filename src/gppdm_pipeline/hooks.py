@@ -23,6 +23,7 @@ from gppdm_pipeline.loader import ExperimentLoader
 from gppdm_pipeline.pipelines import guard
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.summary import print_summary
+from gppdm_pipeline.streams.sources import SourceError
 from gppdm_pipeline.tracking import Tracker, TrackingError
 
 
@@ -31,7 +32,13 @@ def _plainly() -> Iterator[None]:
     """Click prints an exception of its own without a traceback: the message says it all."""
     try:
         yield
-    except (ConfigurationError, DatasetError, guard.RefusedError, TrackingError) as error:
+    except (
+        ConfigurationError,
+        DatasetError,
+        guard.RefusedError,
+        SourceError,
+        TrackingError,
+    ) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -63,6 +70,7 @@ class ExperimentHooks:
                 resolve_device(self._experiment.device)
             except ValueError as error:
                 raise ConfigurationError(str(error)) from error
+            guard.check_stream(self._experiment, pipeline)
             guard.check_outputs(self._experiment, pipeline, catalog, whole)
             guard.check_inputs(pipeline, catalog, run_params)
             self._tracker = Tracker.start(self._mlflow, self._project, self._experiment)

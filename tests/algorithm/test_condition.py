@@ -4,6 +4,7 @@ import torch
 
 from gppdm_pipeline.algorithm.condition import (
     ConditionTable,
+    check_token_side,
     label_codes,
     make_token_map,
     prototype_tokens,
@@ -112,4 +113,4 @@ def test_label_codes_are_orthonormal():
 
 def test_patches_that_do_not_fit():
     with pytest.raises(ValueError, match=r"6x4 cannot be cut into 3x3 patches; .*token_side"):
-        make_token_map(SHAPE, 3, DIM, seeded(0))
+        check_token_side((6, 4, 3), 3)

@@ -59,7 +59,7 @@ def test_a_class_that_returns_keeps_what_it_has():
 
 
 def test_more_classes_than_labels():
-    text = r"class 32 has no label: denoiser.condition_dim is 32, .*above the largest class index"
+    text = r"denoiser.condition_dim is 32, .* too few for class 32; set it to 33 at least"
     with pytest.raises(ValueError, match=text):
         with_classes([(3, 32)], gppdm())
 

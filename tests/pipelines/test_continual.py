@@ -213,6 +213,27 @@ def test_other_settings_do_not_overwrite():
     assert contents(outputs("06_models")) != before
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"denoiser": {"channels": [8, 16, 16, 16, 16]}}, "cannot be halved 4 times"),
+        ({"prototypes": {"token_side": 3}}, "choose prototypes.token_side"),
+        ({"denoiser": {"condition_dim": 8}}, "set it to 10 at least"),
+    ],
+)
+def test_settings_that_do_not_fit_the_images_are_told_before_training(settings, message):
+    with refused("gppdm cannot learn these images", message):
+        run({"method": "gppdm", "gppdm": settings})
+    assert not Path("data").exists()
+
+
+def test_a_missing_source_is_told_before_training(tmp_path):
+    source = {"folder": str(tmp_path / "nowhere")}
+    with refused("nowhere", "no such folder", "Set `folder`"):
+        run({"benchmark": "fashion_mnist", "stream": {"source": source}})
+    assert not Path("data").exists()
+
+
 def test_the_device_is_no_setting_that_keeps_runs_apart():
     run()
     run({"device": "auto"}, namespaces=["task_02"])

@@ -96,19 +96,25 @@ def make_token_map(
 
     Returns:
         float32 [side**2, dim, c * h/side * w/side].
+    """
+    height, width, channels = image_shape
+    features = channels * (height // side) * (width // side) if side else 0
+    noise = torch.randn(side**2, dim, features, generator=generator)
+    return noise / math.sqrt(max(features, 1))
+
+
+def check_token_side(image_shape: tuple[int, int, int], side: int) -> None:
+    """Whether a prototype can be cut into side x side patches.
 
     Raises:
         ValueError: if `side` does not divide height and width.
     """
-    height, width, channels = image_shape
-    if side and (height % side or width % side):
+    height, width, _ = image_shape
+    if height % side or width % side:
         raise ValueError(
             f"prototypes of {height}x{width} cannot be cut into {side}x{side} patches; choose "
             "prototypes.token_side so that it divides both sides"
         )
-    features = channels * (height // side) * (width // side) if side else 0
-    noise = torch.randn(side**2, dim, features, generator=generator)
-    return noise / math.sqrt(max(features, 1))
 
 
 def label_codes(dim: int, generator: torch.Generator) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gppdm_pipeline.algorithm.condition import (
     ConditionTable,
+    check_token_side,
     label_codes,
     make_token_map,
 )
@@ -69,6 +70,31 @@ class GeneratorSettings(Protocol):
         """How images are drawn."""
 
 
+def check_images(
+    settings: GeneratorSettings, image_shape: tuple[int, int, int], classes: int
+) -> None:
+    """Whether a generator with these settings can draw such images.
+
+    Args:
+        settings: of the generator.
+        image_shape: (height, width, channels).
+        classes: how many there will be; they are 0 to classes - 1.
+
+    Raises:
+        ValueError: if the image cannot be halved or cut as often as the settings say, or there are
+            more classes than orthonormal labels. It names the setting and what would do.
+    """
+    unet_config(settings.denoiser, image_shape, settings.prototypes.concatenated)
+    if settings.prototypes.shown_as_tokens:
+        check_token_side(image_shape, settings.prototypes.token_side)
+    dim = settings.denoiser.condition_dim
+    if classes > dim:
+        raise ValueError(
+            f"denoiser.condition_dim is {dim}, and there are as many orthonormal labels: too few "
+            f"for class {classes - 1}; set it to {classes} at least"
+        )
+
+
 def add_classes(
     state: LearnerState, train: LabelledImages, settings: GeneratorSettings, context: Context
 ) -> LearnerState:
@@ -83,22 +109,18 @@ def add_classes(
         context: seed, task, device, progress.
 
     Raises:
-        ValueError: if there are more classes than orthonormal labels.
+        ValueError: as `check_images`.
     """
+    assert state.image_shape is not None
+    check_images(settings, state.image_shape, max(state.tasks[-1]) + 1)
     dim = settings.denoiser.condition_dim
     condition = state.condition
     if condition is None:
-        assert state.image_shape is not None
         side = settings.prototypes.token_side if settings.prototypes.shown_as_tokens else 0
         condition = Condition(
             {}, make_token_map(state.image_shape, side, dim, context.fixed_generator("token map"))
         )
     new = [label for label in state.tasks[-1] if label not in condition.prototypes]
-    if max(state.tasks[-1]) >= dim:
-        raise ValueError(
-            f"class {max(state.tasks[-1])} has no label: denoiser.condition_dim is {dim}, and "
-            "there are as many orthonormal labels; set it above the largest class index"
-        )
     codes = label_codes(dim, context.fixed_generator("labels"))
     starts = prototype_starts(settings.prototypes.start, train.of_classes(new), state, context)
     condition = replace(

@@ -43,6 +43,17 @@ class Method(BaseModel, ABC):
         """Whether states carry a denoiser and its condition."""
         return False
 
+    def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        """Whether this method, with these settings, can learn such images; called before it does.
+
+        Args:
+            image_shape: (height, width, channels).
+            classes: how many the stream has; they are 0 to classes - 1.
+
+        Raises:
+            ValueError: naming the setting, and what would do.
+        """
+
     @abstractmethod
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()

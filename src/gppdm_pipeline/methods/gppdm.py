@@ -17,6 +17,7 @@ from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.generator import (
     add_classes,
+    check_images,
     extend_bases,
     replay_of,
     train_denoiser,
@@ -52,6 +53,10 @@ class Gppdm(Method):
     def has_generator(self) -> bool:
         """Always."""
         return True
+
+    def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        """As the generator says."""
+        check_images(self, image_shape, classes)
 
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()

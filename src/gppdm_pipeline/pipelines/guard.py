@@ -13,6 +13,7 @@ from kedro.pipeline import Pipeline
 
 from gppdm_pipeline.configuration import Experiment, flatten
 from gppdm_pipeline.datasets import JsonDataset, OnDisk
+from gppdm_pipeline.streams.scenario import read_task
 
 FILTERS = (
     "tags",
@@ -96,6 +97,23 @@ def check_inputs(pipeline: Pipeline, catalog: DataCatalog, run_params: Mapping[s
             )
         if there and (name in free or run_params["only_missing_outputs"]):
             dataset.verify()
+
+
+def check_stream(experiment: Experiment, pipeline: Pipeline) -> None:
+    """What the run will read from its source is there and whole, and the method can learn it.
+
+    Raises:
+        SourceError: naming the file that is missing or damaged.
+        RefusedError: naming the setting that does not fit the images.
+    """
+    if not any(node.name.endswith(".split") for node in pipeline.nodes):
+        return
+    images = read_task(experiment.stream, experiment.seed, 1).train
+    try:
+        classes = len(experiment.stream.source.class_names)
+        experiment.learner.check(images.image_shape, classes)
+    except ValueError as error:
+        raise RefusedError(f"{experiment.method} cannot learn these images: {error}") from error
 
 
 def command(run_params: Mapping[str, Any], *options: str) -> str:
