@@ -55,7 +55,7 @@ def test_an_empty_section_is_no_setting():
         ),
         ({"method": "joit"}, "there is no such method; did you mean joint? Allowed: finetune,"),
         ({"sed": 1}, "sed = 1 (--params): unknown key; did you mean seed? Allowed: benchmark,"),
-        ({"steps": 1}, "unknown key; did you mean classifier.steps? Allowed: benchmark, class"),
+        ({"steps": 1}, "unknown key; did you mean classifier.steps? Allowed: benchmark, check"),
         (
             {"classifier": {"step": 1}},
             "classifier.step = 1 (--params): unknown key; did you mean classifier.steps? Allowed: ",
@@ -135,4 +135,4 @@ def test_shipped_presets_are_valid(file, method):
     layers = [Layer({**parameters, "benchmark": file.stem, "method": method}, str)]
     chosen = resolve({file.stem: Layer(presets[file.stem], str)}, layers)
     assert chosen.number_of_tasks > 1
-    assert set(flatten(parameters)) - {"overwrite"} <= set(chosen.flatten())
+    assert set(flatten(parameters)) - {"overwrite", "checkpoint_seconds"} <= set(chosen.flatten())

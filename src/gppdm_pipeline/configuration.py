@@ -30,6 +30,7 @@ class Choices(BaseModel):
         device: where to compute.
         variant: kept apart from the runs of other variants, under this name.
         overwrite: whether outputs of a run with other settings are removed first.
+        checkpoint_seconds: how often a loop keeps what it needs to go on after it was stopped.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -40,6 +41,7 @@ class Choices(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
     overwrite: bool = False
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
 
 
 class Experiment(Choices):
@@ -66,7 +68,8 @@ class Experiment(Choices):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, by the keys that the user knows; plain JSON values."""
-        values = self.model_dump(mode="json", exclude={"device", "overwrite"})
+        besides = {"device", "overwrite", "checkpoint_seconds"}
+        values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
         return {**values, "classifier": learner.pop("classifier"), self.method: learner}

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.storage import StateError, load_state, save_state, verify_state
 from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.pipelines.scratch import Scratch
 
 Saved = TypeVar("Saved")
 Loaded = TypeVar("Loaded")
@@ -58,6 +59,13 @@ class OnDisk(AbstractDataset[Saved, Loaded]):
             "--only-missing-outputs runs what is missing, and nothing else."
         )
 
+    def unwritable(self, error: OSError) -> DatasetError:
+        """The one wording of what keeps a file from being written."""
+        return DatasetError(
+            f"{self.path} cannot be written ({error.strerror or error}). Put that right (free "
+            "space, allow writing); the same command then goes on from its last checkpoint."
+        )
+
     def _exists(self) -> bool:
         return self.path.exists()
 
@@ -76,8 +84,14 @@ class _File(OnDisk[Saved, Loaded]):
             raise self.damaged(f"is damaged ({error})") from error
 
     def save(self, data: Saved) -> None:
+        try:
+            self._save(data)
+        except OSError as error:
+            raise self.unwritable(error) from error
+
+    def _save(self, data: Saved) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary = self.path.with_name(f".{self.path.name}.new")
         try:
             with temporary.open("wb") as file:
                 self._write(data, file)
@@ -143,7 +157,10 @@ class StateDataset(OnDisk[LearnerState, LearnerState]):
 
     def save(self, data: LearnerState) -> None:
         """Write the folder, or leave none."""
-        save_state(data, self.path)
+        try:
+            save_state(data, self.path)
+        except OSError as error:
+            raise self.unwritable(error) from error
 
     def verify(self) -> None:
         """Check every file against its checksum."""
@@ -154,6 +171,27 @@ class StateDataset(OnDisk[LearnerState, LearnerState]):
             return function(self.path)
         except StateError as error:
             raise DatasetError(str(error)) from error
+
+
+class ScratchDataset(AbstractDataset[NoReturn, Scratch]):
+    """What a stage needs to go on after it was stopped (see `gppdm_pipeline.pipelines.scratch`)."""
+
+    def __init__(self, *, filepath: str, every: float) -> None:
+        self._scratch = Scratch(Path(filepath), every)
+
+    def load(self) -> Scratch:
+        """The folder; it need not exist."""
+        return self._scratch
+
+    def save(self, data: NoReturn) -> None:
+        """Refuse: stages write in it."""
+        raise DatasetError(f"{self._scratch.folder} is written by the stages themselves")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._scratch.folder)}
 
 
 class EmptyStateDataset(AbstractDataset[NoReturn, LearnerState]):

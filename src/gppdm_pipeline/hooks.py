@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from gppdm_pipeline.algorithm.checkpoint_files import CheckpointError
 from gppdm_pipeline.algorithm.device import resolve_device
 from gppdm_pipeline.configuration import Experiment
 from gppdm_pipeline.datasets import OnDisk
@@ -22,9 +26,12 @@ from gppdm_pipeline.layers import ConfigurationError
 from gppdm_pipeline.loader import ExperimentLoader
 from gppdm_pipeline.pipelines import guard
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
+from gppdm_pipeline.pipelines.scratch import Command, Lock, RefusedError, Scratch
 from gppdm_pipeline.pipelines.summary import print_summary
 from gppdm_pipeline.streams.sources import SourceError
 from gppdm_pipeline.tracking import Tracker, TrackingError
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -35,7 +42,8 @@ def _plainly() -> Iterator[None]:
     except (
         ConfigurationError,
         DatasetError,
-        guard.RefusedError,
+        CheckpointError,
+        RefusedError,
         SourceError,
         TrackingError,
     ) as error:
@@ -45,10 +53,15 @@ def _plainly() -> Iterator[None]:
 class ExperimentHooks:
     """One experiment per session."""
 
+    _command: Command
     _experiment: Experiment
     _mlflow: dict[str, str]
     _project: Path
+    _scratch: Scratch
     _tracker: Tracker
+
+    def __init__(self) -> None:
+        self._lock = Lock()
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -65,7 +78,9 @@ class ExperimentHooks:
     ) -> None:
         """Refuse a run that could not end well, then open it in MLflow."""
         whole = guard.is_whole(run_params)
-        with _plainly():
+        self._scratch = catalog.load("scratch")
+        self._command = Command(self._scratch.folder, self._experiment, run_params)
+        with _plainly(), self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
             try:
                 resolve_device(self._experiment.device)
             except ValueError as error:
@@ -73,8 +88,12 @@ class ExperimentHooks:
             guard.check_stream(self._experiment, pipeline)
             guard.check_outputs(self._experiment, pipeline, catalog, whole)
             guard.check_inputs(pipeline, catalog, run_params)
-            self._tracker = Tracker.start(self._mlflow, self._project, self._experiment)
+            record = None if whole else self._scratch.mlflow_run
+            self._tracker = Tracker.start(self._mlflow, self._project, self._experiment, record)
             catalog.save("configuration", self._experiment.identity())
+            self._command.begin()
+            self._scratch.mlflow_run.write_text(self._tracker.run_id)
+        _stop_at_signals()
 
     @hook_impl
     def after_node_run(self, node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
@@ -87,13 +106,22 @@ class ExperimentHooks:
                 self._tracker.log_metrics(_number(namespace), _so_far(namespace, value, catalog))
 
     @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Remove a stage's checkpoints when its last output is written."""
+        if dataset_name == node.outputs[-1]:
+            self._scratch.forget(node.name)
+
+    @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Keep the report in MLflow, and show it."""
         made = sorted(name for name in pipeline.all_outputs() if name.startswith("report."))
         paths = {name: _path(catalog, name) for name in made}
         self._tracker.log_files(paths.values())
         self._tracker.finish("FINISHED")
+        self._command.end()
+        self._lock.release()
         if "report.metrics" in made:
+            self._scratch.mlflow_run.unlink(missing_ok=True)
             reports = paths["report.metrics"].parent
             print_summary(
                 catalog.load("report.metrics"),
@@ -105,9 +133,29 @@ class ExperimentHooks:
             )
 
     @hook_impl
-    def on_pipeline_error(self) -> None:
-        """Tell MLflow."""
-        self._tracker.finish("FAILED")
+    def on_pipeline_error(self, error: BaseException) -> None:
+        """Tell MLflow; where the message says it all, it is shown without a traceback."""
+        if not self._lock.held:
+            return  # the run had not begun, or had ended
+        failed = isinstance(error, Exception)
+        self._tracker.finish("FAILED" if failed else "KILLED")
+        self._lock.release()
+        if not failed:
+            logger.warning("Stopped. The same command goes on from here.")
+        with _plainly():
+            raise error
+
+
+def _stop_at_signals() -> None:
+    """End as after Ctrl-C, so that MLflow is told, unless someone else handles them."""
+
+    def stop(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, stop)
 
 
 def _path(catalog: DataCatalog, name: str) -> Path:

@@ -41,7 +41,11 @@ class ExperimentLoader(OmegaConfigLoader):
         except ConfigurationError as error:
             raise click.ClickException(str(error)) from error
         self["parameters"] = _parameters(self.experiment)
-        self["globals"] = {**self["globals"], "run": self.experiment.run}
+        run = {
+            "run": self.experiment.run,
+            "checkpoint_seconds": self.experiment.checkpoint_seconds,
+        }
+        self["globals"] = {**self["globals"], **run}
         pipeline_registry.use(self.experiment)
 
     def _resolve(self) -> Experiment:

@@ -3,8 +3,10 @@
 import gppdm_pipeline.environment  # noqa: F401  isort: skip - before the libraries
 from gppdm_pipeline.hooks import ExperimentHooks
 from gppdm_pipeline.loader import ExperimentLoader
+from gppdm_pipeline.session import Session
 
 HOOKS = (ExperimentHooks(),)
+SESSION_CLASS = Session
 
 # kedro-telemetry comes with Kedro. Where they are installed, kedro-mlflow would open a second run,
 # and kedro-viz complain at every run of some of the nodes; its commands need no hook.

@@ -8,10 +8,8 @@ second and a half.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from gppdm_pipeline.configuration import Experiment
+from gppdm_pipeline.provenance import git_commit
 
 logger = logging.getLogger(__name__)
 
@@ -46,24 +45,32 @@ class Tracker:
         self._client = client
         self.run_id = run_id
         self.lost = False
-        atexit.register(self._stopped)
 
     @classmethod
-    def start(cls, settings: Mapping[str, str], project: Path, experiment: Experiment) -> Tracker:
-        """Open a run, or go on with the one that MLFLOW_RUN_ID names.
+    def start(
+        cls,
+        settings: Mapping[str, str],
+        project: Path,
+        experiment: Experiment,
+        record: Path | None = None,
+    ) -> Tracker:
+        """Open a run, or go on with the one that MLFLOW_RUN_ID names, or else `record`.
 
         Args:
             settings: `tracking_uri`, `artifact_location`, `description`; see conf/base/mlflow.yml.
             project: what relative paths in the settings start from.
             experiment: gives names, tags and parameters.
+            record: a file that names a run of the same settings, if there is one.
 
         Raises:
             TrackingError: if MLflow refuses.
         """
         try:
             client = MlflowClient(_absolute(settings["tracking_uri"], project))
-            run_id = os.getenv("MLFLOW_RUN_ID") or _create_run(
-                client, settings, project, experiment
+            run_id = (
+                os.getenv("MLFLOW_RUN_ID")
+                or _recorded(client, record, experiment)
+                or _create_run(client, settings, project, experiment)
             )
             client.update_run(run_id, status="RUNNING")
             client.log_batch(
@@ -100,15 +107,7 @@ class Tracker:
             self._send(self._client.log_artifact, str(file))
 
     def finish(self, status: str) -> None:
-        """Close the run as FINISHED or FAILED."""
-        atexit.unregister(self._stopped)
-        self._terminate(status)
-
-    def _stopped(self) -> None:
-        self._terminate("KILLED")
-        logger.warning("Stopped. The same command with --only-missing-outputs goes on from here.")
-
-    def _terminate(self, status: str) -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
         self._send(self._client.set_terminated, status)
 
     def _log(self, points: Sequence[tuple[str, float, int]]) -> None:
@@ -133,6 +132,20 @@ class Tracker:
             )
 
 
+def _recorded(client: MlflowClient, record: Path | None, experiment: Experiment) -> str | None:
+    """The run that the file names, if it is there and has the experiment's settings."""
+    if record is None or not record.exists():
+        return None
+    run_id = record.read_text()
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        return None
+    settings = {key: str(value) for key, value in experiment.flatten().items()}
+    same = run.info.lifecycle_stage == "active" and run.data.params == settings
+    return run_id if same else None
+
+
 def _create_run(
     client: MlflowClient, settings: Mapping[str, str], project: Path, experiment: Experiment
 ) -> str:
@@ -150,7 +163,7 @@ def _create_run(
 
 
 def _tags(project: Path, experiment: Experiment) -> dict[str, object]:
-    commit = _git_commit(project)
+    commit = git_commit(project)
     return {
         "benchmark": experiment.benchmark,
         "method": experiment.method,
@@ -160,16 +173,6 @@ def _tags(project: Path, experiment: Experiment) -> dict[str, object]:
         "git_commit": commit,
         "mlflow.source.git.commit": commit,
     }
-
-
-def _git_commit(project: Path) -> str:
-    """The commit that the project is at, with `-dirty` if files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def _absolute(uri: str, project: Path) -> str:

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.reference.tiny import CLASSIFIER, GPPDM, differences, images_of, learn
+from tests.reference.tiny import (
+    CLASSIFIER,
+    GPPDM,
+    Stopped,
+    differences,
+    images_of,
+    learn,
+    stopping,
+)
 
+from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFolder
 from gppdm_pipeline.algorithm.classifier import predict_logits
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -118,6 +127,28 @@ def test_a_run_that_was_interrupted_ends_the_same(method, states, tmp_path):
     save_state(states[1], tmp_path / "state")
     resumed = next_task(method, load_state(tmp_path / "state"))
     assert differences(resumed, states[2]) == []
+
+
+def test_a_task_that_was_stopped_anywhere_goes_on_to_the_same_bits(method, states, tmp_path):
+    train, given = images_of(*TASKS[1]), earlier(method, 2)
+
+    def learn_with(checkpoints):
+        context = Context(0, 2, checkpoints=checkpoints)
+        return learn_task(method, states[1], train, train, context, given)
+
+    offers, loops = 0, set()
+    while True:
+        offers += 1
+        folder = CheckpointFolder(tmp_path / str(offers), "key", every=0)
+        checkpoints, stopped = stopping(folder, offers)
+        try:
+            learn_with(checkpoints)
+        except Stopped:
+            loops.update(stopped)
+        else:
+            break
+        assert differences(learn_with(folder), states[2]) == []
+    assert offers > len(loops) >= 1
 
 
 def test_earlier_images_are_read_only_by_methods_that_say_so(method, states):

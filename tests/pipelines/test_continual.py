@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import configure_project, pipelines
-from kedro.framework.session import KedroSession
 from kedro.runner import SequentialRunner
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -22,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.methods.finetune import Finetune
 from gppdm_pipeline.pipelines.continual import create_pipeline
+from gppdm_pipeline.session import Session
 
 ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = {
@@ -39,9 +39,18 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory):
+    """What MLflow takes five seconds to make."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, empty_database):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
     configure_project("gppdm_pipeline")
@@ -50,7 +59,7 @@ def project(tmp_path, monkeypatch):
 
 def run(params: dict[str, Any] | None = None, **options: Any) -> None:
     given = {**TINY, **(params or {})}
-    with KedroSession.create(project_path=Path.cwd(), runtime_params=given) as session:
+    with Session.create(project_path=Path.cwd(), runtime_params=given) as session:
         session.run(pipeline_names=["continual"], runner=SequentialRunner(), **options)
 
 
@@ -134,7 +143,7 @@ def test_only_named_nodes_read_images_of_earlier_tasks(method):
         foreign = {
             dataset.split(".")[1]
             for dataset in node.inputs
-            if not dataset.startswith(("params:", f"{node.namespace}."))
+            if not dataset.startswith(("params:", "scratch", f"{node.namespace}."))
         }
         stage = node.name.split(".")[1]
         if stage == "evaluate":
@@ -224,14 +233,14 @@ def test_other_settings_do_not_overwrite():
 def test_settings_that_do_not_fit_the_images_are_told_before_training(settings, message):
     with refused("gppdm cannot learn these images", message):
         run({"method": "gppdm", "gppdm": settings})
-    assert not Path("data").exists()
+    assert [folder.name for folder in Path("data").iterdir()] == [".checkpoints"]
 
 
 def test_a_missing_source_is_told_before_training(tmp_path):
     source = {"folder": str(tmp_path / "nowhere")}
     with refused("nowhere", "no such folder", "Set `folder`"):
         run({"benchmark": "fashion_mnist", "stream": {"source": source}})
-    assert not Path("data").exists()
+    assert [folder.name for folder in Path("data").iterdir()] == [".checkpoints"]
 
 
 def test_the_device_is_no_setting_that_keeps_runs_apart():
@@ -301,7 +310,7 @@ def test_without_a_configuration_the_message_says_where_it_would_be(project):
 
 def test_mlflow_database_is_in_the_project(project, tmp_path_factory, monkeypatch):
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    with KedroSession.create(project_path=project, runtime_params=TINY) as session:
+    with Session.create(project_path=project, runtime_params=TINY) as session:
         session.run(to_nodes=["task_01.split"])
     with sqlite3.connect(project / "mlflow.db") as database:
         assert database.execute("select count(*) from runs").fetchone() == (1,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -63,6 +64,29 @@ def gppdm(**changes):
         else:
             settings[key] = value
     return Method.model_validate(settings)
+
+
+class Stopped(KeyboardInterrupt):
+    """As Ctrl-C, told from a real one."""
+
+
+def stopping(checkpoints, after):
+    """The same checkpoints, stopped at the `after`-th offer; a list for the loop's name then."""
+    offers, stopped = [], []
+
+    def place(loop):
+        inner = checkpoints(loop)
+
+        def offer(take):
+            inner.offer(take)
+            offers.append(loop)
+            if len(offers) == after:
+                stopped.append(loop)
+                raise Stopped
+
+        return SimpleNamespace(latest=inner.latest, offer=offer)
+
+    return place, stopped
 
 
 def tensors_of(state):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from gppdm_pipeline.algorithm.checkpoints import Training
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.pixels import balanced_indices, shift_randomly, to_unit_range
@@ -119,7 +120,7 @@ def fit_classifier(
         config: architecture and budget.
         train: real and replayed images together.
         validation: images to report an accuracy on; they decide nothing. May be empty.
-        context: seed, task, device, progress.
+        context: seed, task, device, progress, checkpoints.
 
     Returns:
         The state with the new classifier, and the log: curve `classifier_loss`, metric
@@ -130,14 +131,17 @@ def fit_classifier(
     labels = torch.tensor([index_of[int(label)] for label in train.labels], device=context.device)
     images = to_unit_range(train.images, context.device)
     generator = context.generator("train_classifier")
+    parameters = list(network.parameters())
     optimiser = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = warm_up_then_cosine(optimiser, config.steps)
     recorder = LossRecorder()
     batches = balanced_indices(labels, config.steps, config.batch_size, generator)
+    training = Training(parameters, optimiser, schedule, generator, recorder)
+    checkpoint = context.checkpoints("train_classifier")
     with context.progress(config.steps, "train_classifier") as bar:
-        for batch in batches:
+        for steps, batch in training.remaining(batches, checkpoint):
             x = shift_randomly(images[batch], config.shift, generator)
             loss = nn.functional.cross_entropy(
                 network(x), labels[batch], label_smoothing=config.label_smoothing
@@ -146,7 +150,7 @@ def fit_classifier(
             loss.backward()
             optimiser.step()
             schedule.step()
-            bar.advance(1, **recorder.add(classifier_loss=loss))
+            bar.advance(steps, **recorder.add(classifier_loss=loss))
     tensors = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     shape = {"image_shape": list(state.image_shape or ()), "width": config.width}
     trained = replace(state, classifier=Weights({**shape, "classes": len(state.classes)}, tensors))

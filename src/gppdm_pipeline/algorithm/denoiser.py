@@ -172,22 +172,26 @@ class Average:
 
     It is linear in the parameters, so it keeps every linear property of the updates, such as being
     orthogonal to old inputs.
+
+    Attributes:
+        tensors: the average of each parameter.
+        count: how many updates it has taken in.
     """
 
     def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
         self._parameters = list(parameters)
-        self._average = [parameter.detach().clone() for parameter in self._parameters]
-        self._decay, self._count = decay, 0
+        self.tensors = [parameter.detach().clone() for parameter in self._parameters]
+        self._decay, self.count = decay, 0
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the current values."""
-        self._count += 1
-        decay = min(self._decay, (1 + self._count) / (10 + self._count))
-        torch._foreach_lerp_(self._average, self._parameters, 1 - decay)
+        self.count += 1
+        decay = min(self._decay, (1 + self.count) / (10 + self.count))
+        torch._foreach_lerp_(self.tensors, self._parameters, 1 - decay)
 
     @torch.no_grad()
     def apply(self) -> None:
         """Set the parameters to their average."""
-        for parameter, average in zip(self._parameters, self._average, strict=True):
+        for parameter, average in zip(self._parameters, self.tensors, strict=True):
             parameter.copy_(average)

@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from gppdm_pipeline.algorithm.checkpoints import Checkpoints, no_checkpoints
+
 
 class ProgressBar(Protocol):
     """What a loop tells while it runs."""
@@ -52,12 +54,14 @@ class Context:
         task: the number of the task being learnt, from 1.
         device: where tensors live while a stage computes; states are always kept on the CPU.
         progress: opens progress bars.
+        checkpoints: keep what a loop needs to go on after it was stopped.
     """
 
     seed: int
     task: int
     device: torch.device = CPU
     progress: Progress = silent
+    checkpoints: Checkpoints = no_checkpoints
 
     def generator(self, stage: str) -> torch.Generator:
         """A fresh generator on the device that depends on (seed, task, stage) and nothing else."""

@@ -241,6 +241,7 @@ def replay_of(
             settings.denoiser,
             context.generator(stage),
             bar,
+            context.checkpoints(stage),
         )
     return LabelledImages(images, torch.tensor(classes)[rows.cpu()].numpy())
 

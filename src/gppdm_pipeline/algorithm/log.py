@@ -47,3 +47,20 @@ class LossRecorder:
             self.curves.setdefault(name, []).append((self._step, mean))
         self._since = {}
         return means
+
+    def pending(self) -> dict[str, Tensor]:
+        """Losses since the last point, by name: float32 [steps since]."""
+        return {name: torch.stack(values) for name, values in self._since.items()}
+
+    def restore(
+        self,
+        step: int,
+        curves: Mapping[str, Sequence[Sequence[float]]],
+        pending: Mapping[str, Tensor],
+    ) -> None:
+        """Go on as one that has seen `step` steps, and left these curves and `pending` losses."""
+        self._step = step
+        self.curves = {
+            name: [(int(at), mean) for at, mean in curve] for name, curve in curves.items()
+        }
+        self._since = {name: list(values) for name, values in pending.items()}

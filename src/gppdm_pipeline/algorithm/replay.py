@@ -7,6 +7,7 @@ both branches in one batch; with w = 0 the second branch is not computed.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from gppdm_pipeline.algorithm.checkpoints import NOWHERE, Checkpoint, Snapshot
 from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import Denoiser, DenoiserConfig, noise_scheduler_config
 from gppdm_pipeline.algorithm.device import ProgressBar
@@ -43,6 +45,7 @@ def draw_images(
     denoiser_config: DenoiserConfig,
     generator: torch.Generator,
     bar: ProgressBar,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> NDArray[np.uint8]:
     """One image for each row.
 
@@ -55,22 +58,36 @@ def draw_images(
         denoiser_config: its schedule and prediction type.
         generator: of the starting noise; the solver itself is deterministic.
         bar: advanced by the images of each batch.
+        checkpoint: offered what is drawn after each batch.
 
     Returns:
         uint8 [n, h, w, c].
     """
     height, width, channels = image_shape
     images = np.empty((len(rows), *image_shape), np.uint8)
-    for start in range(0, len(rows), config.batch_size):
+    latest, first = checkpoint.latest(), 0
+    if latest is not None:
+        first = latest.step
+        images[:first] = latest.tensors["images"].numpy()
+        generator.set_state(latest.tensors["generator"])
+        bar.advance(first)
+    for start in range(first, len(rows), config.batch_size):
         batch = rows[start : start + config.batch_size]
         x = torch.randn(
             len(batch), channels, height, width, generator=generator, device=generator.device
         )
         x = _solve(denoiser, table, batch, x, config, denoiser_config)
         pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        images[start : start + len(batch)] = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        done = start + len(batch)
+        images[start:done] = pixels.permute(0, 2, 3, 1).cpu().numpy()
         bar.advance(len(batch))
+        checkpoint.offer(partial(_snapshot, images[:done], generator))
     return images
+
+
+def _snapshot(images: NDArray[np.uint8], generator: torch.Generator) -> Snapshot:
+    drawn = torch.from_numpy(images)
+    return Snapshot(len(images), {"images": drawn, "generator": generator.get_state()})
 
 
 def _solve(

@@ -23,3 +23,11 @@ def warm_up_then_cosine(optimiser: Optimizer, steps: int) -> LambdaLR:
         return (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
 
     return LambdaLR(optimiser, factor)
+
+
+def continue_at(schedule: LambdaLR, step: int) -> None:
+    """Set learning rates to what they are after `step` steps: they depend on nothing else."""
+    schedule.last_epoch = step
+    groups = schedule.optimizer.param_groups
+    for group, peak, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = peak * factor(step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gppdm_pipeline.algorithm.checkpoints import Training
 from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import (
     Average,
@@ -38,7 +39,7 @@ def fit_denoiser(
         rows: int64 [n], each image's row in the table.
         config: objective and budget.
         prototypes: their learning rate and decay.
-        context: seed, task, device, progress.
+        context: seed, task, device, progress, checkpoints.
 
     Returns:
         The log, with curve `denoiser_loss`.
@@ -61,9 +62,12 @@ def fit_denoiser(
     shares = signal_shares(config, context.device)
     recorder = LossRecorder()
     batches = balanced_indices(rows, config.steps, config.batch_size, generator)
+    parameters = [*weights, table.new_prototypes]
+    training = Training(parameters, optimiser, schedule, generator, recorder, average)
+    checkpoint = context.checkpoints("train_generator")
     denoiser.train()
     with context.progress(config.steps, "train_generator") as bar:
-        for batch in batches:
+        for steps, batch in training.remaining(batches, checkpoint):
             noisy = noisy_batch(images[batch], shares, config.prediction, generator)
             kept = torch.rand(len(batch), generator=generator, device=context.device)
             tokens, concatenated = table(rows[batch], kept >= config.label_dropout)
@@ -75,7 +79,7 @@ def fit_denoiser(
             optimiser.step()
             schedule.step()
             average.update()
-            bar.advance(1, **recorder.add(denoiser_loss=loss))
+            bar.advance(steps, **recorder.add(denoiser_loss=loss))
     average.apply()
     denoiser.eval()
     return StageLog(curves=recorder.curves)

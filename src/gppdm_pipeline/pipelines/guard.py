@@ -13,21 +13,8 @@ from kedro.pipeline import Pipeline
 
 from gppdm_pipeline.configuration import Experiment, flatten
 from gppdm_pipeline.datasets import JsonDataset, OnDisk
+from gppdm_pipeline.pipelines.scratch import FILTERS, RefusedError
 from gppdm_pipeline.streams.scenario import read_task
-
-FILTERS = (
-    "tags",
-    "node_names",
-    "from_nodes",
-    "to_nodes",
-    "from_inputs",
-    "to_outputs",
-    "namespaces",
-)
-
-
-class RefusedError(RuntimeError):
-    """The run must not start; the message is the whole story."""
 
 
 def is_whole(run_params: Mapping[str, Any]) -> bool:

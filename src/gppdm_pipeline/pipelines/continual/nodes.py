@@ -10,6 +10,7 @@ from typing import Any, cast
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
+from gppdm_pipeline.algorithm.checkpoints import Checkpoints, no_checkpoints
 from gppdm_pipeline.algorithm.classifier import predict_logits
 from gppdm_pipeline.algorithm.device import Context, resolve_device
 from gppdm_pipeline.algorithm.log import StageLog
@@ -19,6 +20,7 @@ from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.measure import measured
 from gppdm_pipeline.pipelines.progress import bars_of
+from gppdm_pipeline.pipelines.scratch import Scratch
 from gppdm_pipeline.streams.scenario import StreamConfig, read_task
 
 Record = dict[str, Any]
@@ -37,10 +39,10 @@ class Task(BaseModel):
     number: int
     total: int
 
-    def context(self, seed: int, device: str) -> Context:
+    def context(self, seed: int, device: str, checkpoints: Checkpoints = no_checkpoints) -> Context:
         """What the stages of this task are given besides data."""
         progress = bars_of(self.number, self.total)
-        return Context(seed, self.number, resolve_device(device), progress)
+        return Context(seed, self.number, resolve_device(device), progress, checkpoints)
 
 
 def split(
@@ -56,11 +58,15 @@ def synthesise_replay(
     seed: int,
     device: str,
     task: Task,
+    scratch: Scratch,
     previous_state: LearnerState,
     *earlier: LabelledImages,
 ) -> tuple[LabelledImages, Record]:
     """Images that stand in for those of earlier tasks, which only some methods may read."""
-    context = task.context(seed, device)
+    checkpoints = scratch.checkpoints(
+        task.number, "synthesise_replay", learner, seed, device, previous_state, earlier
+    )
+    context = task.context(seed, device, checkpoints)
     return measured(lambda: learner.synthesise_replay(previous_state, context, earlier))
 
 
@@ -69,13 +75,17 @@ def train_classifier(
     seed: int,
     device: str,
     task: Task,
+    scratch: Scratch,
     state: LearnerState,
     train: LabelledImages,
     validation: LabelledImages,
     replay: LabelledImages,
 ) -> tuple[LearnerState, Record]:
     """The state with a classifier over all classes so far."""
-    context = task.context(seed, device)
+    checkpoints = scratch.checkpoints(
+        task.number, "train_classifier", learner, seed, device, state, train, replay
+    )
+    context = task.context(seed, device, checkpoints)
     return measured(lambda: learner.train_classifier(state, train, validation, replay, context))
 
 
@@ -84,12 +94,16 @@ def train_generator(
     seed: int,
     device: str,
     task: Task,
+    scratch: Scratch,
     state: LearnerState,
     train: LabelledImages,
     replay: LabelledImages,
 ) -> tuple[LearnerState, Record]:
     """The state with a generator of all classes so far."""
-    context = task.context(seed, device)
+    checkpoints = scratch.checkpoints(
+        task.number, "train_generator", learner, seed, device, state, train, replay
+    )
+    context = task.context(seed, device, checkpoints)
     return measured(lambda: learner.train_generator(state, train, replay, context))
 
 

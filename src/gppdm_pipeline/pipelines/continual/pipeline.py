@@ -49,7 +49,7 @@ def _task(learner: Method, tasks: list[str]) -> Pipeline:
         ),
         node(
             nodes.synthesise_replay,
-            ["params:learner", *context, f"{before}.state", *trains],
+            ["params:learner", *context, "scratch", f"{before}.state", *trains],
             [f"{task}.replay", f"{task}.synthesise_replay_log"],
             name="synthesise_replay",
         ),
@@ -76,7 +76,13 @@ def _trainings(learner: Method, before: str, task: str, context: list[str]) -> l
     return [
         node(
             stage,
-            ["params:learner", *context, states[i], *(f"{task}.{name}" for name in data)],
+            [
+                "params:learner",
+                *context,
+                "scratch",
+                states[i],
+                *(f"{task}.{name}" for name in data),
+            ],
             [states[i + 1], f"{task}.{stage.__name__}_log"],
             name=stage.__name__,
         )

@@ -1,0 +1,175 @@
+"""What a run keeps besides its outputs to go on after it was stopped; the folder can be removed.
+
+<folder>/lock                        held while a run writes this run's outputs
+<folder>/unfinished/<command>.json   a command that has begun and not ended
+<folder>/mlflow_run.json             MLflow's run, until the report is made
+<folder>/<task>/<stage>/             checkpoints, until the stage's outputs are written
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFolder, digest
+from gppdm_pipeline.algorithm.checkpoints import Checkpoints
+from gppdm_pipeline.configuration import Experiment
+from gppdm_pipeline.provenance import code_digest
+
+logger = logging.getLogger(__name__)
+
+FILTERS = (
+    "tags",
+    "node_names",
+    "from_nodes",
+    "to_nodes",
+    "from_inputs",
+    "to_outputs",
+    "namespaces",
+)
+
+
+class RefusedError(RuntimeError):
+    """The run must not start; the message is the whole story."""
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """The scratch folder of a run.
+
+    Attributes:
+        folder: need not exist.
+        every: seconds between checkpoints.
+    """
+
+    folder: Path
+    every: float
+
+    def checkpoints(self, task: int, stage: str, *given: object) -> Checkpoints:
+        """The place of a stage, good for as long as code and what the stage is given stay the same.
+
+        Args:
+            task: from 1.
+            stage: the name of its node.
+            given: settings, state and images.
+        """
+        folder = self.folder / f"task_{task:02d}" / stage
+        return CheckpointFolder(folder, digest(code_digest(), task, given), self.every)
+
+    def forget(self, node: str) -> None:
+        """Remove the checkpoints of a node, `<task>.<stage>`, whose outputs are written."""
+        task, _, stage = node.partition(".")
+        shutil.rmtree(self.folder / task / stage, ignore_errors=True)
+
+    @property
+    def mlflow_run(self) -> Path:
+        """Names MLflow's run."""
+        return self.folder / "mlflow_run.json"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A run of the same nodes with the same settings, by which a stopped one is found again.
+
+    Attributes:
+        scratch: of the run.
+        experiment: its settings.
+        filters: which nodes it is of.
+    """
+
+    scratch: Path
+    experiment: Experiment
+    filters: Mapping[str, Any]
+
+    def goes_on(self) -> bool:
+        """Whether the same command has begun before, with the same code, and has not ended."""
+        if not self._mark.exists():
+            return False
+        if self._mark.read_text() == code_digest():
+            return True
+        logger.warning(
+            "An earlier run of these settings was stopped, but the code has changed since: it is "
+            "made anew. (--only-missing-outputs goes on from what is there all the same.)"
+        )
+        return False
+
+    def begin(self) -> None:
+        """Mark it as begun; what was stopped of other settings cannot go on any more."""
+        self._mark.parent.mkdir(parents=True, exist_ok=True)
+        for mark in self._mark.parent.iterdir():
+            if not mark.name.startswith(self._settings):
+                mark.unlink()
+        self._mark.write_text(code_digest())
+
+    def end(self) -> None:
+        """Mark it as ended."""
+        self._mark.unlink(missing_ok=True)
+
+    @property
+    def _settings(self) -> str:
+        return digest(json.dumps(self.experiment.identity(), sort_keys=True))[:12]
+
+    @property
+    def _mark(self) -> Path:
+        chosen = [(name, sorted(self.filters.get(name) or ())) for name in FILTERS]
+        return self.scratch / "unfinished" / f"{self._settings}-{digest(chosen)[:12]}"
+
+
+@dataclass
+class Lock:
+    """Keeps a second run from the same outputs; the kernel releases it when the process ends."""
+
+    _file: TextIO | None = field(default=None, init=False)
+
+    def acquire(self, path: Path, run: str) -> None:
+        """Take the lock at `path`, giving back the one held.
+
+        Raises:
+            RefusedError: if another process has it.
+        """
+        self.release()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            process = file.read().strip() or "unknown"
+            file.close()
+            raise RefusedError(
+                f"Process {process} is making {run} (it holds {path}). Wait until it has ended, "
+                "or keep both: --params=variant=<name of this run>."
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        self._file = file
+
+    @contextmanager
+    def acquired(self, path: Path, run: str) -> Iterator[None]:
+        """Take the lock, and keep it unless what is done inside fails."""
+        self.acquire(path, run)
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has the lock."""
+        return self._file is not None
+
+    def release(self) -> None:
+        """Give the lock back, if it is held."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,32 @@
+"""What a result was made with, besides its settings."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from functools import cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent
+COMPUTING = ("algorithm", "methods", "streams", "images.py")
+"""The parts of the package that decide what is computed."""
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of the source that decides what is computed."""
+    found = hashlib.sha256()
+    for part in COMPUTING:
+        for file in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]:
+            found.update(file.relative_to(PACKAGE).as_posix().encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def git_commit(folder: Path) -> str:
+    """The commit that `folder` is at, with `-dirty` if files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

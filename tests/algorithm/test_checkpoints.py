@@ -1,0 +1,102 @@
+import errno
+import logging
+import re
+
+import pytest
+import torch
+from tests.reference.tiny import Stopped, gppdm, images_of, stopping
+
+from gppdm_pipeline.algorithm import checkpoint_files
+from gppdm_pipeline.algorithm.checkpoint_files import CheckpointError, CheckpointFolder, digest
+from gppdm_pipeline.algorithm.checkpoints import Snapshot
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.state import LearnerState
+
+
+def snapshot(step):
+    return Snapshot(step, {"weight": torch.full((3,), float(step))}, {"curves": {"a": [[1, 0.1]]}})
+
+
+def keep(folder, *steps, key="key", every=0.0):
+    place = CheckpointFolder(folder, key, every)("loop")
+    for step in steps:
+        place.offer(lambda step=step: snapshot(step))
+    return sorted((folder / "loop").glob("*"))
+
+
+def latest(folder, key="key"):
+    return CheckpointFolder(folder, key, 0)("loop").latest()
+
+
+def test_nothing_kept_is_nothing_found(tmp_path):
+    assert latest(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_latest_comes_back_and_two_are_kept(tmp_path):
+    files = keep(tmp_path, 1, 2, 30, 400)
+    assert [file.name.split(".")[0] for file in files] == ["000000030", "000000400"]
+    found = latest(tmp_path)
+    assert (found.step, dict(found.record)) == (400, snapshot(400).record)
+    assert torch.equal(found.tensors["weight"], snapshot(400).tensors["weight"])
+
+
+def test_none_is_kept_before_its_time(tmp_path):
+    assert keep(tmp_path, 1, 2, every=1000) == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+def test_a_damaged_one_is_not_used_but_the_one_before(tmp_path, caplog, damage):
+    _, last = keep(tmp_path, 1, 2)
+    content = bytearray(last.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    last.write_bytes(content if damage == "flip" else content[: {"cut": -1, "empty": 0}[damage]])
+    assert latest(tmp_path).step == 1
+    assert f"{last} is damaged and is not used" in caplog.text
+    assert not last.exists()
+
+
+def test_another_key_is_not_used_and_removed(tmp_path, caplog):
+    keep(tmp_path, 1, 2)
+    with caplog.at_level(logging.INFO, "gppdm_pipeline"):
+        assert latest(tmp_path, key="another") is None
+    assert "was made with other settings, data or code, and is not used" in caplog.text
+    assert latest(tmp_path) is None
+
+
+def test_a_full_disk_is_named_with_the_repair_and_the_older_ones_stay(tmp_path, monkeypatch):
+    before = keep(tmp_path, 1, 2)
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_files.os, "fsync", full)
+    message = f"{tmp_path / 'loop'}: a checkpoint cannot be written (No space left on device). Put"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        keep(tmp_path, 3)
+    assert sorted((tmp_path / "loop").iterdir()) == before
+
+
+@pytest.mark.parametrize("after", [3, 10, 14, 23, 25])
+def test_curves_and_learning_rates_go_on(tmp_path, after):
+    """25 steps record points at 10 and 20, so that stops are before, at and between points."""
+    method, train = gppdm(denoiser={"steps": 25}), images_of(1, 2)
+    folder = CheckpointFolder(tmp_path, "key", 0)
+
+    def log_of(**checkpoints):
+        context = Context(0, 1, **checkpoints)
+        return method.train_generator(LearnerState.empty(), train, train.of_classes([]), context)[1]
+
+    with pytest.raises(Stopped):
+        log_of(checkpoints=stopping(folder, after)[0])
+    assert log_of(checkpoints=folder) == log_of()
+
+
+def test_a_digest_tells_settings_states_and_images_apart():
+    state = LearnerState.empty().begin(1, (0, 1), (8, 8, 1))
+    given = [gppdm(), state, images_of(0), torch.zeros(2), torch.zeros(2, 1), 0, "0", None, (0, 1)]
+    given += [gppdm(denoiser={"steps": 6}), images_of(1), torch.zeros(2, dtype=torch.float64)]
+    assert len({digest(value) for value in given}) == len(given)
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest(images_of(0), gppdm()) == digest(images_of(0), gppdm())

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.pipelines.test_continual import (
+    ROOT,
+    TINY,
+    contents,
+    empty_database,  # noqa: F401
+    mlflow_runs,
+    outputs,
+    project,  # noqa: F401 (in a folder of its own)
+    refused,
+    run,
+)
+from tests.reference.tiny import Stopped
+
+from gppdm_pipeline.algorithm import storage
+from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFiles
+from gppdm_pipeline.configuration import flatten
+from gppdm_pipeline.pipelines import scratch
+from gppdm_pipeline.pipelines.continual.pipeline import STAGES
+
+GPPDM = {"method": "gppdm", "checkpoint_seconds": 0}
+OFFERS = {11: "bases", 15: "train_classifier", 23: "synthesise_replay"}
+
+
+def scratch_files(run="digits/gppdm/seed_0"):
+    return contents(Path("data/.checkpoints") / run).keys()
+
+
+def stop_at_offer(patch, number):
+    offer, offers = CheckpointFiles.offer, []
+
+    def stopping(self, take):
+        offer(self, take)
+        offers.append(self)
+        if len(offers) == number:
+            raise Stopped
+
+    patch.setattr(CheckpointFiles, "offer", stopping)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, request):
+    """The states and replay of a run that nothing stopped."""
+    made = {}
+
+    def of(method):
+        if method not in made:
+            run({"method": method, "variant": "whole"})
+            made[method] = result(f"digits/{method}-whole/seed_0")
+        return made[method]
+
+    return of
+
+
+def result(name):
+    """What has to be the same to the last bit: all but names, seconds and memory."""
+    layers = ("05_model_input", "06_models", "08_reporting")
+    files = {
+        (layer, file): content
+        for layer in layers
+        for file, content in contents(outputs(layer, name)).items()
+    }
+    costs = {f"{task}/{stage}.json" for task in ("task_01", "task_02") for stage in STAGES}
+    return {
+        (layer, file): content
+        for (layer, file), content in files.items()
+        if file not in {*costs, "configuration.json", "metrics.json"}
+    }
+
+
+@pytest.mark.parametrize("offers", OFFERS)
+def test_the_same_command_goes_on_within_the_stage(offers, whole, monkeypatch, caplog):
+    expected = whole("gppdm")
+    with monkeypatch.context() as patch:
+        stop_at_offer(patch, offers)
+        with pytest.raises(Stopped):
+            run(GPPDM)
+    with caplog.at_level(logging.INFO, "gppdm_pipeline"):
+        run(GPPDM)
+    assert "Going on with what was stopped." in caplog.text
+    assert f"{OFFERS[offers]} goes on after" in caplog.text
+    assert result("digits/gppdm/seed_0") == expected
+    assert set(scratch_files()) == {"lock"}
+    runs = [tracked for tracked in mlflow_runs() if not tracked.data.tags["variant"]]
+    assert [tracked.info.status for tracked in runs] == ["FINISHED"]
+
+
+def test_what_was_made_is_not_made_again(monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at_offer(patch, 15)  # within the second task's classifier
+        with pytest.raises(Stopped):
+            run({"checkpoint_seconds": 0})
+    made = outputs("06_models") / "task_01" / "state" / "state.json"
+    before = made.stat().st_mtime_ns
+    run({"checkpoint_seconds": 0})
+    assert made.stat().st_mtime_ns == before
+    run({"checkpoint_seconds": 0})  # it has ended: this is another run
+    assert made.stat().st_mtime_ns != before
+
+
+def test_other_nodes_or_other_code_do_not_go_on(monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        stop_at_offer(patch, 15)
+        with pytest.raises(Stopped):
+            run({"checkpoint_seconds": 0})
+    made = outputs("06_models") / "task_01" / "state" / "state.json"
+    before = made.stat().st_mtime_ns
+    run(namespaces=["task_01"])
+    assert (after := made.stat().st_mtime_ns) != before
+    monkeypatch.setattr(scratch, "code_digest", lambda: "another")
+    run()
+    assert made.stat().st_mtime_ns != after
+    assert "the code has changed since: it is made anew" in caplog.text
+
+
+def test_a_second_run_on_the_same_outputs_says_so_and_ends():
+    folder = Path("data/.checkpoints/digits/finetune/seed_0")
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as other:
+        other.write("4711\n")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with refused("Process 4711 is making digits/finetune/seed_0", "variant="):
+            run()
+        assert not outputs("06_models").exists()
+        run({"variant": "beside"})
+    run()
+
+
+def test_a_full_disk_is_told_plainly_and_the_same_command_goes_on(whole, monkeypatch):
+    expected = whole("finetune")
+
+    def full(path):
+        if "task_02" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "_sync", full)
+        with refused("task_02/midway_state cannot be written (No space left", "same command then"):
+            run()
+    assert not list(outputs("06_models").rglob("task_02/*"))
+    run()
+    assert result("digits/finetune/seed_0") == expected
+
+
+def test_sigterm_ends_cleanly_and_the_same_command_goes_on(whole):
+    expected = whole("finetune")
+    params = {**TINY, "checkpoint_seconds": 0, "classifier.steps": 10}
+    given = ",".join(f"{key}={value}" for key, value in flatten(params).items())
+    given = re.sub(r"=\[(.*?)\]", lambda m: f"=[{m[1].replace(', ', ';')}]", given)
+    params = [p for p in given.split(",") if not p.startswith("gppdm.")]
+    command = [sys.executable, "-m", "gppdm_pipeline", f"--params={','.join(params)}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    lock = Path("data/.checkpoints/digits/finetune/seed_0/lock")
+    while not (outputs("06_models") / "configuration.json").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    with refused(f"Process {process.pid} is making digits/finetune/seed_0"):
+        run()
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate()[1]
+    assert process.returncode == 128 + signal.SIGTERM, error
+    assert "The same command goes on from here." in error
+    assert "Traceback" not in error
+    assert lock.read_text() == f"{process.pid}\n"
+    assert mlflow_runs()[0].info.status == "KILLED"
+    run()
+    assert result("digits/finetune/seed_0") == expected
+    assert mlflow_runs()[0].info.status == "FINISHED"
