@@ -38,7 +38,7 @@ class ClassifierConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    shift: Annotated[int, Field(ge=0, le=8)] = 1
+    shift: Annotated[int, Field(ge=0, le=8)] = 0
     """Each training image is moved by up to this many pixels in each direction."""
     start: Literal["previous", "anew"] = "previous"
     """Whether a task starts from the previous task's classifier (its head grows) or from noise."""

@@ -36,9 +36,10 @@ class Gppdm(Method):
 
     name: Literal["gppdm"] = "gppdm"
     order: Literal["generator_first", "classifier_first"] = "generator_first"
-    """generator_first: the classifier learns all classes from images of the new generator, so that
-    it cannot tell old from new by real from replayed. classifier_first, as published: it learns
-    from this task's real images and the replay of old classes."""
+    """generator_first: the classifier learns from generated images alone, the replay of old classes
+    and images of the new ones from the new generator, so that it cannot tell old from new by
+    replayed from real. classifier_first, as published: from the replay and this task's real images.
+    """
     denoiser: DenoiserConfig = DenoiserConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
     projection: ProjectionConfig = ProjectionConfig()
@@ -85,12 +86,16 @@ class Gppdm(Method):
         replay: LabelledImages,
         context: Context,
     ) -> tuple[LearnerState, StageLog]:
-        """On images of all classes from the new generator, or on real and replayed ones."""
+        """On the replay, and on images of the new classes: generated or real, as `order` says."""
         state = state.begin(context.task, train.classes, train.image_shape)
-        if self.generator_first:
-            images = self._draw(state, state.classes, context, "draw_classes")
-        else:
+        new = set(train.classes) - set(state.classes_before(context.task))
+        if not self.generator_first:
             images = all_images(train, replay)
+        elif new:
+            drawn = self._draw(state, sorted(new), context, "draw_new_classes")
+            images = all_images(drawn, replay)
+        else:
+            images = replay
         return fit_classifier(state, self.classifier, images, validation, context)
 
     def _draw(
