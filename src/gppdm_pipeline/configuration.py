@@ -76,8 +76,13 @@ class Experiment(Choices):
         return {**self.identity(), "device": self.device}
 
     def flatten(self) -> dict[str, Any]:
-        """Every setting that is used, by dotted key, and the number of tasks."""
-        return {**flatten(self.settings()), "number_of_tasks": self.number_of_tasks}
+        """Every setting that is used, by dotted key, and the number of tasks.
+
+        The method's own have no prefix, so that they have one name for all methods to compare.
+        """
+        settings = self.settings()
+        own = settings.pop(self.method)
+        return {**flatten(settings), **flatten(own), "number_of_tasks": self.number_of_tasks}
 
     def fingerprint(self) -> str:
         """The same for experiments that differ in nothing but the seed and the device."""
