@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from gppdm_pipeline.algorithm.classifier import ClassifierConfig
-from gppdm_pipeline.layers import Layer, Problems, choose, merged
+from gppdm_pipeline.layers import Layer, Problems, choose, flatten, merged
 from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.streams.scenario import StreamConfig
 
@@ -88,17 +88,6 @@ class Experiment(Choices):
         """The same for experiments that differ in nothing but the seed and the device."""
         values = {key: value for key, value in self.identity().items() if key != "seed"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment:

@@ -41,7 +41,8 @@ class ExperimentLoader(OmegaConfigLoader):
         except ConfigurationError as error:
             raise click.ClickException(str(error)) from error
         self["parameters"] = _parameters(self.experiment)
-        self["globals"] = {**self["globals"], "run": self.experiment.run}
+        names = {"run": self.experiment.run, "benchmark": self.experiment.benchmark}
+        self["globals"] = {**self["globals"], **names}
         pipeline_registry.use(self.experiment)
 
     def _resolve(self) -> Experiment:
