@@ -99,4 +99,5 @@ def _finish(figure: Figure, axes: Axes) -> None:
     axes.grid(color=FAINT, lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=SMALL)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=SMALL)
