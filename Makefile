@@ -10,13 +10,19 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help run test lint ui viz clean
+.PHONY: help run sweep compare test lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
 run: .venv/run.stamp  ## Run the pipeline, for example: make run ARGS="--params=method=joint,seed=1"
 	$(BIN)/kedro run --pipeline=continual $(ARGS)
+
+sweep: .venv/run.stamp  ## Run methods x seeds: make sweep ARGS="--methods=lwf,joint --seeds=0,1,2"
+	$(BIN)/python -m gppdm_pipeline.sweep $(ARGS)
+
+compare: .venv/run.stamp  ## Compare finished runs: make compare ARGS="--params=benchmark=digits"
+	$(BIN)/kedro run --pipeline=compare $(ARGS)
 
 test: lint  ## Run the checks and the tests, for example: make test ARGS="-k continual"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)

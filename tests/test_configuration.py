@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gppdm_pipeline.configuration import Experiment, flatten, resolve
-from gppdm_pipeline.layers import ConfigurationError, Layer
+from gppdm_pipeline.configuration import Experiment, resolve
+from gppdm_pipeline.layers import ConfigurationError, Layer, flatten
 from gppdm_pipeline.methods import METHODS
 
 CONF = Path(__file__).parents[1] / "conf" / "base"
@@ -53,7 +53,7 @@ def test_an_empty_section_is_no_setting():
             "benchmark = digit (--params): there is no such benchmark; did you mean digits? "
             "Allowed: digits.",
         ),
-        ({"method": "joit"}, "there is no such method; did you mean joint? Allowed: finetune,"),
+        ({"method": "joit"}, "there is no such method; did you mean joint? Allowed: cpdm, ddgr,"),
         ({"sed": 1}, "sed = 1 (--params): unknown key; did you mean seed? Allowed: benchmark,"),
         ({"steps": 1}, "unknown key; did you mean classifier.steps? Allowed: benchmark, check"),
         (
@@ -136,3 +136,16 @@ def test_shipped_presets_are_valid(file, method):
     chosen = resolve({file.stem: Layer(presets[file.stem], str)}, layers)
     assert chosen.number_of_tasks > 1
     assert set(flatten(parameters)) - {"overwrite", "checkpoint_seconds"} <= set(chosen.flatten())
+
+
+def test_a_setting_has_one_name_for_all_methods():
+    both = [experiment(method=method).flatten() for method in ("gppdm", "cpdm")]
+    assert both[0]["denoiser.steps"] == both[1]["denoiser.steps"] == 600
+    assert set(both[1]) < set(both[0])
+    assert all(values["classifier.steps"] == 100 for values in both)
+
+
+def test_the_reference_settings_are_valid():
+    file = CONF.parent / "cpdm_reference" / "parameters.yml"
+    values = yaml.safe_load(file.read_text())
+    assert experiment(**values).learner.denoiser.condition_dim == 768

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from gppdm_pipeline.algorithm.classifier import ClassifierConfig
-from gppdm_pipeline.layers import Layer, Problems, choose, merged
+from gppdm_pipeline.layers import Layer, Problems, choose, flatten, merged
 from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.streams.scenario import StreamConfig
 
@@ -79,24 +79,18 @@ class Experiment(Choices):
         return {**self.identity(), "device": self.device}
 
     def flatten(self) -> dict[str, Any]:
-        """Every setting that is used, by dotted key, and the number of tasks."""
-        return {**flatten(self.settings()), "number_of_tasks": self.number_of_tasks}
+        """Every setting that is used, by dotted key, and the number of tasks.
+
+        The method's own have no prefix, so that they have one name for all methods to compare.
+        """
+        settings = self.settings()
+        own = settings.pop(self.method)
+        return {**flatten(settings), **flatten(own), "number_of_tasks": self.number_of_tasks}
 
     def fingerprint(self) -> str:
         """The same for experiments that differ in nothing but the seed and the device."""
         values = {key: value for key, value in self.identity().items() if key != "seed"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment:

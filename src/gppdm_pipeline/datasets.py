@@ -134,6 +134,16 @@ class JsonDataset(_File[dict[str, Any], dict[str, Any]]):
         return JSONPreview(json.dumps(self.load()))
 
 
+class TextDataset(_File[str, str]):
+    """Text in UTF-8."""
+
+    def _read(self, file: BinaryIO) -> str:
+        return file.read().decode()
+
+    def _write(self, data: str, file: BinaryIO) -> None:
+        file.write(data.encode())
+
+
 class FigureDataset(_File[Figure, NoReturn]):
     """A figure as PNG, to be looked at and not loaded."""
 

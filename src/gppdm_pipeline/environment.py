@@ -11,6 +11,8 @@ DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # MLflow tells in a format of its own that it makes its tables.
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # Nor a bar for each small file that is read from a run.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # How long threads spin while they wait for each other (GNU OpenMP). The default makes training
     # of small networks 20 times slower beside one other busy process; sleeping at once
     # (OMP_WAIT_POLICY=PASSIVE) makes it 2 times slower on an idle machine. This costs a tenth.

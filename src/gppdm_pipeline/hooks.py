@@ -25,11 +25,13 @@ from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.layers import ConfigurationError
 from gppdm_pipeline.loader import ExperimentLoader
 from gppdm_pipeline.pipelines import guard
+from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW, RESULTS
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.scratch import Command, Lock, RefusedError, Scratch
 from gppdm_pipeline.pipelines.summary import print_summary
+from gppdm_pipeline.reports import MlflowReports
 from gppdm_pipeline.streams.sources import SourceError
-from gppdm_pipeline.tracking import Tracker, TrackingError
+from gppdm_pipeline.tracking import Tracker, TrackingError, absolute, log_comparison
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ def _plainly() -> Iterator[None]:
 
 
 class ExperimentHooks:
-    """One experiment per session."""
+    """One experiment per session, or a comparison of finished ones."""
 
     _command: Command
     _experiment: Experiment
@@ -73,11 +75,23 @@ class ExperimentHooks:
         self._mlflow = loader["mlflow"]
 
     @hook_impl
+    def after_catalog_created(self, catalog: DataCatalog) -> None:
+        """Say where MLflow's runs are: in conf, that is in mlflow.yml and not in the catalog."""
+        uri = absolute(self._mlflow["tracking_uri"], self._project)
+        catalog[FROM_MLFLOW] = MlflowReports(
+            tracking_uri=uri, experiment=self._experiment.benchmark
+        )
+
+    @hook_impl
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> None:
         """Refuse a run that could not end well, then open it in MLflow."""
         whole = guard.is_whole(run_params)
+        if _compares(pipeline):
+            with _plainly():
+                guard.check_reports(self._experiment.benchmark, catalog)
+            return
         self._scratch = catalog.load("scratch")
         self._command = Command(self._scratch.folder, self._experiment, run_params)
         with _plainly(), self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
@@ -114,6 +128,9 @@ class ExperimentHooks:
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Keep the report in MLflow, and show it."""
+        if _compares(pipeline):
+            self._keep_comparison(catalog)
+            return
         made = sorted(name for name in pipeline.all_outputs() if name.startswith("report."))
         paths = {name: _path(catalog, name) for name in made}
         self._tracker.log_files(paths.values())
@@ -144,6 +161,16 @@ class ExperimentHooks:
             logger.warning("Stopped. The same command goes on from here.")
         with _plainly():
             raise error
+
+    def _keep_comparison(self, catalog: DataCatalog) -> None:
+        files = [path for path in (_path(catalog, name) for name in RESULTS) if path.exists()]
+        with _plainly():
+            log_comparison(self._mlflow, self._project, self._experiment.benchmark, files)
+        click.echo(f"{catalog.load('comparison.markdown')}\nTable and figures: {files[0].parent}")
+
+
+def _compares(pipeline: Pipeline) -> bool:
+    return bool(pipeline.all_outputs() & {*RESULTS})
 
 
 def _stop_at_signals() -> None:

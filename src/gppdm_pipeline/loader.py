@@ -41,11 +41,12 @@ class ExperimentLoader(OmegaConfigLoader):
         except ConfigurationError as error:
             raise click.ClickException(str(error)) from error
         self["parameters"] = _parameters(self.experiment)
-        run = {
+        names = {
             "run": self.experiment.run,
+            "benchmark": self.experiment.benchmark,
             "checkpoint_seconds": self.experiment.checkpoint_seconds,
         }
-        self["globals"] = {**self["globals"], **run}
+        self["globals"] = {**self["globals"], **names}
         pipeline_registry.use(self.experiment)
 
     def _resolve(self) -> Experiment:

@@ -10,7 +10,7 @@ from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project
 
 from gppdm_pipeline.configuration import Experiment
-from gppdm_pipeline.pipelines.continual import create_pipeline
+from gppdm_pipeline.pipelines import compare, continual
 
 _experiments: list[Experiment] = []  # the one in use, if there is any
 
@@ -39,5 +39,5 @@ def register_pipelines() -> dict[str, Pipeline]:
             **settings.CONFIG_LOADER_ARGS,
         )
     (experiment,) = _experiments
-    continual = create_pipeline(experiment.learner, experiment.number_of_tasks)
-    return {"continual": continual, "__default__": continual}
+    learn = continual.create_pipeline(experiment.learner, experiment.number_of_tasks)
+    return {"continual": learn, "compare": compare.create_pipeline(), "__default__": learn}

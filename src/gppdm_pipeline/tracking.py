@@ -66,7 +66,7 @@ class Tracker:
             TrackingError: if MLflow refuses.
         """
         try:
-            client = MlflowClient(_absolute(settings["tracking_uri"], project))
+            client = MlflowClient(absolute(settings["tracking_uri"], project))
             run_id = (
                 os.getenv("MLFLOW_RUN_ID")
                 or _recorded(client, record, experiment)
@@ -146,18 +146,53 @@ def _recorded(client: MlflowClient, record: Path | None, experiment: Experiment)
     return run_id if same else None
 
 
+def log_comparison(
+    settings: Mapping[str, str], project: Path, benchmark: str, files: Iterable[Path]
+) -> None:
+    """Keep a comparison's files with a run of their own, named `comparison`.
+
+    Args:
+        settings: see `Tracker.start`.
+        project: what relative paths in the settings start from.
+        benchmark: the experiment.
+        files: table and figures.
+
+    Raises:
+        TrackingError: if MLflow refuses; the files themselves are not touched.
+    """
+    try:
+        client = MlflowClient(absolute(settings["tracking_uri"], project))
+        identifier = _experiment(client, settings, project, benchmark)
+        run_id = client.create_run(identifier, run_name="comparison").info.run_id
+        for file in files:
+            client.log_artifact(run_id, str(file))
+        client.set_terminated(run_id, "FINISHED")
+    except FAILURES as error:
+        raise TrackingError(
+            f"MLflow at {settings['tracking_uri']} (conf: mlflow.yml) refuses the comparison, "
+            f"whose files are in data/: {error}"
+        ) from error
+
+
+def _experiment(
+    client: MlflowClient, settings: Mapping[str, str], project: Path, benchmark: str
+) -> str:
+    """The experiment's identifier; it is made if it is not there."""
+    found = client.get_experiment_by_name(benchmark)
+    if found is not None:
+        return str(found.experiment_id)
+    made = client.create_experiment(
+        benchmark,
+        artifact_location=(project / settings["artifact_location"]).as_uri(),
+        tags={"mlflow.note.content": settings["description"]},
+    )
+    return str(made)
+
+
 def _create_run(
     client: MlflowClient, settings: Mapping[str, str], project: Path, experiment: Experiment
 ) -> str:
-    found = client.get_experiment_by_name(experiment.benchmark)
-    if found is None:
-        identifier = client.create_experiment(
-            experiment.benchmark,
-            artifact_location=(project / settings["artifact_location"]).as_uri(),
-            tags={"mlflow.note.content": settings["description"]},
-        )
-    else:
-        identifier = found.experiment_id
+    identifier = _experiment(client, settings, project, experiment.benchmark)
     name = f"{experiment.method} seed {experiment.seed}"
     return str(client.create_run(identifier, run_name=name).info.run_id)
 
@@ -175,7 +210,7 @@ def _tags(project: Path, experiment: Experiment) -> dict[str, object]:
     }
 
 
-def _absolute(uri: str, project: Path) -> str:
+def absolute(uri: str, project: Path) -> str:
     """A relative SQLite path would be wherever the command happens to run."""
     scheme = "sqlite:///"
     return f"{scheme}{project / uri.removeprefix(scheme)}" if uri.startswith(scheme) else uri

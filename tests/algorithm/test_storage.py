@@ -16,6 +16,13 @@ from gppdm_pipeline.methods import Method
 
 FILES = {
     "empty": ["state.json"],
+    "ewc": [
+        "classifier.safetensors",
+        "extras/importance/config.json",
+        "extras/importance/weights.safetensors",
+        "state.json",
+    ],
+    "exemplar": ["classifier.safetensors", "kept.safetensors", "state.json"],
     "finetune": ["classifier.safetensors", "state.json"],
     "gppdm": [
         "bases.safetensors",
@@ -30,10 +37,13 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def states():
-    finetune = Method.model_validate({"name": "finetune", "classifier": CLASSIFIER})
+    small = {
+        name: Method.model_validate({"name": name, "classifier": CLASSIFIER})
+        for name in ("ewc", "exemplar", "finetune")
+    }
     return {
         "empty": LearnerState.empty(),
-        "finetune": learn(finetune, [(5, 2), (3,)])[-1],
+        **{name: learn(method, [(5, 2), (3,)])[-1] for name, method in small.items()},
         "gppdm": learn(gppdm(), [(11, 2), (3,)])[-1],
     }
 

@@ -1,6 +1,7 @@
 """What every method promises. A new method adds a line to SETTINGS."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 from tests.reference.tiny import (
     CLASSIFIER,
     GPPDM,
+    PARTS,
     Stopped,
     differences,
     images_of,
@@ -25,9 +27,21 @@ from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.methods import METHODS, Method, learn_task, method_class
 
 SETTINGS = {
+    "cpdm": {"name": "cpdm", **PARTS},
+    "ddgr": {"name": "ddgr", **PARTS, "guide": {"time_aware": True}},
+    "diffusion_replay": {"name": "diffusion_replay", **PARTS},
+    "ewc": {"name": "ewc", "classifier": CLASSIFIER},
+    "exemplar": {"name": "exemplar", "classifier": CLASSIFIER, "images": 2},
     "finetune": {"name": "finetune", "classifier": CLASSIFIER},
     "gppdm": GPPDM,
     "joint": {"name": "joint", "classifier": CLASSIFIER},
+    "lwf": {"name": "lwf", "classifier": CLASSIFIER},
+    "vae_replay": {
+        "name": "vae_replay",
+        "classifier": CLASSIFIER,
+        "vae": {"width": 8, "latent_dim": 2, "steps": 3, "batch_size": 6},
+        "replay": {"images_per_class": 3},
+    },
 }
 TASKS = ((9, 2), (5,), (2, 0))  # class 2 comes back
 
@@ -75,7 +89,8 @@ def test_classes_grow(method, states):
         logits = predict_logits(state, images_of(9, 2).images, Context(0, task))
         assert logits.shape == (12, len(state.classes))
         assert np.isfinite(logits).all()
-        assert (state.denoiser is not None) is method.has_generator
+        generates = state.denoiser is not None or "vae" in state.extras
+        assert generates is method.has_generator
 
 
 def test_the_given_state_is_left_as_it_was(method, states):
@@ -108,6 +123,8 @@ def test_replay_is_of_old_classes_and_as_much_as_asked(method, states, task):
         assert counts == {
             label: sum((part.labels == label).sum() for part in given) for label in old
         }
+    elif method.keeps_images:
+        assert counts == dict.fromkeys(old, method.images)
     elif method.has_generator:
         assert counts == dict.fromkeys(old, method.replay.images_per_class)
     else:
@@ -171,6 +188,19 @@ def test_a_task_that_skips_one_is_refused(method, states):
     train = images_of(1)
     with pytest.raises(ValueError, match="does not follow a state after tasks"):
         method.train_classifier(states[1], train, train, train, Context(0, 3))
+
+
+def test_images_are_kept_only_by_methods_that_say_so(method, states):
+    real = {image.tobytes() for task in TASKS for image in images_of(*task).images}
+    for state in states[1:]:
+        assert (state.kept is not None) is method.keeps_images
+        if method.keeps_images:
+            assert state.kept.classes == tuple(sorted(state.classes))
+            assert {image.tobytes() for image in state.kept.images} <= real
+            without = replace(state, kept=None)
+            images = state.kept.images.nbytes + state.kept.labels.nbytes
+            assert state.bytes() == without.bytes() + images
+            assert images == len(state.kept) * (64 + 8)
 
 
 def test_settings_are_dispatched_by_name(method):

@@ -28,6 +28,7 @@ from tests.reference.tiny import Stopped
 from gppdm_pipeline.algorithm import storage
 from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFiles
 from gppdm_pipeline.configuration import flatten
+from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.pipelines import scratch
 from gppdm_pipeline.pipelines.continual.pipeline import STAGES
 
@@ -161,7 +162,7 @@ def test_sigterm_ends_cleanly_and_the_same_command_goes_on(whole):
     params = {**TINY, "checkpoint_seconds": 0, "classifier.steps": 10}
     given = ",".join(f"{key}={value}" for key, value in flatten(params).items())
     given = re.sub(r"=\[(.*?)\]", lambda m: f"=[{m[1].replace(', ', ';')}]", given)
-    params = [p for p in given.split(",") if not p.startswith("gppdm.")]
+    params = [p for p in given.split(",") if p.partition(".")[0] not in METHODS]
     command = [sys.executable, "-m", "gppdm_pipeline", f"--params={','.join(params)}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

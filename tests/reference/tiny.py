@@ -23,13 +23,12 @@ DENOISER = {
     "learning_rate": 1e-2,
     "ema_decay": 0.5,
 }
-GPPDM = {
-    "name": "gppdm",
+PARTS = {
     "classifier": CLASSIFIER,
     "denoiser": DENOISER,
-    "projection": {"images_per_class": 2},
     "replay": {"images_per_class": 3, "sampler_steps": 2},
 }
+GPPDM = {"name": "gppdm", **PARTS, "projection": {"images_per_class": 2}}
 
 
 def images_of(*classes, per_class=6, shape=SHAPE):
@@ -101,6 +100,11 @@ def tensors_of(state):
         for part in ("embeddings", "prototypes", "starts"):
             tensors = getattr(state.condition, part)
             named |= {f"{part}/{label}": tensor for label, tensor in tensors.items()}
+    for part, weights in state.extras.items():
+        named |= {f"{part}/{name}": tensor for name, tensor in weights.tensors.items()}
+    if state.kept is not None:
+        named["kept/images"] = torch.from_numpy(state.kept.images)
+        named["kept/labels"] = torch.from_numpy(state.kept.labels)
     return named
 
 

@@ -6,7 +6,7 @@ n = images, k = classes seen, (h, w, c) = height, width, channels. Images enter 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.checkpoints import Training
 from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.growth import load_grown, tensors_of
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.pixels import balanced_indices, shift_randomly, to_unit_range
 from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
@@ -25,6 +26,12 @@ from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images import LabelledImages
 
 PREDICTION_BATCH = 1024
+
+Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+"""(network, images float32 [b, c, h, w], outputs int64 [b], generator) -> the loss, a scalar.
+
+Random numbers come from the generator that is passed, whose state checkpoints keep.
+"""
 
 
 class ClassifierConfig(BaseModel):
@@ -99,10 +106,7 @@ def _grown(state: LearnerState, config: ClassifierConfig, context: Context) -> S
     with context.initialisation("classifier"):
         network = SmallConvNet(state.image_shape, config.width, len(state.classes))
     if state.classifier is not None and config.start == "previous":
-        tensors = dict(network.state_dict())
-        for name, old in state.classifier.tensors.items():
-            tensors[name] = torch.cat([old, tensors[name][len(old) :]])
-        network.load_state_dict(tensors)
+        load_grown(network, state.classifier.tensors)
     return network
 
 
@@ -112,6 +116,7 @@ def fit_classifier(
     train: LabelledImages,
     validation: LabelledImages,
     context: Context,
+    objective: Objective | None = None,
 ) -> tuple[LearnerState, StageLog]:
     """Train the classifier of `state` on `train`, classes drawn equally often.
 
@@ -121,43 +126,77 @@ def fit_classifier(
         train: real and replayed images together.
         validation: images to report an accuracy on; they decide nothing. May be empty.
         context: seed, task, device, progress, checkpoints.
+        objective: what is minimised instead of the cross-entropy over all outputs.
 
     Returns:
         The state with the new classifier, and the log: curve `classifier_loss`, metric
         `validation_accuracy`.
     """
-    network = _grown(state, config, context).to(context.device).train()
+    network = _grown(state, config, context).to(context.device)
+    objective = objective or cross_entropy(config)
+    log = fit_network(network, state, config, train, context, "train_classifier", objective)
+    shape = {"image_shape": list(state.image_shape or ()), "width": config.width}
+    weights = Weights({**shape, "classes": len(state.classes)}, tensors_of(network))
+    trained = replace(state, classifier=weights)
+    metrics = {}
+    if len(validation):
+        metrics["validation_accuracy"] = accuracy(trained, validation, context)
+    return trained, StageLog(metrics, log.curves)
+
+
+def cross_entropy(config: ClassifierConfig) -> Objective:
+    """Over all outputs, with the label smoothing of `config`."""
+    return lambda network, x, outputs, _: nn.functional.cross_entropy(
+        network(x), outputs, label_smoothing=config.label_smoothing
+    )
+
+
+def fit_network(
+    network: nn.Module,
+    state: LearnerState,
+    config: ClassifierConfig,
+    train: LabelledImages,
+    context: Context,
+    stage: str,
+    objective: Objective,
+) -> StageLog:
+    """Train a network that classifies, in place, on shifted images.
+
+    Args:
+        network: on the context's device.
+        state: its `classes` are the outputs; `train` has no other class.
+        config: budget.
+        train: images.
+        context: seed, task, device, progress.
+        stage: `train_<something>`, which names the random numbers, the bar and the curve.
+        objective: what is minimised.
+
+    Returns:
+        The log, with curve `<something>_loss`.
+    """
+    network.train()
     index_of = {label: index for index, label in enumerate(state.classes)}
     labels = torch.tensor([index_of[int(label)] for label in train.labels], device=context.device)
     images = to_unit_range(train.images, context.device)
-    generator = context.generator("train_classifier")
+    generator = context.generator(stage)
     parameters = list(network.parameters())
     optimiser = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = warm_up_then_cosine(optimiser, config.steps)
-    recorder = LossRecorder()
+    recorder, curve = LossRecorder(), f"{stage.removeprefix('train_')}_loss"
     batches = balanced_indices(labels, config.steps, config.batch_size, generator)
     training = Training(parameters, optimiser, schedule, generator, recorder)
-    checkpoint = context.checkpoints("train_classifier")
-    with context.progress(config.steps, "train_classifier") as bar:
-        for steps, batch in training.remaining(batches, checkpoint):
+    with context.progress(config.steps, stage) as bar:
+        for steps, batch in training.remaining(batches, context.checkpoints(stage)):
             x = shift_randomly(images[batch], config.shift, generator)
-            loss = nn.functional.cross_entropy(
-                network(x), labels[batch], label_smoothing=config.label_smoothing
-            )
+            loss = objective(network, x, labels[batch], generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             schedule.step()
-            bar.advance(steps, **recorder.add(classifier_loss=loss))
-    tensors = {name: value.detach().cpu() for name, value in network.state_dict().items()}
-    shape = {"image_shape": list(state.image_shape or ()), "width": config.width}
-    trained = replace(state, classifier=Weights({**shape, "classes": len(state.classes)}, tensors))
-    metrics = {}
-    if len(validation):
-        metrics["validation_accuracy"] = accuracy(trained, validation, context)
-    return trained, StageLog(metrics, recorder.curves)
+            bar.advance(steps, **recorder.add(**{curve: loss}))
+    return StageLog(curves=recorder.curves)
 
 
 @torch.no_grad()

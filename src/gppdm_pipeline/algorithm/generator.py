@@ -29,6 +29,7 @@ from gppdm_pipeline.algorithm.denoiser import (
     unet_config,
 )
 from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.guidance import Guide
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.projection import (
@@ -120,9 +121,13 @@ def add_classes(
         condition = Condition(
             {}, make_token_map(state.image_shape, side, dim, context.fixed_generator("token map"))
         )
-    new = [label for label in state.tasks[-1] if label not in condition.prototypes]
+    new = [label for label in state.tasks[-1] if label not in condition.embeddings]
     codes = label_codes(dim, context.fixed_generator("labels"))
-    starts = prototype_starts(settings.prototypes.start, train.of_classes(new), state, context)
+    if settings.prototypes.route == "none":
+        starts = dict.fromkeys(new, torch.empty(0))
+    else:
+        start = settings.prototypes.start
+        starts = prototype_starts(start, train.of_classes(new), state, context)
     condition = replace(
         condition,
         embeddings={**condition.embeddings, **{label: codes[label].clone() for label in new}},
@@ -210,6 +215,7 @@ def replay_of(
     settings: GeneratorSettings,
     context: Context,
     stage: str,
+    guide: Guide | None = None,
 ) -> LabelledImages:
     """Draw `per_class` images of each of `classes` from the generator of `state`.
 
@@ -220,6 +226,7 @@ def replay_of(
         settings: of the generator.
         context: seed, task, device, progress.
         stage: names the random numbers, and the bar.
+        guide: the classifier that guides, if one does.
 
     Returns:
         uint8 images, class after class.
@@ -242,6 +249,7 @@ def replay_of(
             context.generator(stage),
             bar,
             context.checkpoints(stage),
+            guide,
         )
     return LabelledImages(images, torch.tensor(classes)[rows.cpu()].numpy())
 

@@ -2,11 +2,13 @@
 
 A second-order multistep solver (DPM-Solver++, Lu et al. 2022, arXiv 2211.01095) with
 classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): guided = (1 + w) e(z) - w e(null),
-both branches in one batch; with w = 0 the second branch is not computed.
+both branches in one batch; with w = 0 the second branch is not computed. A classifier may guide
+instead, and then the ancestral sampler draws (see `guidance.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
@@ -19,8 +21,14 @@ from torch import Tensor
 
 from gppdm_pipeline.algorithm.checkpoints import NOWHERE, Checkpoint, Snapshot
 from gppdm_pipeline.algorithm.condition import ConditionTable
-from gppdm_pipeline.algorithm.denoiser import Denoiser, DenoiserConfig, noise_scheduler_config
+from gppdm_pipeline.algorithm.denoiser import (
+    Denoiser,
+    DenoiserConfig,
+    noise_scheduler_config,
+    signal_shares,
+)
 from gppdm_pipeline.algorithm.device import ProgressBar
+from gppdm_pipeline.algorithm.guidance import Guide, ancestral
 
 
 class ReplayConfig(BaseModel):
@@ -46,6 +54,7 @@ def draw_images(
     generator: torch.Generator,
     bar: ProgressBar,
     checkpoint: Checkpoint = NOWHERE,
+    guide: Guide | None = None,
 ) -> NDArray[np.uint8]:
     """One image for each row.
 
@@ -59,6 +68,7 @@ def draw_images(
         generator: of the starting noise; the solver itself is deterministic.
         bar: advanced by the images of each batch.
         checkpoint: offered what is drawn after each batch.
+        guide: the classifier that guides, if one does.
 
     Returns:
         uint8 [n, h, w, c].
@@ -71,12 +81,27 @@ def draw_images(
         images[:first] = latest.tensors["images"].numpy()
         generator.set_state(latest.tensors["generator"])
         bar.advance(first)
+    shares = signal_shares(denoiser_config, generator.device)
     for start in range(first, len(rows), config.batch_size):
         batch = rows[start : start + config.batch_size]
         x = torch.randn(
             len(batch), channels, height, width, generator=generator, device=generator.device
         )
-        x = _solve(denoiser, table, batch, x, config, denoiser_config)
+        predict = _prediction(denoiser, table, batch, config.guidance)
+        if guide is None:
+            x = _solve(predict, x, config, denoiser_config)
+        else:
+            likelihood = guide.of(slice(start, start + len(batch)))
+            x = ancestral(
+                predict,
+                x,
+                shares,
+                denoiser_config.prediction,
+                config.sampler_steps,
+                likelihood,
+                guide.scale,
+                generator,
+            )
         pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         done = start + len(batch)
         images[start:done] = pixels.permute(0, 2, 3, 1).cpu().numpy()
@@ -90,10 +115,27 @@ def _snapshot(images: NDArray[np.uint8], generator: torch.Generator) -> Snapshot
     return Snapshot(len(images), {"images": drawn, "generator": generator.get_state()})
 
 
+def _prediction(
+    denoiser: Denoiser, table: ConditionTable, rows: Tensor, guidance: float
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """(x [b, c, h, w], tau) -> what the denoiser says, with classifier-free guidance."""
+    copies = 2 if guidance > 0 else 1
+    kept = torch.arange(copies * len(rows), device=rows.device) < len(rows)
+    tokens, prototypes = table(rows.repeat(copies), kept if guidance > 0 else None)
+
+    def predict(x: Tensor, tau: Tensor) -> Tensor:
+        steps = tau.expand(copies * len(rows))
+        output: Tensor = denoiser(x.repeat(copies, 1, 1, 1), steps, tokens, prototypes)
+        if guidance > 0:
+            conditional, unconditional = output.chunk(2)
+            output = (1 + guidance) * conditional - guidance * unconditional
+        return output
+
+    return predict
+
+
 def _solve(
-    denoiser: Denoiser,
-    table: ConditionTable,
-    rows: Tensor,
+    predict: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     config: ReplayConfig,
     denoiser_config: DenoiserConfig,
@@ -108,15 +150,6 @@ def _solve(
     )
     solver.set_timesteps(config.sampler_steps, device=x.device)
     solver.set_begin_index(0)  # it looks its place up by tau, and rounded tau may come twice
-    guided = config.guidance > 0
-    copies = 2 if guided else 1
-    kept = torch.arange(copies * len(rows), device=x.device) < len(rows)
-    tokens, prototypes = table(rows.repeat(copies), kept if guided else None)
     for tau in solver.timesteps:
-        steps = tau.expand(copies * len(rows))
-        output = denoiser(x.repeat(copies, 1, 1, 1), steps, tokens, prototypes)
-        if guided:
-            conditional, unconditional = output.chunk(2)
-            output = (1 + config.guidance) * conditional - config.guidance * unconditional
-        x = solver.step(output, tau, x, return_dict=False)[0]
+        x = solver.step(predict(x, tau), tau, x, return_dict=False)[0]
     return x

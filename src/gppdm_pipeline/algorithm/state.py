@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from gppdm_pipeline.images import LabelledImages
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -30,7 +32,8 @@ class Condition:
         embeddings: class -> float32 [d], the fixed label token.
         token_map: float32 [tokens, d, patch], the fixed linear map from a prototype's patches to
             tokens; it has no token when prototypes are not shown as tokens.
-        prototypes: class -> float32 [c, h, w], images in [-1, 1] when they start.
+        prototypes: class -> float32 [c, h, w], images in [-1, 1] when they start; [0] where the
+            denoiser is given none.
         starts: class -> what its prototype was before it learnt, likewise.
     """
 
@@ -52,6 +55,8 @@ class LearnerState:
         condition: of the denoiser; None for methods without one.
         bases: full name of each projected layer -> float32 [in_features, rank], orthonormal
             columns that span the inputs of old classes.
+        extras: what only some methods carry, by name: `vae`, `guide`, `importance`.
+        kept: real images of earlier tasks, for methods that keep them; None for all others.
     """
 
     tasks: tuple[tuple[int, ...], ...] = ()
@@ -60,6 +65,8 @@ class LearnerState:
     denoiser: Weights | None = None
     condition: Condition | None = None
     bases: Mapping[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Weights] = field(default_factory=dict)
+    kept: LabelledImages | None = None
 
     @classmethod
     def empty(cls) -> LearnerState:
@@ -98,11 +105,13 @@ class LearnerState:
         )
 
     def bytes(self) -> int:
-        """How much has to be kept: bytes of all tensors."""
+        """How much has to be kept: bytes of all tensors and images."""
         groups: list[Mapping[Any, Tensor]] = [self.bases]
-        groups += [weights.tensors for weights in (self.classifier, self.denoiser) if weights]
+        networks = (self.classifier, self.denoiser, *self.extras.values())
+        groups += [weights.tensors for weights in networks if weights]
         if self.condition:
             condition = self.condition
             groups += [condition.embeddings, condition.prototypes, condition.starts]
             groups.append({0: condition.token_map})
-        return sum(tensor.nbytes for group in groups for tensor in group.values())
+        images = 0 if self.kept is None else self.kept.images.nbytes + self.kept.labels.nbytes
+        return images + sum(tensor.nbytes for group in groups for tensor in group.values())

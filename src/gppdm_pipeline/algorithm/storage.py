@@ -5,6 +5,8 @@
     denoiser/                config.json and weights as diffusers' UNet2DConditionModel writes them
     prototypes.safetensors   prototype.<class>, start.<class>, embedding.<class>, token_map
     bases.safetensors        by the full name of the projected layer
+    extras/<name>/           config.json and weights.safetensors of what only some methods carry
+    kept.safetensors         uint8 images and their labels, of methods that keep them
 
 Only the files that a state has something for are there. Nothing is pickled. A folder is written
 under a temporary name, synced and renamed, so that a stopped write leaves no state behind.
@@ -28,9 +30,11 @@ from torch import Tensor
 import gppdm_pipeline
 from gppdm_pipeline.algorithm.denoiser import build_unet
 from gppdm_pipeline.algorithm.state import Condition, LearnerState, Weights
+from gppdm_pipeline.images import LabelledImages
 
 FORMAT = 1
 _MANIFEST = "state.json"
+_CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
 _UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -91,6 +95,14 @@ def load_state(folder: Path) -> LearnerState:
         denoiser=denoiser,
         condition=condition,
         bases=load(files["bases.safetensors"]) if "bases.safetensors" in files else {},
+        extras={
+            name.split("/")[1]: Weights(
+                json.loads(content), load(files[name.replace(_CONFIG, _WEIGHTS)])
+            )
+            for name, content in files.items()
+            if name.startswith("extras/") and name.endswith(_CONFIG)
+        },
+        kept=_unpack_images(files["kept.safetensors"]) if "kept.safetensors" in files else None,
     )
 
 
@@ -116,6 +128,14 @@ def _write_tensors(state: LearnerState, folder: Path) -> None:
         _write(folder / "prototypes.safetensors", named)
     if state.bases:
         _write(folder / "bases.safetensors", state.bases)
+    for name, weights in state.extras.items():
+        place = folder / "extras" / name
+        place.mkdir(parents=True)
+        (place / _CONFIG).write_text(json.dumps(dict(weights.config)))
+        _write(place / _WEIGHTS, weights.tensors)
+    if state.kept is not None:
+        images, labels = map(torch.from_numpy, (state.kept.images, state.kept.labels))
+        _write(folder / "kept.safetensors", {"images": images, "labels": labels})
 
 
 def _parts(condition: Condition) -> dict[str, Mapping[int, Tensor]]:
@@ -132,6 +152,11 @@ def _unpack_condition(named: Mapping[str, Tensor]) -> Condition:
         kind, label = name.split(".")
         parts[kind][int(label)] = named[name]
     return Condition(parts["embedding"], named["token_map"], parts["prototype"], parts["start"])
+
+
+def _unpack_images(content: bytes) -> LabelledImages:
+    named = load(content)
+    return LabelledImages(named["images"].numpy(), named["labels"].numpy())
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:

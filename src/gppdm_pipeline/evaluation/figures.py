@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from gppdm_pipeline.evaluation.metrics import Matrix
 from gppdm_pipeline.images import LabelledImages
 
-_WIDTH = 8.0  # inches
+WIDTH = 8.0  # inches
 _DPI = 100
-_TITLE, _TEXT, _SMALL = 12, 10, 9  # points
+_TITLE, TEXT, SMALL = 12, 10, 9  # points
 _GREY = "#595959"
-_FAINT = "#E5E5E5"
+FAINT = "#E5E5E5"
 _VERMILION = "#D55E00"  # Okabe and Ito's
 _GAP = 0.08  # between images, as a part of an image's height
 _COLUMNS = 10  # prototypes side by side
@@ -40,7 +40,7 @@ def accuracy_matrix_figure(matrix: Matrix) -> Figure:
     total = len(matrix)
     values = np.array(matrix, np.float64)  # None becomes NaN, which is left blank
     side = np.clip(0.55 * total, 1.7, 5.5)
-    figure = _figure(side + 1.5, side + 1.0)
+    figure = new_figure(side + 1.5, side + 1.0)
     axes = figure.add_subplot()
     heat = axes.imshow(values, cmap="viridis", vmin=0, vmax=1)
     if total <= _MOST_ANNOTATED:
@@ -48,8 +48,8 @@ def accuracy_matrix_figure(matrix: Matrix) -> Figure:
             if not np.isnan(value):
                 ink = "black" if value > 0.45 else "white"
                 label = f"{100 * value:.0f}"
-                axes.text(column, row, label, color=ink, ha="center", va="center", fontsize=_TEXT)
-    _style(axes, title="Accuracy by task, %", x="tested on task", y="after task")
+                axes.text(column, row, label, color=ink, ha="center", va="center", fontsize=TEXT)
+    style(axes, title="Accuracy by task, %", x="tested on task", y="after task")
     for axis in (axes.xaxis, axes.yaxis):
         step = -(-total // _MOST_ANNOTATED)
         ticks = range(0, total, step)
@@ -57,7 +57,7 @@ def accuracy_matrix_figure(matrix: Matrix) -> Figure:
         axis.set_tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(heat, ax=axes, ticks=[0, 0.5, 1], shrink=0.8)
-    bar.ax.set_yticklabels(["0", "50", "100"], fontsize=_SMALL, color=_GREY)
+    bar.ax.set_yticklabels(["0", "50", "100"], fontsize=SMALL, color=_GREY)
     bar.outline.set_visible(False)
     return figure
 
@@ -72,7 +72,7 @@ def accuracy_over_tasks_figure(matrix: Matrix, average_accuracy: Sequence[float]
     total = len(matrix)
     values = 100 * np.array(matrix, np.float64)
     tasks = np.arange(1, total + 1)
-    figure = _figure(_WIDTH, 4.2)
+    figure = new_figure(WIDTH, 4.2)
     axes = figure.add_subplot()
     colours = colormaps["viridis"](np.linspace(0, 0.9, total))
     crowded = total > _MOST_ANNOTATED
@@ -82,17 +82,17 @@ def accuracy_over_tasks_figure(matrix: Matrix, average_accuracy: Sequence[float]
     average = 100 * np.array(average_accuracy)
     size = 3 if crowded else 6
     axes.plot(tasks, average, "-s", ms=size, lw=3, color=_VERMILION, label="average accuracy")
-    _style(axes, title="Accuracy as tasks are learnt", x="after task", y="test accuracy, %")
+    style(axes, title="Accuracy as tasks are learnt", x="after task", y="test accuracy, %")
     axes.set(ylim=(-2, 102), xlim=(0.7, total + 0.3))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(color=_FAINT, lw=0.8)
+    axes.grid(color=FAINT, lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     if crowded:  # the colours run evenly from the first task to the last
         handles, labels = [[part[i] for i in (0, total - 1, total)] for part in (handles, labels)]
     figure.legend(
-        handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=_SMALL
+        handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=SMALL
     )
     return figure
 
@@ -113,21 +113,21 @@ def replay_grid_figure(
     """
     classes = sorted({*replay.classes, *real.classes})
     height, width, _ = real.image_shape
-    cell = (_WIDTH - 1.3) / (2 * per_class)
+    cell = (WIDTH - 1.3) / (2 * per_class)
     pad = _padding(height)
-    figure = _figure(_WIDTH, len(classes) * cell * (height + pad) / (width + pad) + 0.5)
+    figure = new_figure(WIDTH, len(classes) * cell * (height + pad) / (width + pad) + 0.5)
     sides = figure.subplots(1, 2)
     for axes, data, title in zip(sides, (replay, real), ("replayed", "real"), strict=True):
         rows = [data.of_classes([label]).images[:per_class] for label in classes]
         _show(axes, _montage(rows, per_class, real.image_shape))
-        _style(axes, title=title)
+        style(axes, title=title)
         middle = per_class * (width + pad) / 2
         for row, images in enumerate(rows):
             if not len(images):
                 _centred_text(axes, middle, row * (height + pad) + height / 2, f"no {title} image")
     names = [_wrapped(class_names[label]) for label in classes]
     places = np.arange(len(classes)) * (height + pad) + height / 2
-    sides[0].set_yticks(places, names, fontsize=_SMALL, parse_math=False)
+    sides[0].set_yticks(places, names, fontsize=SMALL, parse_math=False)
     sides[1].set_yticks([])
     return figure
 
@@ -158,36 +158,38 @@ def prototypes_figure(
     channels, height, width = ends[classes[0]].shape
     cell = 0.72  # inches
     pad = _padding(height)
-    figure = _figure(
+    figure = new_figure(
         max(columns * cell + 0.8, 2.4), len(blocks) * (2 * cell * height / width + 0.5) + 0.3
     )
     grid = figure.subplots(len(blocks), 1, squeeze=False)[:, 0]
     for axes, block in zip(grid, blocks, strict=True):
         rows = [np.stack([_to_uint8(side[label]) for label in block]) for side in (starts, ends)]
         _show(axes, _montage(rows, columns, (height, width, channels)))
-        _style(axes)
+        style(axes)
         axes.set_yticks([height / 2, height * 1.5 + pad], ["start", "end"])
         names = [_wrapped(class_names[label]) for label in block]
         places = np.arange(len(block)) * (width + pad) + width / 2
-        axes.set_xticks(places, names, fontsize=_SMALL, parse_math=False)
+        axes.set_xticks(places, names, fontsize=SMALL, parse_math=False)
     figure.suptitle("Class prototypes", fontsize=_TITLE)
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of its own, in inches."""
     engine = ConstrainedLayoutEngine(compress=True, w_pad=0.08, h_pad=0.08)
     return Figure(figsize=(width, height), dpi=_DPI, layout=engine, facecolor="white")
 
 
-def _style(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
+def style(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
+    """Title and labels, all of one size in every figure."""
     axes.set_title(title, fontsize=_TITLE)
-    axes.set_xlabel(x, fontsize=_TEXT)
-    axes.set_ylabel(y, fontsize=_TEXT)
-    axes.tick_params(labelsize=_SMALL, color=_GREY)
+    axes.set_xlabel(x, fontsize=TEXT)
+    axes.set_ylabel(y, fontsize=TEXT)
+    axes.tick_params(labelsize=SMALL, color=_GREY)
 
 
 def _centred_text(axes: Axes, x: float, y: float, text: str) -> None:
-    axes.text(x, y, text, ha="center", va="center", fontsize=_SMALL, color=_GREY, style="italic")
+    axes.text(x, y, text, ha="center", va="center", fontsize=SMALL, color=_GREY, style="italic")
 
 
 def _padding(height: int) -> int:

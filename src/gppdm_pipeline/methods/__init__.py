@@ -5,14 +5,28 @@ from __future__ import annotations
 import difflib
 
 from gppdm_pipeline.methods.base import Method, learn_task
+from gppdm_pipeline.methods.cpdm import Cpdm
+from gppdm_pipeline.methods.ddgr import Ddgr
+from gppdm_pipeline.methods.diffusion_replay import DiffusionReplay
+from gppdm_pipeline.methods.ewc import Ewc
+from gppdm_pipeline.methods.exemplar import Exemplar
 from gppdm_pipeline.methods.finetune import Finetune
 from gppdm_pipeline.methods.gppdm import Gppdm
 from gppdm_pipeline.methods.joint import Joint
+from gppdm_pipeline.methods.lwf import Lwf
+from gppdm_pipeline.methods.vae_replay import VaeReplay
 
 METHODS: dict[str, type[Method]] = {
+    "cpdm": Cpdm,
+    "ddgr": Ddgr,
+    "diffusion_replay": DiffusionReplay,
+    "ewc": Ewc,
+    "exemplar": Exemplar,
     "finetune": Finetune,
     "gppdm": Gppdm,
     "joint": Joint,
+    "lwf": Lwf,
+    "vae_replay": VaeReplay,
 }
 
 

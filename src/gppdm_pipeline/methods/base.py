@@ -29,6 +29,8 @@ class Method(BaseModel, ABC):
 
     reads_earlier_images: ClassVar[bool] = False
     """Whether `synthesise_replay` is given the images of earlier tasks. A learner must not be."""
+    keeps_images: ClassVar[bool] = False
+    """Whether states carry real images."""
 
     name: str
     classifier: ClassifierConfig = ClassifierConfig()
@@ -40,7 +42,12 @@ class Method(BaseModel, ABC):
 
     @property
     def has_generator(self) -> bool:
-        """Whether states carry a denoiser and its condition."""
+        """Whether the replay is drawn from a generator that states carry."""
+        return False
+
+    @property
+    def has_prototypes(self) -> bool:
+        """Whether states carry class prototypes."""
         return False
 
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:

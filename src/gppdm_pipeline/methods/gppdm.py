@@ -55,6 +55,11 @@ class Gppdm(Method):
         """Always."""
         return True
 
+    @property
+    def has_prototypes(self) -> bool:
+        """Unless the denoiser is given none."""
+        return self.prototypes.route != "none"
+
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """As the generator says."""
         check_images(self, image_shape, classes)

@@ -11,8 +11,10 @@ from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-from gppdm_pipeline.configuration import Experiment, flatten
+from gppdm_pipeline.configuration import Experiment
 from gppdm_pipeline.datasets import JsonDataset, OnDisk
+from gppdm_pipeline.layers import flatten
+from gppdm_pipeline.pipelines.compare.pipeline import FROM_FOLDER, FROM_MLFLOW
 from gppdm_pipeline.pipelines.scratch import FILTERS, RefusedError
 from gppdm_pipeline.streams.scenario import read_task
 
@@ -84,6 +86,21 @@ def check_inputs(pipeline: Pipeline, catalog: DataCatalog, run_params: Mapping[s
             )
         if there and (name in free or run_params["only_missing_outputs"]):
             dataset.verify()
+
+
+def check_reports(benchmark: str, catalog: DataCatalog) -> None:
+    """There is something to compare.
+
+    Raises:
+        RefusedError: if there is no finished run.
+        DatasetError: if a report is damaged, or MLflow refuses.
+    """
+    if not any(catalog.load(name) for name in (FROM_FOLDER, FROM_MLFLOW)):
+        raise RefusedError(
+            f"There is no finished run of benchmark {benchmark}, neither in data/08_reporting nor "
+            f"in MLflow. Make some: make sweep ARGS='--benchmark={benchmark} "
+            "--methods=finetune,joint --seeds=0,1,2'"
+        )
 
 
 def check_stream(experiment: Experiment, pipeline: Pipeline) -> None:

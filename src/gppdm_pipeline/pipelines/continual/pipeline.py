@@ -109,10 +109,9 @@ def _report(learner: Method, tasks: list[str]) -> Pipeline:
     if learner.has_generator:
         last, replayed = tasks[-1], tasks[:-1] or tasks
         replay = ["params:stream", f"{last}.replay", *_each(replayed, "test")]
-        template += [
-            _drawing(nodes.draw_replay, replay),
-            _drawing(nodes.draw_prototypes, ["params:stream", f"{last}.state"]),
-        ]
+        template.append(_drawing(nodes.draw_replay, replay))
+    if learner.has_prototypes:
+        template.append(_drawing(nodes.draw_prototypes, ["params:stream", f"{tasks[-1]}.state"]))
     return _named(template, "report")
 
 

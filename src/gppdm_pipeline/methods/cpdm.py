@@ -1,0 +1,20 @@
+"""CPDM: class-prototype conditional diffusion without gradient projection.
+
+Doan et al. 2023, arXiv 2312.06710 v1: what GPPDM was before the projection. The settings of the
+authors' code are in conf/cpdm_reference.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from gppdm_pipeline.algorithm.projection import ProjectionConfig
+from gppdm_pipeline.methods.gppdm import Gppdm
+
+
+class Cpdm(Gppdm):
+    """GPPDM whose denoiser moves freely."""
+
+    projection: ClassVar[ProjectionConfig] = ProjectionConfig(layers=())  # type: ignore[misc]
+
+    name: Literal["cpdm"] = "cpdm"  # type: ignore[assignment]

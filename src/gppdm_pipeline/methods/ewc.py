@@ -1,0 +1,80 @@
+"""Elastic weight consolidation, online: weights that mattered to old classes are held.
+
+Kirkpatrick et al. 2017, arXiv 1612.00796; online (one running importance, anchored at the latest
+weights) after Schwarz et al. 2018, arXiv 1805.06370, section 4. Departure: by default the classes
+of a task compete among themselves only (`softmax`), as in LwF, which is kinder to old classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from gppdm_pipeline.algorithm.classifier import Objective, fit_classifier
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.regularisation import (
+    Softmax,
+    competing_outputs,
+    cross_entropy_among,
+    fisher_diagonal,
+    quadratic_penalty,
+)
+from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.methods.finetune import Finetune
+
+
+class Ewc(Finetune):
+    """No replay; a quadratic penalty on the classifier's weights."""
+
+    name: Literal["ewc"] = "ewc"  # type: ignore[assignment]
+    weight: Annotated[float, Field(ge=0)] = 1000.0
+    """lambda, of the penalty."""
+    decay: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """gamma, by which the importance for earlier tasks fades with every task."""
+    importance_images: Annotated[int, Field(ge=1)] = 500
+    """Images of the task that the importance is measured on."""
+    softmax: Softmax = "current"
+
+    def train_classifier(
+        self,
+        state: LearnerState,
+        train: LabelledImages,
+        validation: LabelledImages,
+        replay: LabelledImages,
+        context: Context,
+    ) -> tuple[LearnerState, StageLog]:
+        """Train on this task's images under the penalty; then add their importance."""
+        before = state
+        state = state.begin(context.task, train.classes, train.image_shape)
+        objective = self._objective(before, state, context)
+        state, log = fit_classifier(state, self.classifier, train, validation, context, objective)
+        assert state.classifier is not None
+        fisher = fisher_diagonal(state.classifier, train, self.importance_images, context)
+        old = before.extras["importance"].tensors if "importance" in before.extras else {}
+        for name, tensor in old.items():
+            fisher[name][: len(tensor)] += self.decay * tensor
+        return replace(state, extras={**state.extras, "importance": Weights({}, fisher)}), log
+
+    def _objective(
+        self, before: LearnerState, state: LearnerState, context: Context
+    ) -> Objective | None:
+        """L_new + lambda F (theta - theta*)^2 / 2; before the first task L_new alone."""
+        if before.classifier is None:
+            return None
+        anchor, importance = (
+            {name: tensor.to(context.device) for name, tensor in weights.tensors.items()}
+            for weights in (before.classifier, before.extras["importance"])
+        )
+        columns = competing_outputs(state, self.softmax, context.device)
+
+        def objective(network: nn.Module, x: Tensor, outputs: Tensor, _: Generator) -> Tensor:
+            smoothing = self.classifier.label_smoothing
+            learnt = cross_entropy_among(network(x), outputs, columns, smoothing)
+            return learnt + self.weight * quadratic_penalty(network, anchor, importance)
+
+        return objective

@@ -1,0 +1,66 @@
+"""Learning without forgetting: the old classifier's outputs on new images are held.
+
+Li & Hoiem 2017, arXiv 1606.09282. As published, new classes are learnt by a softmax of their own;
+at test time all outputs compete.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from gppdm_pipeline.algorithm.classifier import Objective, build_classifier, fit_classifier
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.regularisation import (
+    Softmax,
+    competing_outputs,
+    cross_entropy_among,
+    distillation,
+)
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.methods.finetune import Finetune
+
+
+class Lwf(Finetune):
+    """No replay; distillation from the classifier of the task before."""
+
+    name: Literal["lwf"] = "lwf"  # type: ignore[assignment]
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """lambda_o, of the distillation."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    softmax: Softmax = "current"
+
+    def train_classifier(
+        self,
+        state: LearnerState,
+        train: LabelledImages,
+        validation: LabelledImages,
+        replay: LabelledImages,
+        context: Context,
+    ) -> tuple[LearnerState, StageLog]:
+        """Train on this task's images, and on what the old classifier says to them."""
+        before = state
+        state = state.begin(context.task, train.classes, train.image_shape)
+        objective = self._objective(before, state, context) if before.classifier else None
+        return fit_classifier(state, self.classifier, train, validation, context, objective)
+
+    def _objective(self, before: LearnerState, state: LearnerState, context: Context) -> Objective:
+        """lambda_o L_old + L_new (figure 2 of the paper)."""
+        assert before.classifier is not None
+        teacher = build_classifier(before.classifier).to(context.device)
+        columns = competing_outputs(state, self.softmax, context.device)
+
+        def objective(network: nn.Module, x: Tensor, outputs: Tensor, _: Generator) -> Tensor:
+            with torch.no_grad():
+                said = teacher(x)
+            logits = network(x)
+            smoothing = self.classifier.label_smoothing
+            learnt = cross_entropy_among(logits, outputs, columns, smoothing)
+            return learnt + self.weight * distillation(logits, said, self.temperature)
+
+        return objective

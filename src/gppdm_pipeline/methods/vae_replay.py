@@ -1,0 +1,94 @@
+"""VAE replay: deep generative replay with a conditional convolutional VAE.
+
+Shin et al. 2017, arXiv 1705.08690: classifier and generator learn from this task's images and from
+replay of the generator of the task before. Departures: the VAE is told the class, so that replay
+needs no classifier to label it; see `order` and `distil` for two more, and how to undo them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gppdm_pipeline.algorithm.classifier import fit_classifier
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.algorithm.vae import VaeConfig, check_image_shape, draw_from_vae, fit_vae
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.methods.base import Method, all_images
+
+
+class VaeReplayConfig(BaseModel):
+    """How much is replayed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images_per_class: Annotated[int, Field(ge=1)] = 1000
+
+
+class VaeReplay(Method):
+    """Replay from a VAE."""
+
+    name: Literal["vae_replay"] = "vae_replay"
+    order: Literal["generator_first", "classifier_first"] = "generator_first"
+    """generator_first: the classifier learns from the replay of old classes and from images of the
+    new ones from the new VAE. classifier_first, as published: from replay and real images."""
+    distil: bool = True
+    """Whether the VAE keeps old classes by distillation from the VAE before (its decoder says the
+    same to the same latents) or, as published, learns them again from replay."""
+    vae: VaeConfig = VaeConfig()
+    replay: VaeReplayConfig = VaeReplayConfig()
+
+    @property
+    def generator_first(self) -> bool:
+        """As `order` says."""
+        return self.order == "generator_first"
+
+    @property
+    def has_generator(self) -> bool:
+        """Always."""
+        return True
+
+    def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        """As the VAE says."""
+        check_image_shape(image_shape)
+
+    def synthesise_replay(
+        self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
+    ) -> tuple[LabelledImages, StageLog]:
+        """Images of every old class from the VAE of the task before."""
+        old = state.classes_before(context.task)
+        if not old:
+            return LabelledImages.empty(state.image_shape or (0, 0, 0)), StageLog()
+        return self._draw(state, old, context, "synthesise_replay"), StageLog()
+
+    def train_generator(
+        self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
+    ) -> tuple[LearnerState, StageLog]:
+        """The VAE on this task's images and, for old classes, the VAE before or its replay."""
+        state = state.begin(context.task, train.classes, train.image_shape)
+        images = train if self.distil else all_images(train, replay)
+        return fit_vae(state, self.vae, images, context)
+
+    def train_classifier(
+        self,
+        state: LearnerState,
+        train: LabelledImages,
+        validation: LabelledImages,
+        replay: LabelledImages,
+        context: Context,
+    ) -> tuple[LearnerState, StageLog]:
+        """On the replay, and on images of this task: generated or real, as `order` says."""
+        state = state.begin(context.task, train.classes, train.image_shape)
+        if self.generator_first:
+            train = self._draw(state, train.classes, context, "draw_new_classes")
+        images = all_images(train, replay)
+        return fit_classifier(state, self.classifier, images, validation, context)
+
+    def _draw(
+        self, state: LearnerState, classes: Sequence[int], context: Context, stage: str
+    ) -> LabelledImages:
+        return draw_from_vae(state, classes, self.replay.images_per_class, context, stage)

@@ -1,0 +1,115 @@
+"""`python -m gppdm_pipeline.sweep`: methods x seeds on one benchmark, one run after the other.
+
+Runs that are finished with the same settings are skipped, those that were stopped go on, so that
+the same command can be given again at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from kedro.framework.project import configure_project, settings
+
+from gppdm_pipeline.configuration import Experiment
+
+REPORTS, STATES = Path("data/08_reporting"), Path("data/06_models")
+
+
+@click.command()
+@click.option("--benchmark", required=True, help="A preset in conf/base/benchmarks.")
+@click.option("--methods", required=True, help="Names, joined by commas.")
+@click.option("--seeds", default="0", show_default=True, help="Numbers, joined by commas.")
+@click.option("--params", default="", help="Further settings for all runs, as for kedro run.")
+def main(benchmark: str, methods: str, seeds: str, params: str) -> None:
+    """Run every method with every seed, in the order of the seeds."""
+    configure_project("gppdm_pipeline")
+    plan = [
+        f"benchmark={benchmark},method={method},seed={seed}" + (f",{params}" if params else "")
+        for seed, method in product(seeds.split(","), methods.split(","))
+    ]
+    experiments = [experiment_of(given) for given in plan]  # all of them, before the first starts
+    failed: list[str] = []
+    spent: list[float] = []
+    for number, (given, experiment) in enumerate(zip(plan, experiments, strict=True), start=1):
+        heading = f"[{number}/{len(plan)}] {experiment.run}"
+        if is_finished(experiment):
+            click.echo(f"{heading}: finished, {result(experiment)}")
+            continue
+        left = len(plan) - number
+        click.echo(f"{heading} ... {_remaining(spent, left)}")
+        start = time.monotonic()
+        if run(given, experiment):
+            spent.append(time.monotonic() - start)
+            click.echo(f"{heading}: {spent[-1]:.0f} s, {result(experiment)}")
+        else:
+            failed.append(given)
+            click.echo(f"{heading}: failed; its message is above", err=True)
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} of {len(plan)} runs failed:\n"
+            + "\n".join(f"  kedro run --pipeline=continual --params={given}" for given in failed)
+        )
+
+
+def experiment_of(params: str) -> Experiment:
+    """What `kedro run --params=<params>` would run."""
+    given = [pair.partition("=") for pair in params.split(",")]
+    nested: dict[str, Any] = {}
+    for key, _, value in given:
+        *parents, last = key.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = yaml.safe_load(value)
+    loader = settings.CONFIG_LOADER_CLASS(
+        conf_source=settings.CONF_SOURCE, runtime_params=nested, **settings.CONFIG_LOADER_ARGS
+    )
+    experiment: Experiment = loader.experiment
+    return experiment
+
+
+def is_finished(experiment: Experiment) -> bool:
+    """Whether a whole run with these settings has left its report."""
+    return _is_of(experiment) and (REPORTS / experiment.run / "metrics.json").exists()
+
+
+def run(params: str, experiment: Experiment) -> bool:
+    """Run in a process of its own, from where a run with these settings stopped; True if it ends.
+
+    Its progress bars and messages go to this process's terminal.
+    """
+    command = [sys.executable, "-m", "gppdm_pipeline", f"--params={params}"]
+    if _is_of(experiment):
+        command.append("--only-missing-outputs")
+    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def result(experiment: Experiment) -> str:
+    """A run's average accuracy."""
+    report = json.loads((REPORTS / experiment.run / "metrics.json").read_text())
+    return f"average accuracy {100 * report['average_accuracy']:.1f} %"
+
+
+def _is_of(experiment: Experiment) -> bool:
+    """Whether what is on disk was made with these settings."""
+    file = STATES / experiment.run / "configuration.json"
+    return file.exists() and json.loads(file.read_text()) == experiment.identity()
+
+
+def _remaining(spent: list[float], left: int) -> str:
+    if not spent:
+        return f"{left} more to come"
+    minutes = (left + 1) * sum(spent) / len(spent) / 60
+    return f"{left} more to come, about {minutes:.0f} min in all"
+
+
+if __name__ == "__main__":
+    main()
