@@ -10,10 +10,12 @@ from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.vae import (
     ConvVae,
     VaeConfig,
+    build_vae,
     check_image_shape,
     draw_from_vae,
     fit_vae,
     negative_elbo,
+    reconstruction_residuals,
 )
 
 TINY = {"width": 8, "latent_dim": 4}
@@ -98,3 +100,17 @@ def test_distillation_keeps_a_decoder_without_images_of_its_classes():
         for each in (first, kept)
     )
     assert np.abs(after - before).mean() < 4  # the same latents, so the same images
+
+
+def test_residuals_are_what_the_reconstruction_lacks():
+    train = images_of(5, 2)
+    state, _ = fit_vae(begun((5, 2)), VaeConfig(**TINY, steps=20), train, Context(0, 1))
+    residuals = reconstruction_residuals(state, train, Context(0, 1))
+    vae = build_vae(state.extras["vae"])
+    for i in (0, 11):
+        x = torch.from_numpy(train.images[i]).permute(2, 0, 1)[None] / 255
+        row = torch.tensor([state.classes.index(int(train.labels[i]))])
+        mean, _ = vae.encode(x, row)
+        torch.testing.assert_close(
+            2 * vae.decode(mean, row).sigmoid() - 1 + residuals[i], 2 * x - 1, atol=1e-5, rtol=0
+        )

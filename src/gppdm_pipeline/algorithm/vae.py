@@ -231,6 +231,21 @@ def draw_from_vae(
     return LabelledImages(torch.cat(parts).numpy(), labels.numpy())
 
 
+@torch.no_grad()
+def reconstruction_residuals(
+    state: LearnerState, images: LabelledImages, context: Context
+) -> Tensor:
+    """What the VAE leaves out of images: float32 [n, c, h, w], in units of [-1, 1]."""
+    vae = build_vae(state.extras["vae"]).to(context.device)
+    rows = _rows(state, images.labels.tolist(), context)
+    pixels = to_unit_range(images.images, context.device)
+    parts = []
+    for x, part in zip(pixels.split(DRAWING_BATCH), rows.split(DRAWING_BATCH), strict=True):
+        mean, _ = vae.encode((x + 1) / 2, part)
+        parts.append(x - (2 * vae.decode(mean, part).sigmoid() - 1))
+    return torch.cat(parts)
+
+
 def build_vae(weights: Weights) -> ConvVae:
     """The VAE that `weights` describes, in evaluation mode, on the CPU."""
     vae = ConvVae(**weights.config)

@@ -15,8 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from gppdm_pipeline.algorithm.classifier import fit_classifier
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.origins import with_texture
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.algorithm.vae import VaeConfig, check_image_shape, draw_from_vae, fit_vae
+from gppdm_pipeline.algorithm.vae import (
+    VaeConfig,
+    check_image_shape,
+    draw_from_vae,
+    fit_vae,
+    reconstruction_residuals,
+)
 from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.methods.base import Method, all_images
 
@@ -35,7 +42,8 @@ class VaeReplay(Method):
     name: Literal["vae_replay"] = "vae_replay"
     order: Literal["generator_first", "classifier_first"] = "generator_first"
     """generator_first: the classifier learns from the replay of old classes and from images of the
-    new ones from the new VAE. classifier_first, as published: from replay and real images."""
+    new ones from the new VAE, all with the texture of this task's real images (see `origins.py`).
+    classifier_first, as published: from the replay and this task's real images."""
     distil: bool = True
     """Whether the VAE keeps old classes by distillation from the VAE before (its decoder says the
     same to the same latents) or, as published, learns them again from replay."""
@@ -83,10 +91,13 @@ class VaeReplay(Method):
     ) -> tuple[LearnerState, StageLog]:
         """On the replay, and on images of this task: generated or real, as `order` says."""
         state = state.begin(context.task, train.classes, train.image_shape)
-        if self.generator_first:
-            train = self._draw(state, train.classes, context, "draw_new_classes")
-        images = all_images(train, replay)
-        return fit_classifier(state, self.classifier, images, validation, context)
+        if not self.generator_first:
+            images = all_images(train, replay)
+            return fit_classifier(state, self.classifier, images, validation, context)
+        images = all_images(self._draw(state, train.classes, context, "draw_new_classes"), replay)
+        residuals = reconstruction_residuals(state, train, context)
+        objective = with_texture(self.classifier, residuals)
+        return fit_classifier(state, self.classifier, images, validation, context, objective)
 
     def _draw(
         self, state: LearnerState, classes: Sequence[int], context: Context, stage: str
