@@ -44,6 +44,7 @@ class ExperimentLoader(OmegaConfigLoader):
         run = {
             "run": self.experiment.run,
             "checkpoint_seconds": self.experiment.checkpoint_seconds,
+            "configuration": self.experiment.identity(),
         }
         self["globals"] = {**self["globals"], **run}
         pipeline_registry.use(self.experiment)

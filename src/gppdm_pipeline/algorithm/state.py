@@ -52,6 +52,7 @@ class LearnerState:
         condition: of the denoiser; None for methods without one.
         bases: full name of each projected layer -> float32 [in_features, rank], orthonormal
             columns that span the inputs of old classes.
+        data: for each task learnt, SHA-256 of its training images, where it was recorded.
     """
 
     tasks: tuple[tuple[int, ...], ...] = ()
@@ -60,6 +61,7 @@ class LearnerState:
     denoiser: Weights | None = None
     condition: Condition | None = None
     bases: Mapping[str, Tensor] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
 
     @classmethod
     def empty(cls) -> LearnerState:
