@@ -68,15 +68,15 @@ class Experiment(Choices):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, by the keys that the user knows; plain JSON values."""
-        besides = {"device", "overwrite", "checkpoint_seconds"}
+        besides = {"device", "variant", "overwrite", "checkpoint_seconds"}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
         return {**values, "classifier": learner.pop("classifier"), self.method: learner}
 
     def settings(self) -> dict[str, Any]:
-        """The identity and the device."""
-        return {**self.identity(), "device": self.device}
+        """The identity, the variant's name and the device."""
+        return {**self.identity(), "variant": self.variant, "device": self.device}
 
     def flatten(self) -> dict[str, Any]:
         """Every setting that is used, by dotted key, and the number of tasks.

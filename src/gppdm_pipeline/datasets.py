@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NewType, NoReturn, TypeVar
 
@@ -22,6 +22,7 @@ from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.storage import StateError, load_state, save_state, verify_state
 from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.pipelines.scratch import Scratch
+from gppdm_pipeline.provenance import provenance
 
 Saved = TypeVar("Saved")
 Loaded = TypeVar("Loaded")
@@ -159,7 +160,21 @@ class FigureDataset(_File[Figure, NoReturn]):
 
 
 class StateDataset(OnDisk[LearnerState, LearnerState]):
-    """A learner's state as a folder (see `gppdm_pipeline.algorithm.storage`)."""
+    """A learner's state as a folder (see `gppdm_pipeline.algorithm.storage`).
+
+    Attributes:
+        configuration: what states are made with; kept in each.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        configuration: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, metadata=metadata)
+        self.configuration = configuration
 
     def load(self) -> LearnerState:
         """The state; checksums are verified."""
@@ -168,13 +183,19 @@ class StateDataset(OnDisk[LearnerState, LearnerState]):
     def save(self, data: LearnerState) -> None:
         """Write the folder, or leave none."""
         try:
-            save_state(data, self.path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            made = provenance(self.path.parent)
+            save_state(data, self.path, self.configuration, made)
         except OSError as error:
             raise self.unwritable(error) from error
 
     def verify(self) -> None:
         """Check every file against its checksum."""
-        self._plainly(verify_state)
+        self.manifest()
+
+    def manifest(self) -> Mapping[str, Any]:
+        """What state.json says; checksums are verified."""
+        return self._plainly(verify_state)
 
     def _plainly(self, function: Callable[[Path], T]) -> T:
         try:

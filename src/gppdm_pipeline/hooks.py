@@ -101,7 +101,7 @@ class ExperimentHooks:
                 raise ConfigurationError(str(error)) from error
             guard.check_stream(self._experiment, pipeline)
             guard.check_outputs(self._experiment, pipeline, catalog, whole)
-            guard.check_inputs(pipeline, catalog, run_params)
+            guard.check_inputs(self._experiment, pipeline, catalog, run_params)
             record = None if whole else self._scratch.mlflow_run
             self._tracker = Tracker.start(self._mlflow, self._project, self._experiment, record)
             catalog.save("configuration", self._experiment.identity())

@@ -45,6 +45,7 @@ class ExperimentLoader(OmegaConfigLoader):
             "run": self.experiment.run,
             "benchmark": self.experiment.benchmark,
             "checkpoint_seconds": self.experiment.checkpoint_seconds,
+            "configuration": self.experiment.identity(),
         }
         self["globals"] = {**self["globals"], **names}
         pipeline_registry.use(self.experiment)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import subprocess
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+
+import torch
 
 PACKAGE = Path(__file__).parent
 COMPUTING = ("algorithm", "methods", "streams", "images.py")
@@ -20,6 +24,23 @@ def code_digest() -> str:
         for file in sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]:
             found.update(file.relative_to(PACKAGE).as_posix().encode() + file.read_bytes())
     return found.hexdigest()
+
+
+def provenance(folder: Path) -> dict[str, object]:
+    """Where something in `folder` was made: the same for all that one machine makes of one commit.
+
+    Args:
+        folder: within the project.
+    """
+    return {
+        "git_commit": git_commit(folder),
+        "code": code_digest(),
+        "versions": {name: version(name) for name in ("numpy", "safetensors")},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def git_commit(folder: Path) -> str:

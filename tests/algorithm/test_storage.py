@@ -169,6 +169,36 @@ def test_a_manifest_with_a_flipped_bit(folder):
     assert silent < len(content) / 20
 
 
+@pytest.mark.parametrize(
+    ("file", "part", "change", "message"),
+    [
+        ("classifier.safetensors", "classifier", None, "head.bias is missing, expected [3]"),
+        ("classifier.safetensors", "classifier", (7,), "head.bias is [7], expected [3]"),
+        (
+            "denoiser/diffusion_pytorch_model.safetensors",
+            "denoiser",
+            (3,),
+            "conv_out.bias is [3], expected [1]",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(folder, file, part, change, message):
+    """Whole files, as a program would write that has another network in mind."""
+    state, name = load_state(folder), message.split()[0]
+    weights = getattr(state, part)
+    tensors = {key: value for key, value in weights.tensors.items() if key != name}
+    if change is not None:
+        tensors[name] = torch.zeros(change)
+    path = folder / file
+    path.write_bytes(storage.save(tensors))
+    manifest = json.loads((folder / "state.json").read_text())
+    manifest["files"][file] = storage._checksum(path.read_bytes())
+    del manifest["checksum"]
+    manifest["checksum"] = storage._checksum(storage._canonical(manifest))
+    (folder / "state.json").write_text(json.dumps(manifest))
+    expect_error(folder, file, f"does not fit its network: {message}")
+
+
 def test_a_state_of_another_format(folder):
     manifest = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps({**manifest, "format": 99}))

@@ -57,6 +57,7 @@ class LearnerState:
             columns that span the inputs of old classes.
         extras: what only some methods carry, by name: `vae`, `guide`, `importance`.
         kept: real images of earlier tasks, for methods that keep them; None for all others.
+        data: for each task learnt, SHA-256 of its training images, where it was recorded.
     """
 
     tasks: tuple[tuple[int, ...], ...] = ()
@@ -67,6 +68,7 @@ class LearnerState:
     bases: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Mapping[str, Weights] = field(default_factory=dict)
     kept: LabelledImages | None = None
+    data: tuple[str, ...] = ()
 
     @classmethod
     def empty(cls) -> LearnerState:

@@ -1,12 +1,15 @@
 """States on disk: a folder that is whole, or not there.
 
-    state.json               format, versions, tasks, image shape, classifier's shape, checksums
+    state.json               format, versions, settings, hashes of the data, tasks, image shape,
+                             classifier's shape, checksums
     classifier.safetensors
     denoiser/                config.json and weights as diffusers' UNet2DConditionModel writes them
     prototypes.safetensors   prototype.<class>, start.<class>, embedding.<class>, token_map
     bases.safetensors        by the full name of the projected layer
     extras/<name>/           config.json and weights.safetensors of what only some methods carry
     kept.safetensors         uint8 images and their labels, of methods that keep them
+
+    provenance.json          by whom it was made: git commit, machine; nothing depends on it
 
 Only the files that a state has something for are there. Nothing is pickled. A folder is written
 under a temporary name, synced and renamed, so that a stopped write leaves no state behind.
@@ -24,10 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 import gppdm_pipeline
+from gppdm_pipeline.algorithm.classifier import SmallConvNet
 from gppdm_pipeline.algorithm.denoiser import build_unet
 from gppdm_pipeline.algorithm.state import Condition, LearnerState, Weights
 from gppdm_pipeline.images import LabelledImages
@@ -35,6 +40,7 @@ from gppdm_pipeline.images import LabelledImages
 FORMAT = 1
 _MANIFEST = "state.json"
 _CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
+_PROVENANCE = "provenance.json"
 _UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -42,12 +48,21 @@ class StateError(ValueError):
     """A state on disk that is missing, damaged, or of another format; the message says which."""
 
 
-def save_state(state: LearnerState, folder: Path) -> None:
+def save_state(
+    state: LearnerState,
+    folder: Path,
+    configuration: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
     """Write a state; an older one in the same place is replaced in one step.
+
+    The same state with the same configuration gives the same bytes, provenance aside.
 
     Args:
         state: any, the empty one included.
         folder: its parents are made.
+        configuration: what it was made with, kept beside it; plain JSON values.
+        provenance: where it was made; likewise.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
@@ -61,9 +76,11 @@ def save_state(state: LearnerState, folder: Path) -> None:
             for path in sorted(temporary.rglob("*"))
             if path.is_file()
         }
-        manifest = _manifest(state, checksums)
+        manifest = _manifest(state, checksums, configuration)
         manifest["checksum"] = _checksum(_canonical(manifest))
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        if provenance is not None:
+            (temporary / _PROVENANCE).write_text(json.dumps(dict(provenance), indent=2) + "\n")
         for path in [*temporary.rglob("*"), temporary]:
             _sync(path)
         _replace(temporary, folder)
@@ -79,6 +96,7 @@ def load_state(folder: Path) -> LearnerState:
             one. The message names the file and the repair.
     """
     manifest, files = _verified(folder)
+    _check_shapes(folder, manifest, files)
     classifier, denoiser, condition = None, None, None
     if manifest["classifier"] is not None:
         classifier = Weights(manifest["classifier"], load(files["classifier.safetensors"]))
@@ -103,16 +121,22 @@ def load_state(folder: Path) -> LearnerState:
             if name.startswith("extras/") and name.endswith(_CONFIG)
         },
         kept=_unpack_images(files["kept.safetensors"]) if "kept.safetensors" in files else None,
+        data=tuple(manifest["data"]),
     )
 
 
-def verify_state(folder: Path) -> None:
+def verify_state(folder: Path) -> Mapping[str, Any]:
     """Check that `folder` holds a whole state.
+
+    Returns:
+        What state.json says, such as `configuration` and `tasks`.
 
     Raises:
         StateError: as `load_state`.
     """
-    _verified(folder)
+    manifest, files = _verified(folder)
+    _check_shapes(folder, manifest, files)
+    return manifest
 
 
 def _write_tensors(state: LearnerState, folder: Path) -> None:
@@ -163,7 +187,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
 
-def _manifest(state: LearnerState, checksums: Mapping[str, str]) -> dict[str, Any]:
+def _manifest(
+    state: LearnerState, checksums: Mapping[str, str], configuration: Mapping[str, Any] | None
+) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "versions": {
@@ -171,6 +197,8 @@ def _manifest(state: LearnerState, checksums: Mapping[str, str]) -> dict[str, An
             "torch": torch.__version__,
             "diffusers": version("diffusers"),
         },
+        "configuration": None if configuration is None else dict(configuration),
+        "data": list(state.data),
         "tasks": [list(task) for task in state.tasks],
         "image_shape": None if state.image_shape is None else list(state.image_shape),
         "classifier": None if state.classifier is None else dict(state.classifier.config),
@@ -201,6 +229,24 @@ def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         if _checksum(files[name]) != checksum:
             raise _error(file, "is damaged (its checksum differs)")
     return manifest, files
+
+
+def _check_shapes(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Every network's file holds its tensors, all of them and no other, in their shapes."""
+    networks: dict[str, nn.Module] = {}
+    with torch.device("meta"):  # shapes without memory
+        if manifest["classifier"] is not None:
+            networks["classifier.safetensors"] = SmallConvNet(**manifest["classifier"])
+        if f"denoiser/{_UNET_WEIGHTS}" in files:
+            config = _without_private(json.loads(files["denoiser/config.json"]))
+            networks[f"denoiser/{_UNET_WEIGHTS}"] = UNet2DConditionModel.from_config(config)
+    for name, network in networks.items():
+        expected = {key: list(value.shape) for key, value in network.state_dict().items()}
+        found = {key: list(value.shape) for key, value in load(files[name]).items()}
+        for key in sorted({*expected, *found}):
+            if expected.get(key) != found.get(key):
+                shapes = f"{found.get(key, 'missing')}, expected {expected.get(key, 'none')}"
+                raise _error(folder / name, f"does not fit its network: {key} is {shapes}")
 
 
 def _error(path: Path, what: str) -> StateError:

@@ -12,7 +12,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from gppdm_pipeline.configuration import Experiment
-from gppdm_pipeline.datasets import JsonDataset, OnDisk
+from gppdm_pipeline.datasets import JsonDataset, OnDisk, StateDataset
 from gppdm_pipeline.layers import flatten
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_FOLDER, FROM_MLFLOW
 from gppdm_pipeline.pipelines.scratch import FILTERS, RefusedError
@@ -42,12 +42,7 @@ def check_outputs(
             shutil.rmtree(folder)
     now = flatten(experiment.identity())
     if record.exists():
-        there = flatten(record.load())
-        differences = [
-            f"  {key}: {there.get(key, 'unset')} there, {now.get(key, 'unset')} now"
-            for key in sorted({*there, *now})
-            if there.get(key, "unset") != now.get(key, "unset")
-        ]
+        differences = _differences(flatten(record.load()), now)
     else:
         folders = _folders(experiment.run, pipeline, catalog)
         differences = [f"  {folder} has no {record.path.name}" for folder in folders]
@@ -66,11 +61,14 @@ def check_outputs(
         )
 
 
-def check_inputs(pipeline: Pipeline, catalog: DataCatalog, run_params: Mapping[str, Any]) -> None:
-    """Every file that the run will read is there, and whole.
+def check_inputs(
+    experiment: Experiment, pipeline: Pipeline, catalog: DataCatalog, run_params: Mapping[str, Any]
+) -> None:
+    """Every file that the run will read is there, whole, and of these settings.
 
     Raises:
-        RefusedError: naming the file that is missing, and the command that makes it.
+        RefusedError: naming the file that is missing, and the command that makes it; or the state
+            of other settings, and what differs.
         DatasetError: naming the file that is damaged.
     """
     free = pipeline.inputs()
@@ -86,6 +84,38 @@ def check_inputs(pipeline: Pipeline, catalog: DataCatalog, run_params: Mapping[s
             )
         if there and (name in free or run_params["only_missing_outputs"]):
             dataset.verify()
+            if isinstance(dataset, StateDataset):
+                _check_state(dataset, experiment)
+
+
+def _check_state(dataset: StateDataset, experiment: Experiment) -> None:
+    """A state is of these settings; its tasks may have come from a stream that has others later."""
+    manifest, now = dataset.manifest(), flatten(experiment.identity())
+    there = flatten(manifest["configuration"] or {})
+    if not there:
+        raise RefusedError(
+            f"{dataset.path} does not say what it was made with: make it again by running its task."
+        )
+    differences = _differences(
+        *({k: v for k, v in each.items() if not k.startswith("stream.")} for each in (there, now))
+    )
+    tasks = [sorted(task) for task in experiment.stream.tasks(experiment.seed)]
+    if manifest["tasks"] != tasks[: len(manifest["tasks"])]:
+        differences.append(f"  tasks: {manifest['tasks']} there, {tasks} now")
+    if differences:
+        raise RefusedError(
+            f"{dataset.path} was made with other settings:\n"
+            + "\n".join(differences)
+            + "\nGive the run the state's settings, or make the state again by running its task."
+        )
+
+
+def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"  {key}: {there.get(key, 'unset')} there, {now.get(key, 'unset')} now"
+        for key in sorted({*there, *now})
+        if there.get(key, "unset") != now.get(key, "unset")
+    ]
 
 
 def check_reports(benchmark: str, catalog: DataCatalog) -> None:

@@ -5,6 +5,7 @@ Images are `LabelledImages`, states `LearnerState`, records plain JSON values.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from gppdm_pipeline.pipelines.measure import measured
 from gppdm_pipeline.pipelines.progress import bars_of
 from gppdm_pipeline.pipelines.scratch import Scratch
 from gppdm_pipeline.streams.scenario import StreamConfig, read_task
+from gppdm_pipeline.streams.sources import fingerprint
 
 Record = dict[str, Any]
 
@@ -86,7 +88,10 @@ def train_classifier(
         task.number, "train_classifier", learner, seed, device, state, train, replay
     )
     context = task.context(seed, device, checkpoints)
-    return measured(lambda: learner.train_classifier(state, train, validation, replay, context))
+    after, log = measured(
+        lambda: learner.train_classifier(state, train, validation, replay, context)
+    )
+    return _learnt(after, task, train), log
 
 
 def train_generator(
@@ -104,7 +109,13 @@ def train_generator(
         task.number, "train_generator", learner, seed, device, state, train, replay
     )
     context = task.context(seed, device, checkpoints)
-    return measured(lambda: learner.train_generator(state, train, replay, context))
+    after, log = measured(lambda: learner.train_generator(state, train, replay, context))
+    return _learnt(after, task, train), log
+
+
+def _learnt(state: LearnerState, task: Task, train: LabelledImages) -> LearnerState:
+    """The state with the hash of what it has learnt."""
+    return replace(state, data=(*state.data[: task.number - 1], fingerprint(train)))
 
 
 def evaluate(
