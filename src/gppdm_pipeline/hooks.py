@@ -125,9 +125,10 @@ class ExperimentHooks:
             reports = paths["report.metrics"].parent
             print_summary(
                 catalog.load("report.metrics"),
+                catalog.load("report.costs"),
                 {
                     "states": _path(catalog, "configuration").parent,
-                    "figures and metrics.json": reports,
+                    "metrics.json and figures": reports,
                     "MLflow": "make ui" + (" (this run is incomplete there)" * self._tracker.lost),
                 },
             )

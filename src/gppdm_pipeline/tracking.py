@@ -66,7 +66,7 @@ class Tracker:
             TrackingError: if MLflow refuses.
         """
         try:
-            client = MlflowClient(_absolute(settings["tracking_uri"], project))
+            client = MlflowClient(_absolute(settings["tracking_uri"], _home(project)))
             run_id = (
                 os.getenv("MLFLOW_RUN_ID")
                 or _recorded(client, record, experiment)
@@ -153,7 +153,7 @@ def _create_run(
     if found is None:
         identifier = client.create_experiment(
             experiment.benchmark,
-            artifact_location=(project / settings["artifact_location"]).as_uri(),
+            artifact_location=(_home(project) / settings["artifact_location"]).as_uri(),
             tags={"mlflow.note.content": settings["description"]},
         )
     else:
@@ -173,6 +173,15 @@ def _tags(project: Path, experiment: Experiment) -> dict[str, object]:
         "git_commit": commit,
         "mlflow.source.git.commit": commit,
     }
+
+
+def _home(project: Path) -> Path:
+    """The project's folder; for a queued experiment of DVC, that of the project it is a copy of."""
+    parts = project.parts
+    for end in range(len(parts) - 2):
+        if parts[end : end + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:end])
+    return project
 
 
 def _absolute(uri: str, project: Path) -> str:

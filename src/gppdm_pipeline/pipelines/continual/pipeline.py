@@ -46,6 +46,7 @@ def _task(learner: Method, tasks: list[str]) -> Pipeline:
             ["params:stream", "params:seed", f"params:{task}.task"],
             [f"{task}.train", f"{task}.validation", f"{task}.test"],
             name="split",
+            tags="data",
         ),
         node(
             nodes.synthesise_replay,
@@ -61,7 +62,7 @@ def _task(learner: Method, tasks: list[str]) -> Pipeline:
             name="evaluate",
         ),
     ]
-    return _named(template, task)
+    return _named([*template[:1], *(each.tag(task) for each in template[1:])], task)
 
 
 def _trainings(learner: Method, before: str, task: str, context: list[str]) -> list[Node]:
@@ -100,7 +101,7 @@ def _report(learner: Method, tasks: list[str]) -> Pipeline:
         node(
             nodes.summarise,
             {"configuration": "params:configuration", **records},
-            "report.metrics",
+            ["report.metrics", "report.costs"],
             name="summarise",
         ),
         _drawing(nodes.draw_accuracy_matrix, ["report.metrics"]),
@@ -113,7 +114,7 @@ def _report(learner: Method, tasks: list[str]) -> Pipeline:
             _drawing(nodes.draw_replay, replay),
             _drawing(nodes.draw_prototypes, ["params:stream", f"{last}.state"]),
         ]
-    return _named(template, "report")
+    return _named([each.tag("report") for each in template], "report")
 
 
 def _drawing(function: Callable[..., Figure], inputs: list[str]) -> Node:
