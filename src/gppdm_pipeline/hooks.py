@@ -122,7 +122,7 @@ class ExperimentHooks:
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
         """Remove a stage's checkpoints when its last output is written."""
-        if dataset_name == node.outputs[-1]:
+        if self._lock.held and dataset_name == node.outputs[-1]:  # a comparison holds none
             self._scratch.forget(node.name)
 
     @hook_impl

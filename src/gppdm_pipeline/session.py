@@ -27,7 +27,9 @@ class Session(KedroSession):
         loader = self._get_config_loader()
         assert isinstance(loader, ExperimentLoader)
         scratch = self._project_path / loader["catalog"]["scratch"]["filepath"]
-        if not only_missing_outputs and Command(scratch, loader.experiment, options).goes_on():
+        command = Command(scratch, loader.experiment, options)
+        compares = "compare" in (options.get("pipeline_names") or ())
+        if not only_missing_outputs and not compares and command.goes_on():
             logger.info(
                 "Going on with what was stopped. To make it anew, remove %s first.", scratch
             )

@@ -46,7 +46,7 @@ def main(benchmark: str, methods: str, seeds: str, params: str) -> None:
         left = len(plan) - number
         click.echo(f"{heading} ... {_remaining(spent, left)}")
         start = time.monotonic()
-        if run(given, experiment):
+        if run(given):
             spent.append(time.monotonic() - start)
             click.echo(f"{heading}: {spent[-1]:.0f} s, {result(experiment)}")
         else:
@@ -78,17 +78,18 @@ def experiment_of(params: str) -> Experiment:
 
 def is_finished(experiment: Experiment) -> bool:
     """Whether a whole run with these settings has left its report."""
-    return _is_of(experiment) and (REPORTS / experiment.run / "metrics.json").exists()
+    settings_file = STATES / experiment.run / "configuration.json"
+    if not (settings_file.exists() and (REPORTS / experiment.run / "metrics.json").exists()):
+        return False
+    return bool(json.loads(settings_file.read_text()) == experiment.identity())
 
 
-def run(params: str, experiment: Experiment) -> bool:
-    """Run in a process of its own, from where a run with these settings stopped; True if it ends.
+def run(params: str) -> bool:
+    """Run in a process of its own, from where the same run was stopped; True if it ends well.
 
     Its progress bars and messages go to this process's terminal.
     """
     command = [sys.executable, "-m", "gppdm_pipeline", f"--params={params}"]
-    if _is_of(experiment):
-        command.append("--only-missing-outputs")
     return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
@@ -96,12 +97,6 @@ def result(experiment: Experiment) -> str:
     """A run's average accuracy."""
     report = json.loads((REPORTS / experiment.run / "metrics.json").read_text())
     return f"average accuracy {100 * report['average_accuracy']:.1f} %"
-
-
-def _is_of(experiment: Experiment) -> bool:
-    """Whether what is on disk was made with these settings."""
-    file = STATES / experiment.run / "configuration.json"
-    return file.exists() and json.loads(file.read_text()) == experiment.identity()
 
 
 def _remaining(spent: list[float], left: int) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -33,8 +36,9 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def in_this_process(params, experiment):
+def in_this_process(params):
     """A run without a process of its own, which takes seconds to start."""
+    experiment = sweep.experiment_of(params)
     given = {"benchmark": experiment.benchmark, "method": experiment.method}
     given |= {"seed": experiment.seed, "device": "cpu"}
     given |= {"stream": experiment.stream.model_dump(mode="json")}
@@ -112,26 +116,66 @@ def test_a_damaged_report_is_named(monkeypatch):
         compare()
 
 
-def test_a_stopped_run_goes_on(monkeypatch):
-    """Only where its settings are those that are asked for."""
+def test_only_a_whole_run_with_the_same_settings_is_finished():
+    experiment = sweep.experiment_of("benchmark=digits,method=finetune,seed=0")
+    configuration = Path("data/06_models/digits/finetune/seed_0/configuration.json")
+    configuration.parent.mkdir(parents=True)
+    configuration.write_text(json.dumps(experiment.identity()))
+    assert not sweep.is_finished(experiment)
+    (REPORTS / "finetune" / "seed_0").mkdir(parents=True)
+    (REPORTS / "finetune" / "seed_0" / "metrics.json").write_text("{}")
+    assert sweep.is_finished(experiment)
+    other = sweep.experiment_of("benchmark=digits,method=finetune,seed=0,classifier.steps=7")
+    assert not sweep.is_finished(other)
+
+
+def test_each_run_has_a_process_of_its_own(monkeypatch):
     commands = []
 
     def record(command, **_):
         commands.append(command)
-        return sweep.subprocess.CompletedProcess(command, 0)
+        return sweep.subprocess.CompletedProcess(command, len(commands) - 1)
 
     monkeypatch.setattr(sweep.subprocess, "run", record)
-    configuration = Path("data/06_models/digits/finetune/seed_0/configuration.json")
-    given = "benchmark=digits,method=finetune,seed=0"
-    experiment = sweep.experiment_of(given)
-    assert sweep.run(given, experiment)
-    configuration.parent.mkdir(parents=True)
-    configuration.write_text(json.dumps(experiment.identity()))
-    assert not sweep.is_finished(experiment)
-    assert sweep.run(given, experiment)
-    assert sweep.run(given, sweep.experiment_of(f"{given},classifier.steps=7"))
-    assert [command[-1] == "--only-missing-outputs" for command in commands] == [False, True, False]
-    assert commands[0][1:] == ["-m", "gppdm_pipeline", f"--params={given}"]
+    assert [sweep.run("seed=1"), sweep.run("seed=2")] == [True, False]
+    assert [command[1:] for command in commands] == [
+        ["-m", "gppdm_pipeline", f"--params=seed={seed}"] for seed in (1, 2)
+    ]
+
+
+def test_comparing_in_a_process_of_its_own():
+    """Nothing is left over there from a run that trains."""
+    report = {
+        "configuration": sweep.experiment_of("benchmark=digits,method=joint").settings(),
+        "average_accuracy": 0.5,
+        "average_accuracy_after_task": [0.75, 0.5],
+        "average_incremental_accuracy": 0.625,
+        "forgetting": 0.25,
+        "task_masked_accuracy": 0.5,
+        "per_class_accuracy": {"0": 0.5},
+        "seconds": {"task_01": {"evaluate": 1.0}},
+        "state_bytes": [8],
+    }
+    file = REPORTS / "joint" / "seed_0" / "metrics.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(report))
+    command = [sys.executable, "-m", "gppdm_pipeline", "--pipeline=compare"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "| joint | 1 (0) | 50.0 | 62.5 | 25.0 |" in done.stdout
+
+
+def test_comparing_does_not_go_on_with_a_stopped_run(monkeypatch):
+    """Else it would take its own earlier table for what is missing no more."""
+    monkeypatch.setattr(sweep, "run", in_this_process)
+    swept("finetune")
+    compare()
+    table = REPORTS / "comparison" / "table.md"
+    table.write_text("old")
+    monkeypatch.setattr("gppdm_pipeline.session.Command.goes_on", lambda _: True)
+    compare()
+    assert "| finetune | 1 (0) |" in table.read_text()
 
 
 def test_a_wrong_setting_is_told_before_the_first_run():
