@@ -145,6 +145,20 @@ class TextDataset(_File[str, str]):
         file.write(data.encode())
 
 
+class LogDataset(JsonDataset):
+    """What a stage cost and told: none where the stage's result came from elsewhere.
+
+    It is always there, so that its absence is no reason to run a stage again.
+    """
+
+    def load(self) -> dict[str, Any]:
+        """The record, or an empty one."""
+        return super().load() if self.path.exists() else {}
+
+    def _exists(self) -> bool:
+        return True
+
+
 class FigureDataset(_File[Figure, NoReturn]):
     """A figure as PNG, to be looked at and not loaded."""
 

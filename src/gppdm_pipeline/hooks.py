@@ -144,7 +144,7 @@ class ExperimentHooks:
                 catalog.load("report.metrics"),
                 {
                     "states": _path(catalog, "configuration").parent,
-                    "figures and metrics.json": reports,
+                    "metrics.json and figures": reports,
                     "MLflow": "make ui" + (" (this run is incomplete there)" * self._tracker.lost),
                 },
             )

@@ -183,7 +183,7 @@ def _experiment(
         return str(found.experiment_id)
     made = client.create_experiment(
         benchmark,
-        artifact_location=(project / settings["artifact_location"]).as_uri(),
+        artifact_location=(_home(project) / settings["artifact_location"]).as_uri(),
         tags={"mlflow.note.content": settings["description"]},
     )
     return str(made)
@@ -213,4 +213,15 @@ def _tags(project: Path, experiment: Experiment) -> dict[str, object]:
 def absolute(uri: str, project: Path) -> str:
     """A relative SQLite path would be wherever the command happens to run."""
     scheme = "sqlite:///"
-    return f"{scheme}{project / uri.removeprefix(scheme)}" if uri.startswith(scheme) else uri
+    if not uri.startswith(scheme):
+        return uri
+    return f"{scheme}{_home(project) / uri.removeprefix(scheme)}"
+
+
+def _home(project: Path) -> Path:
+    """The project's folder; for a queued experiment of DVC, that of the project it is a copy of."""
+    parts = project.parts
+    for end in range(len(parts) - 2):
+        if parts[end : end + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:end])
+    return project

@@ -30,7 +30,7 @@ def test_a_state_says_what_it_was_made_with():
     assert set(manifest["versions"]) == {"gppdm-pipeline", "torch", "diffusers"}
     hashes = []
     for task in ("task_01", "task_02"):
-        file = outputs("05_model_input") / task / "train.npz"
+        file = outputs("03_primary") / task / "train.npz"
         hashes.append(fingerprint(ImagesDataset(filepath=str(file)).load()))
     assert manifest["data"] == hashes
     assert load_state(state_of(2)).data == tuple(hashes)

@@ -30,7 +30,8 @@ def check_outputs(
     """Keep runs with different settings out of each other's folders.
 
     The settings of a run are kept beside its states. Outputs made with other settings are removed
-    if a whole run was told to overwrite them; otherwise the run is refused.
+    by a whole run that was told to overwrite them, and replaced one by one by a run of some nodes
+    that was; otherwise the run is refused.
 
     Raises:
         RefusedError: listing the settings that differ.
@@ -46,7 +47,7 @@ def check_outputs(
     else:
         folders = _folders(experiment.run, pipeline, catalog)
         differences = [f"  {folder} has no {record.path.name}" for folder in folders]
-    if differences:
+    if differences and not experiment.overwrite:
         repair = (
             "Keep both: --params=variant=<name of this run>. Or remove those first: "
             "--params=overwrite=true."

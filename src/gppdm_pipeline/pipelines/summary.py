@@ -22,7 +22,7 @@ def print_summary(report: Mapping[str, Any], places: Mapping[str, Path | str]) -
     console.print(
         "\n[bold]{benchmark} · {method} · seed {seed}".format_map(report["configuration"])
     )
-    console.print(_accuracies(report), _seconds(report))
+    console.print(_accuracies(report), _seconds(report["seconds"]))
     for name in ("average_accuracy", "average_incremental_accuracy", "forgetting"):
         console.print(f"{name.replace('_', ' '):<30}{_percent(report[name])} %")
     for name, place in places.items():
@@ -42,17 +42,17 @@ def _accuracies(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _seconds(report: Mapping[str, Any]) -> Table:
-    by_task = report["seconds"]
-    stages = next(iter(by_task.values()))
+def _seconds(by_task: Mapping[str, Mapping[str, float]]) -> Table:
+    stages = dict.fromkeys(stage for seconds in by_task.values() for stage in seconds)
     table = Table(title="seconds", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("task", justify="right")
     for stage in stages:
         table.add_column(stage, justify="right")
-    for number, seconds in enumerate(by_task.values(), start=1):
-        table.add_row(str(number), *(f"{seconds[stage]:.1f}" for stage in stages))
+    for task, seconds in by_task.items():
+        known = (f"{seconds[stage]:.1f}" if stage in seconds else "" for stage in stages)
+        table.add_row(str(int(task.removeprefix("task_"))), *known)
     table.add_section()
-    totals = [sum(seconds[stage] for seconds in by_task.values()) for stage in stages]
+    totals = [sum(seconds.get(stage, 0) for seconds in by_task.values()) for stage in stages]
     table.add_row("all", *(f"{total:.1f}" for total in totals))
     return table
 

@@ -126,12 +126,11 @@ def evaluate(
     test = LabelledImages.concatenate(tests)
     logits, cost = measured(lambda: (predict_logits(state, test.images, context), StageLog()))
     counts = metrics.evaluate_predictions(logits, test.labels, state.classes, state.tasks)
-    cost["metrics"] = {"state_bytes": state.bytes()}
-    return dict(counts), cost
+    return {**counts, "test_data": fingerprint(test), "state_bytes": state.bytes()}, cost
 
 
-def summarise(configuration: Record, **records: Record) -> Record:
-    """Everything that is reported of a run, in plain JSON values.
+def summarise(configuration: Record, **records: Record) -> tuple[Record, Record]:
+    """Everything that is reported of a run: what came out, and the same with what it cost.
 
     Args:
         configuration: every setting that was used.
@@ -146,18 +145,17 @@ def summarise(configuration: Record, **records: Record) -> Record:
         task, stage = name.split(".")
         if stage == "evaluation":
             evaluations.append(cast(metrics.TaskEvaluation, record))
-            continue
-        seconds.setdefault(task, {})[stage] = record["seconds"]
-        peaks.append(record["peak_memory_bytes"])
-        if stage == "evaluate":
-            state_bytes.append(record["metrics"]["state_bytes"])
-    return {
+            state_bytes.append(record["state_bytes"])
+        elif record:  # of a task that was learnt elsewhere, costs are not known here
+            seconds.setdefault(task, {})[stage] = record["seconds"]
+            peaks.append(record["peak_memory_bytes"])
+    results = {
         **metrics.summarise(evaluations),
-        "seconds": seconds,
-        "peak_memory_bytes": max(peaks),
         "state_bytes": state_bytes,
         "configuration": configuration,
     }
+    costs = {"seconds": seconds, "peak_memory_bytes": max(peaks, default=None)}
+    return results, {**results, **costs}
 
 
 def draw_accuracy_matrix(report: Record) -> Figure:

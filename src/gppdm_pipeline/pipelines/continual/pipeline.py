@@ -46,6 +46,7 @@ def _task(learner: Method, tasks: list[str]) -> Pipeline:
             ["params:stream", "params:seed", f"params:{task}.task"],
             [f"{task}.train", f"{task}.validation", f"{task}.test"],
             name="split",
+            tags="data",
         ),
         node(
             nodes.synthesise_replay,
@@ -61,7 +62,7 @@ def _task(learner: Method, tasks: list[str]) -> Pipeline:
             name="evaluate",
         ),
     ]
-    return _named(template, task)
+    return _named([*template[:1], *(each.tag(task) for each in template[1:])], task)
 
 
 def _trainings(learner: Method, before: str, task: str, context: list[str]) -> list[Node]:
@@ -100,7 +101,7 @@ def _report(learner: Method, tasks: list[str]) -> Pipeline:
         node(
             nodes.summarise,
             {"configuration": "params:configuration", **records},
-            "report.metrics",
+            ["report.results", "report.metrics"],
             name="summarise",
         ),
         _drawing(nodes.draw_accuracy_matrix, ["report.metrics"]),
@@ -112,7 +113,7 @@ def _report(learner: Method, tasks: list[str]) -> Pipeline:
         template.append(_drawing(nodes.draw_replay, replay))
     if learner.has_prototypes:
         template.append(_drawing(nodes.draw_prototypes, ["params:stream", f"{tasks[-1]}.state"]))
-    return _named(template, "report")
+    return _named([each.tag("report") for each in template], "report")
 
 
 def _drawing(function: Callable[..., Figure], inputs: list[str]) -> Node:

@@ -1,0 +1,58 @@
+"""dvc.yaml says in its own words what the pipeline is; here the two are held together."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gppdm_pipeline.configuration import resolve
+from gppdm_pipeline.layers import Layer
+from gppdm_pipeline.methods import METHODS
+from gppdm_pipeline.pipelines.continual import create_pipeline
+
+ROOT = Path(__file__).parents[1]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMETERS = yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())
+PRESETS = sorted((ROOT / "conf/base/benchmarks").glob("*.yml"))
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    name = PARAMETERS["benchmark"]
+    preset = yaml.safe_load((ROOT / f"conf/base/benchmarks/{name}.yml").read_text())[name]
+    return resolve({name: Layer(preset, str)}, [Layer(PARAMETERS, str)])
+
+
+def test_stages_are_the_tasks_of_the_default_experiment(experiment):
+    tasks = [f"task_{n:02d}" for n in range(1, experiment.number_of_tasks + 1)]
+    assert list(STAGES["learn"]["foreach"]) == tasks
+    evaluations = [dep.split("/")[-2] for dep in STAGES["report"]["deps"] if "evaluation." in dep]
+    assert evaluations == tasks
+    for before, task in pairwise(tasks):
+        item = STAGES["learn"]["foreach"][task]
+        assert item["state"].endswith(f"/{before}/state")
+        assert item["evaluation"].endswith(f"/{before}/evaluation.json")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_node_is_in_one_stage(method):
+    tags = {"data", "task_01", "task_02", "report"}
+    nodes = create_pipeline(METHODS[method](), 2).nodes
+    assert all(len(node.tags & tags) == 1 for node in nodes)
+    assert {tag for node in nodes for tag in node.tags} == tags
+
+
+@pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
+def test_presets_have_what_dvc_asks_for(file):
+    preset = yaml.safe_load(file.read_text())[file.stem]
+    assert preset.keys() >= {"stream", "classifier", *METHODS}
+
+
+def test_stages_depend_on_code_that_is_there():
+    stages = [STAGES["data"], STAGES["learn"]["do"], STAGES["report"]]
+    code = [dep for stage in stages for dep in stage["deps"] if dep.startswith("src/")]
+    assert code
+    assert all((ROOT / dep).exists() for dep in code)
