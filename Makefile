@@ -10,10 +10,10 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help run sweep compare test lint ui viz clean
+.PHONY: help run sweep compare test test-slow audit lint ui viz clean
 
 help:  ## Show these targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: .venv/run.stamp  ## Run the pipeline, for example: make run ARGS="--params=method=joint,seed=1"
 	$(BIN)/kedro run --pipeline=continual $(ARGS)
@@ -26,6 +26,13 @@ compare: .venv/run.stamp  ## Compare finished runs: make compare ARGS="--params=
 
 test: lint  ## Run the checks and the tests, for example: make test ARGS="-k continual"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
+
+test-slow: .venv/dev.stamp  ## Run the tests that take minutes: kills, failing disks, DVC
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(ARGS)
+
+audit: .venv/dev.stamp  ## Look the pinned requirements up among known vulnerabilities (network)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --no-deps --disable-pip -r requirements.txt
 
 lint: .venv/dev.stamp  ## Run the checks alone
 	$(BIN)/ruff check

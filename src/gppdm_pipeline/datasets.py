@@ -86,11 +86,11 @@ class _File(OnDisk[Saved, Loaded]):
 
     def save(self, data: Saved) -> None:
         try:
-            self._save(data)
+            self._replace(data)
         except OSError as error:
             raise self.unwritable(error) from error
 
-    def _save(self, data: Saved) -> None:
+    def _replace(self, data: Saved) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.new")
         try:
