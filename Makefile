@@ -10,7 +10,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help run sweep compare test test-slow audit lint ui viz clean
+.PHONY: help run sweep compare ablation results test test-slow audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +23,12 @@ sweep: .venv/run.stamp  ## Run methods x seeds: make sweep ARGS="--methods=lwf,j
 
 compare: .venv/run.stamp  ## Compare finished runs: make compare ARGS="--params=benchmark=digits"
 	$(BIN)/kedro run --pipeline=compare $(ARGS)
+
+ablation: .venv/run.stamp  ## What each part gives; runs what has no record: make ablation ARGS="--streams=digits"
+	$(BIN)/python -m gppdm_pipeline.plan benchmarks/ablation.yml $(ARGS)
+
+results: .venv/run.stamp  ## All methods; runs what has no record: make results ARGS="--seeds=0"
+	$(BIN)/python -m gppdm_pipeline.plan benchmarks/methods.yml $(ARGS)
 
 test: lint  ## Run the checks and the tests, for example: make test ARGS="-k continual"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)

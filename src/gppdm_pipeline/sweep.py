@@ -61,19 +61,26 @@ def main(benchmark: str, methods: str, seeds: str, params: str) -> None:
 
 def experiment_of(params: str) -> Experiment:
     """What `kedro run --params=<params>` would run."""
-    given = [pair.partition("=") for pair in params.split(",")]
-    nested: dict[str, Any] = {}
-    for key, _, value in given:
-        *parents, last = key.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = yaml.safe_load(value)
     loader = settings.CONFIG_LOADER_CLASS(
-        conf_source=settings.CONF_SOURCE, runtime_params=nested, **settings.CONFIG_LOADER_ARGS
+        conf_source=settings.CONF_SOURCE,
+        runtime_params=nested(params),
+        **settings.CONFIG_LOADER_ARGS,
     )
     experiment: Experiment = loader.experiment
     return experiment
+
+
+def nested(params: str) -> dict[str, Any]:
+    """`a.b=1,c=x` as {"a": {"b": 1}, "c": "x"}."""
+    values: dict[str, Any] = {}
+    for pair in params.split(","):
+        key, _, value = pair.partition("=")
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = yaml.safe_load(value)
+    return values
 
 
 def is_finished(experiment: Experiment) -> bool:

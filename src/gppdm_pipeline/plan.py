@@ -1,0 +1,228 @@
+"""`python -m gppdm_pipeline.plan FILE`: the runs behind docs/results.md, and their tables.
+
+A plan names streams, variants and seeds. Each finished run leaves a record, a small JSON file that
+is committed, so that the work of several days and machines adds up: a run whose record is there,
+with the same settings, is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import click
+import yaml
+from kedro.framework.project import configure_project
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gppdm_pipeline import sweep
+from gppdm_pipeline.configuration import Experiment
+from gppdm_pipeline.evaluation.records import Record, as_markdown, record_of
+
+RESULTS, TABLES = Path("benchmarks/results"), Path("docs/results.md")
+Setting = bool | int | float | str
+
+
+class PlannedStream(BaseModel):
+    """A benchmark, how its preset is changed, and the seeds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    benchmark: str
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    params: dict[str, Setting] = {}
+
+
+class Plan(BaseModel):
+    """What is run on what.
+
+    Attributes:
+        title: of the tables.
+        baseline: the variant that the others' paired differences are taken to.
+        streams: by name.
+        variants: by name; their settings, the method among them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    baseline: str
+    streams: dict[str, PlannedStream]
+    variants: dict[str, dict[str, Setting]]
+
+    @model_validator(mode="after")
+    def _baseline_is_a_variant(self) -> Plan:
+        if self.baseline not in self.variants:
+            raise ValueError(
+                f"baseline {self.baseline!r} is no variant: use one of {', '.join(self.variants)}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run: where it stands in its plan, and its settings as for `kedro run --params`."""
+
+    stream: str
+    variant: str
+    seed: int
+    params: str
+
+    def record(self, folder: Path) -> Path:
+        """Its record's file, below the plan's folder."""
+        return folder / self.stream / self.variant / f"seed_{self.seed}.json"
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.variant} seed {self.seed}"
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--streams", help="Only these, joined by commas.")
+@click.option("--variants", help="Only these, joined by commas.")
+@click.option("--seeds", help="Only these, joined by commas.")
+@click.option("--tables", is_flag=True, help="Run nothing, write the tables of what there is.")
+def main(
+    file: Path, streams: str | None, variants: str | None, seeds: str | None, tables: bool
+) -> None:
+    """Run what has no record yet, and write the tables."""
+    configure_project("gppdm_pipeline")
+    plan, folder = read_plan(file), RESULTS / file.stem
+    wanted = runs_of(
+        plan,
+        _chosen("streams", streams, plan.streams),
+        _chosen("variants", variants, plan.variants),
+        None if seeds is None else [int(seed) for seed in seeds.split(",")],
+    )
+    failed = [] if tables else run_all(wanted, folder)
+    text = "\n".join(
+        f"**{name}**\n\n{as_markdown(_records(plan, name, folder), plan.baseline)}"
+        for name in plan.streams
+    )
+    write_between(TABLES, file.stem, text)
+    click.echo(text)
+    if failed:
+        names = "\n".join(f"  {planned}" for planned in failed)
+        raise click.ClickException(f"{len(failed)} of {len(wanted)} runs failed:\n{names}")
+
+
+def read_plan(file: Path) -> Plan:
+    """The plan in a YAML file.
+
+    Raises:
+        click.ClickException: saying what is wrong where.
+    """
+    try:
+        return Plan.model_validate(yaml.safe_load(file.read_text()))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise click.ClickException(f"{file} is no plan: {error}") from error
+
+
+def runs_of(
+    plan: Plan, streams: list[str], variants: list[str], seeds: list[int] | None
+) -> list[PlannedRun]:
+    """The runs, stream by stream, and of each stream all variants with one seed, then the next."""
+    return [
+        PlannedRun(name, variant, seed, _params(plan, name, variant, seed))
+        for name in streams
+        for seed in plan.streams[name].seeds
+        if seeds is None or seed in seeds
+        for variant in variants
+    ]
+
+
+def run_all(wanted: list[PlannedRun], folder: Path) -> list[PlannedRun]:
+    """Run what has no record; returns what failed."""
+    experiments = [sweep.experiment_of(planned.params) for planned in wanted]
+    failed: list[PlannedRun] = []
+    for number, (planned, experiment) in enumerate(zip(wanted, experiments, strict=True), start=1):
+        heading, file = f"[{number}/{len(wanted)}] {planned}", planned.record(folder)
+        if _is_recorded(file, experiment):
+            click.echo(f"{heading}: recorded")
+            continue
+        click.echo(f"{heading} ...")
+        start = time.monotonic()
+        if not sweep.is_finished(experiment) and not sweep.run(planned.params):
+            failed.append(planned)
+            click.echo(f"{heading}: failed; its message is above", err=True)
+            continue
+        keep(experiment, file)
+        click.echo(f"{heading}: {time.monotonic() - start:.0f} s, {sweep.result(experiment)}")
+    return failed
+
+
+def keep(experiment: Experiment, file: Path) -> None:
+    """Write the record of a finished run."""
+    reports = sweep.REPORTS / experiment.run
+    last = max((sweep.STATES / experiment.run).glob("task_*/state/provenance.json"))
+    logs = sorted(reports.glob("task_*/*.json"))
+    record = record_of(
+        json.loads((reports / "metrics.json").read_text()),
+        {f"{log.parent.name}.{log.stem}": json.loads(log.read_text()) for log in logs},
+        {**json.loads(last.read_text()), "date": datetime.now(UTC).date().isoformat()},
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, separators=(",", ":")) + "\n")
+
+
+def write_between(file: Path, name: str, text: str) -> None:
+    """Replace what stands in `file` between the marks of `name`.
+
+    Raises:
+        click.ClickException: if the marks are not there.
+    """
+    begin, end = f"<!-- {name}: made by the plan -->\n", f"<!-- end of {name} -->"
+    before, found, rest = file.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise click.ClickException(f"{file} has no lines {begin.strip()!r} and {end!r}")
+    file.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+def _params(plan: Plan, stream: str, variant: str, seed: int) -> str:
+    """Runs whose settings are not those of the preset alone get a name of their own."""
+    planned, settings = plan.streams[stream], plan.variants[variant]
+    own = [stream] * bool(planned.params) + [variant] * (settings.keys() > {"method"})
+    given = {"benchmark": planned.benchmark, "seed": seed, **planned.params, **settings}
+    if own:
+        given["variant"] = "-".join(own)
+    return ",".join(f"{key}={value}" for key, value in given.items())
+
+
+def _chosen(option: str, given: str | None, known: Mapping[str, object]) -> list[str]:
+    names = list(known) if given is None else given.split(",")
+    for name in names:
+        if name not in known:
+            raise click.ClickException(
+                f"--{option}: the plan has no {name!r}. Allowed: {', '.join(known)}."
+            )
+    return names
+
+
+def _is_recorded(file: Path, experiment: Experiment) -> bool:
+    if not file.exists():
+        return False
+    there = json.loads(file.read_text())["configuration"]
+    return {**there, "variant": None, "device": None} == {
+        **experiment.settings(),
+        "variant": None,
+        "device": None,
+    }
+
+
+def _records(plan: Plan, stream: str, folder: Path) -> dict[str, list[Record]]:
+    return {
+        variant: [
+            json.loads(file.read_text()) for file in sorted((folder / stream / variant).glob("*"))
+        ]
+        for variant in plan.variants
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Records of runs: what they keep, and what the tables say of them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from gppdm_pipeline.evaluation.records import MEASURES, as_markdown, paired, record_of
+
+
+def record(seed, accuracy, drift=None):
+    metrics = {} if drift is None else {"key_drift/mid": drift, "value_drift/mid": 0.0}
+    return {
+        "configuration": {"seed": seed},
+        "average_accuracy": accuracy,
+        "average_incremental_accuracy": accuracy,
+        "forgetting": None,
+        "seconds": {
+            "task_01": {"train_classifier": 2.0, "evaluate": 0.5},
+            "task_02": {"evaluate": 1},
+        },
+        "state_bytes": [1, 2_500_000],
+        "stages": {"task_01.train_generator": metrics},
+    }
+
+
+def test_paired_difference_is_over_common_seeds_with_the_standard_error_of_its_mean():
+    ours = [record(0, 0.9), record(1, 0.8), record(2, 0.7), record(7, 0.1)]
+    theirs = [record(2, 0.6), record(1, 0.75), record(0, 0.88), record(8, 0.9)]
+    differences = np.array([2.0, 5.0, 10.0])
+    error = differences.std(ddof=1) / math.sqrt(3)
+    assert paired(ours, theirs) == f"{differences.mean():+.1f} ± {error:.1f}"
+    assert paired([record(0, 0.5)], [record(0, 0.6)]) == "-10.0"
+    assert paired([record(0, 0.5)], [record(1, 0.6)]) == ""
+
+
+def test_table():
+    records = {
+        "plain": [record(0, 0.5)],
+        "new": [record(0, 0.6, 0.25), record(1, 0.8, 0.5)],
+        "x": [],
+    }
+    header, _, plain, new, missing = as_markdown(records, "plain").splitlines()
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == [
+        "variant",
+        "seeds",
+        "average accuracy, %",
+        "incremental, %",
+        "drift of old keys, values",
+        "seconds",
+        "state, MB",
+        "to plain",
+    ]  # forgetting is undefined everywhere
+    assert plain == "| plain | 0 | 50.0 | 50.0 |  | 3.5 | 2.5 |  |"
+    assert (
+        new
+        == "| new | 0, 1 | 70.0 ± 14.1 | 70.0 ± 14.1 | 0.4 ± 0.2 | 3.5 ± 0.0 | 2.5 ± 0.0 | +10.0 |"
+    )
+    assert missing.startswith("| x | not run |")
+
+
+def test_a_record_keeps_measures_settings_and_what_stages_measured():
+    report = {name: [name] for name in MEASURES} | {"configuration": {"seed": 3}, "curves": [1]}
+    logs = {"task_01.a": {"metrics": {"m": 1.0}, "curves": {"c": []}}, "task_01.b": {"seconds": 1}}
+    made = record_of(report, logs, {"git_commit": "x"})
+    assert made["stages"] == {"task_01.a": {"m": 1.0}}
+    assert made["made"] == {"git_commit": "x"}
+    assert set(made) == {*MEASURES, "configuration", "stages", "made"}
+    assert json.loads(json.dumps(made)) == made
+
+
+@pytest.mark.parametrize("value", [0.0, 3e-7])
+def test_small_drifts_stay_visible(value):
+    shown = "0.0" if value == 0 else "3e-07"
+    assert f"| {shown} |" in as_markdown({"a": [record(0, 0.5, value)]}, "a")

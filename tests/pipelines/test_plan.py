@@ -1,0 +1,130 @@
+"""A plan runs what has no record, keeps records and writes tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from kedro.framework.project import configure_project
+from kedro.framework.session import KedroSession
+from kedro.runner import SequentialRunner
+
+from gppdm_pipeline import plan, sweep
+
+ROOT = Path(__file__).parents[2]
+PLAN = {
+    "title": "Trial",
+    "baseline": "floor",
+    "streams": {
+        "small": {
+            "benchmark": "digits",
+            "seeds": [0, 1],
+            "params": {
+                "stream.source.train_per_class": 6,
+                "stream.source.test_per_class": 4,
+                "stream.classes_per_task": 5,
+                "classifier.steps": 2,
+                "classifier.width": 8,
+            },
+        }
+    },
+    "variants": {"floor": {"method": "finetune"}, "smooth": {"method": "lwf", "lwf.weight": 2.0}},
+}
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    monkeypatch.setattr(sweep, "run", in_this_process)
+    configure_project("gppdm_pipeline")
+    Path("docs").mkdir()
+    marks = "# Results\n<!-- trial: made by the plan -->\nold\n<!-- end of trial -->\nend\n"
+    Path("docs/results.md").write_text(marks)
+    Path("trial.yml").write_text(yaml.safe_dump(PLAN))
+    return tmp_path
+
+
+ran = []
+
+
+def in_this_process(params):
+    ran.append(params)
+    with KedroSession.create(
+        project_path=Path.cwd(), runtime_params=sweep.nested(params)
+    ) as session:
+        session.run(pipeline_names=["continual"], runner=SequentialRunner())
+    return True
+
+
+def planned(*options):
+    ran.clear()
+    return CliRunner().invoke(plan.main, ["trial.yml", *options])
+
+
+def test_what_has_a_record_is_not_run_again_even_where_its_outputs_are_gone():
+    done = planned("--seeds=0")
+    assert done.exit_code == 0, done.output
+    assert len(ran) == 2
+    shutil.rmtree("data")
+    done = planned()
+    assert [pair for params in ran for pair in params.split(",") if "seed" in pair] == [
+        "seed=1"
+    ] * 2
+    assert done.output.count(": recorded") == 2
+    record = json.loads(Path("benchmarks/results/trial/small/smooth/seed_1.json").read_text())
+    assert record["configuration"]["lwf"]["weight"] == 2.0
+    assert record["made"]["code"]
+    text = Path("docs/results.md").read_text()
+    assert text.startswith("# Results\n")
+    assert text.endswith("<!-- end of trial -->\nend\n")
+    assert "old" not in text
+    assert "| smooth | 0, 1 |" in text
+    file = Path("benchmarks/results/trial/small/smooth/seed_1.json")
+    file.write_text(json.dumps({**record, "configuration": {"seed": 1}}))
+    planned("--variants=smooth")  # the record of other settings
+    assert len(ran) == 0  # is made anew from the finished run
+    assert json.loads(file.read_text())["configuration"] == record["configuration"]
+
+
+def test_tables_alone():
+    done = planned("--tables")
+    assert done.exit_code == 0
+    assert not ran
+    assert "| floor | not run |" in Path("docs/results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"baseline": "none"}, "'none' is no variant: use one of floor, smooth"),
+        ({"seeds": 1}, "seeds"),
+    ],
+)
+def test_a_plan_that_is_none(change, message):
+    Path("trial.yml").write_text(yaml.safe_dump({**PLAN, **change}))
+    done = planned()
+    assert done.exit_code == 1
+    assert "trial.yml is no plan" in done.output
+    assert message in done.output
+
+
+def test_names_that_the_plan_does_not_have():
+    done = planned("--variants=smoth")
+    assert done.exit_code == 1
+    assert "--variants: the plan has no 'smoth'. Allowed: floor, smooth." in done.output
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.yml")), ids=lambda f: f.stem)
+def test_plans_of_the_project_are_valid(file):
+    read = plan.read_plan(file)
+    wanted = plan.runs_of(read, list(read.streams), list(read.variants), None)
+    experiments = [sweep.experiment_of(each.params) for each in wanted]
+    assert len({experiment.run for experiment in experiments}) == len(wanted)
+    results = (ROOT / "docs/results.md").read_text()
+    assert f"<!-- {file.stem}: made by the plan -->" in results
