@@ -15,13 +15,9 @@ from pydantic import model_validator
 from gppdm_pipeline.algorithm.classifier import fit_classifier
 from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.generator import (
-    add_classes,
-    check_images,
-    extend_bases,
-    replay_of,
-    train_denoiser,
-)
+from gppdm_pipeline.algorithm.generator import add_classes, check_images, replay_of
+from gppdm_pipeline.algorithm.generator_bases import extend_bases
+from gppdm_pipeline.algorithm.generator_training import train_denoiser
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig

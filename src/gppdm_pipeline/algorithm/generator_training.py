@@ -1,0 +1,64 @@
+"""The generator learns a task: denoiser and current prototypes, on real and replayed images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from gppdm_pipeline.algorithm.denoiser import Denoiser, build_unet, unet_config
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.generator import GeneratorSettings, condition_table
+from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.pixels import to_unit_range
+from gppdm_pipeline.algorithm.projection import orthogonal_updates
+from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.algorithm.training import fit_denoiser
+from gppdm_pipeline.images import LabelledImages
+
+
+def train_denoiser(
+    state: LearnerState, images: LabelledImages, settings: GeneratorSettings, context: Context
+) -> tuple[LearnerState, StageLog]:
+    """Train denoiser and current prototypes; cross-attention moves orthogonally to the bases.
+
+    Args:
+        state: its classes have labels and prototypes (`add_classes`).
+        images: of every class that shall be remembered, real and replayed.
+        settings: of the generator.
+        context: seed, task, device, progress.
+    """
+    assert state.condition is not None
+    old = state.classes_before(context.task)
+    new = tuple(label for label in state.tasks[-1] if label not in old)
+    table = condition_table(state, (*old, *new), settings, context, learnable=len(new))
+    unet = _unet(state, settings, context).to(context.device)
+    row_of = {label: row for row, label in enumerate((*old, *new))}
+    rows = torch.tensor([row_of[int(label)] for label in images.labels], device=context.device)
+    pixels = to_unit_range(images.images, context.device)
+    with orthogonal_updates(unet, state.bases):
+        denoiser = Denoiser(unet, settings.denoiser.patch)
+        log = fit_denoiser(
+            denoiser, table, pixels, rows, settings.denoiser, settings.prototypes, context
+        )
+    learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
+    condition = replace(state.condition, prototypes={**state.condition.prototypes, **learnt})
+    return replace(state, condition=condition, denoiser=_weights_of(unet)), log
+
+
+def _unet(
+    state: LearnerState, settings: GeneratorSettings, context: Context
+) -> UNet2DConditionModel:
+    if state.denoiser is not None:
+        return build_unet(state.denoiser)
+    assert state.image_shape is not None
+    config = unet_config(settings.denoiser, state.image_shape, settings.prototypes.concatenated)
+    with context.initialisation("denoiser"):
+        return UNet2DConditionModel(**config)
+
+
+def _weights_of(unet: UNet2DConditionModel) -> Weights:
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    tensors = {name: value.detach().cpu() for name, value in unet.state_dict().items()}
+    return Weights(config, tensors)
