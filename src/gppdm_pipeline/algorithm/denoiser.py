@@ -47,6 +47,10 @@ class DenoiserConfig(BaseModel):
     """Of the weights that are kept; the average warms up over the first steps."""
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of images trained without condition (classifier-free guidance, arXiv 2207.12598)."""
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of what the denoiser of the task before says in the targets of replayed images, the
+    rest being the noise that was added; 1 is generative distillation (Masip et al. 2023, arXiv
+    2311.14028)."""
 
 
 def noise_scheduler_config(config: DenoiserConfig) -> dict[str, Any]:

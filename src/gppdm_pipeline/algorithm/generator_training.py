@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import torch
 from diffusers import UNet2DConditionModel
+from torch import Tensor
 
 from gppdm_pipeline.algorithm.denoiser import Denoiser, build_unet, unet_config
 from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.generator import GeneratorSettings, condition_table
+from gppdm_pipeline.algorithm.distillation import Teacher
+from gppdm_pipeline.algorithm.generator import GeneratorSettings, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.projection import orthogonal_updates
@@ -19,13 +21,18 @@ from gppdm_pipeline.images import LabelledImages
 
 
 def train_denoiser(
-    state: LearnerState, images: LabelledImages, settings: GeneratorSettings, context: Context
+    state: LearnerState,
+    train: LabelledImages,
+    replay: LabelledImages,
+    settings: GeneratorSettings,
+    context: Context,
 ) -> tuple[LearnerState, StageLog]:
     """Train denoiser and current prototypes; cross-attention moves orthogonally to the bases.
 
     Args:
         state: its classes have labels and prototypes (`add_classes`).
-        images: of every class that shall be remembered, real and replayed.
+        train: real images of the current classes.
+        replay: images of every other class that shall be remembered; may be empty.
         settings: of the generator.
         context: seed, task, device, progress.
     """
@@ -34,17 +41,35 @@ def train_denoiser(
     new = tuple(label for label in state.tasks[-1] if label not in old)
     table = condition_table(state, (*old, *new), settings, context, learnable=len(new))
     unet = _unet(state, settings, context).to(context.device)
+    images = LabelledImages.concatenate([train, replay]) if len(replay) else train
     row_of = {label: row for row, label in enumerate((*old, *new))}
     rows = torch.tensor([row_of[int(label)] for label in images.labels], device=context.device)
+    replayed = torch.arange(len(images), device=context.device) >= len(train)
     pixels = to_unit_range(images.images, context.device)
     with orthogonal_updates(unet, state.bases):
-        denoiser = Denoiser(unet, settings.denoiser.patch)
         log = fit_denoiser(
-            denoiser, table, pixels, rows, settings.denoiser, settings.prototypes, context
+            Denoiser(unet, settings.denoiser.patch),
+            table,
+            pixels,
+            rows,
+            settings.denoiser,
+            settings.prototypes,
+            context,
+            _teacher(state, replayed, settings, context),
         )
     learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
     condition = replace(state.condition, prototypes={**state.condition.prototypes, **learnt})
     return replace(state, condition=condition, denoiser=_weights_of(unet)), log
+
+
+def _teacher(
+    state: LearnerState, replayed: Tensor, settings: GeneratorSettings, context: Context
+) -> Teacher | None:
+    """The denoiser that the task begins with; a task that is gone on with begins with the same."""
+    weight = settings.denoiser.distillation
+    if state.denoiser is None or weight == 0:
+        return None
+    return Teacher(denoiser_of(state, settings, context), replayed, weight)
 
 
 def _unet(

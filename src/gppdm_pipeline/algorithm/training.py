@@ -15,6 +15,7 @@ from gppdm_pipeline.algorithm.denoiser import (
     signal_shares,
 )
 from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.distillation import Teacher
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.pixels import balanced_indices
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
@@ -29,6 +30,7 @@ def fit_denoiser(
     config: DenoiserConfig,
     prototypes: PrototypeConfig,
     context: Context,
+    teacher: Teacher | None = None,
 ) -> StageLog:
     """Train in place; the denoiser ends with its averaged weights.
 
@@ -40,6 +42,7 @@ def fit_denoiser(
         config: objective and budget.
         prototypes: their learning rate and decay.
         context: seed, task, device, progress, checkpoints.
+        teacher: says the targets of replayed images, if it does.
 
     Returns:
         The log, with curve `denoiser_loss`.
@@ -71,8 +74,11 @@ def fit_denoiser(
             noisy = noisy_batch(images[batch], shares, config.prediction, generator)
             kept = torch.rand(len(batch), generator=generator, device=context.device)
             tokens, concatenated = table(rows[batch], kept >= config.label_dropout)
+            target = noisy.target
+            if teacher:
+                target = teacher.targets(noisy, tokens, concatenated, batch)
             output = denoiser(noisy.x, noisy.tau, tokens, concatenated)
-            loss = nn.functional.mse_loss(output, noisy.target)
+            loss = nn.functional.mse_loss(output, target)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(weights, config.gradient_clip)

@@ -75,7 +75,7 @@ class Gppdm(Method):
         """Denoiser and new prototypes on this task's images and the replay; then the bases."""
         state = state.begin(context.task, train.classes, train.image_shape)
         state = add_classes(state, train, self, context)
-        state, log = train_denoiser(state, all_images(train, replay), self, context)
+        state, log = train_denoiser(state, train, replay, self, context)
         state, ranks = extend_bases(state, self, context)
         return state, StageLog({**log.metrics, **ranks.metrics}, log.curves)
 
