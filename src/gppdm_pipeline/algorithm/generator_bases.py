@@ -1,4 +1,4 @@
-"""What the projected layers of the generator are fed, and how full they are."""
+"""What the cross-attention of the generator must keep, how full it is, and how far it moves."""
 
 from __future__ import annotations
 
@@ -71,6 +71,40 @@ def extend_bases(
     }
     _warn_if_full(bases)
     return replace(state, bases=bases), StageLog(_ranks(bases))
+
+
+def key_value_drift(
+    before: LearnerState, after: LearnerState, settings: GeneratorSettings, context: Context
+) -> dict[str, float]:
+    """How far keys and values of old classes have moved within a task, projected or not.
+
+    With Z the condition tokens of the classes before `context.task` as columns, and W_0, W_1 a
+    layer's weight at the start and the end: ||(W_1 - W_0) Z|| / ||W_0 Z||, Frobenius, in float64.
+
+    Args:
+        before: at the start of the task.
+        after: at its end.
+        settings: of the generator.
+        context: its task.
+
+    Returns:
+        `key_drift/<layer>` and `value_drift/<layer>` for every cross-attention layer; nothing in
+        the first task.
+    """
+    old = before.classes_before(context.task)
+    if before.denoiser is None or after.denoiser is None or not old:
+        return {}
+    table = condition_table(before, old, settings, context).cpu()
+    tokens = table(torch.arange(len(old)))[0].detach().flatten(0, 1).double().T
+    drift = {}
+    for name, weight in before.denoiser.tensors.items():
+        layer = name.removesuffix(".weight")
+        for kind, metric in (("to_k", "key_drift"), ("to_v", "value_drift")):
+            if layer.endswith(f"attn2.{kind}"):
+                start = weight.double() @ tokens
+                end = after.denoiser.tensors[name].double() @ tokens
+                drift[f"{metric}/{layer}"] = float((end - start).norm() / start.norm())
+    return drift
 
 
 def _warn_if_full(bases: Mapping[str, Tensor]) -> None:

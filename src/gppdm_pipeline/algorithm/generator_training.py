@@ -12,6 +12,7 @@ from gppdm_pipeline.algorithm.denoiser import Denoiser, build_unet, unet_config
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.distillation import Teacher
 from gppdm_pipeline.algorithm.generator import GeneratorSettings, condition_table, denoiser_of
+from gppdm_pipeline.algorithm.generator_bases import key_value_drift
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.projection import orthogonal_updates
@@ -35,6 +36,9 @@ def train_denoiser(
         replay: images of every other class that shall be remembered; may be empty.
         settings: of the generator.
         context: seed, task, device, progress.
+
+    Returns:
+        The state, and the log: curve `denoiser_loss`, metrics as of `key_value_drift`.
     """
     assert state.condition is not None
     old = state.classes_before(context.task)
@@ -59,7 +63,8 @@ def train_denoiser(
         )
     learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
     condition = replace(state.condition, prototypes={**state.condition.prototypes, **learnt})
-    return replace(state, condition=condition, denoiser=_weights_of(unet)), log
+    after = replace(state, condition=condition, denoiser=_weights_of(unet))
+    return after, StageLog(key_value_drift(state, after, settings, context), log.curves)
 
 
 def _teacher(
