@@ -47,6 +47,13 @@ SETTINGS = {
 # Of methods above, with what is off by default.
 VARIANTS = {
     "gppdm, distilled": {**GPPDM, "denoiser": {**DENOISER, "distillation": 0.8}},
+    "gppdm, kept replay": {**GPPDM, "replay": {**PARTS["replay"], "keep": True}},
+    "ddgr, kept replay": {
+        "name": "ddgr",
+        **PARTS,
+        "guide": {"time_aware": True},
+        "replay": {**PARTS["replay"], "keep": True},
+    },
 }
 TASKS = ((9, 2), (5,), (2, 0))  # class 2 comes back
 

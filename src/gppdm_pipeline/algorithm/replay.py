@@ -37,6 +37,9 @@ class ReplayConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images_per_class: Annotated[int, Field(ge=1)] = 200
+    keep: bool = False
+    """Whether the images of a class are drawn once, right after the task in which it was real, and
+    kept in the state; otherwise every task draws them anew from the generator before it."""
     guidance: Annotated[float, Field(ge=0, le=20)] = 0.0
     """w; 0 is plain conditional sampling."""
     sampler_steps: Annotated[int, Field(ge=2, le=1000)] = 15

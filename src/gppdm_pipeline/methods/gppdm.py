@@ -18,6 +18,7 @@ from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.generator import add_classes, check_images, replay_of
 from gppdm_pipeline.algorithm.generator_bases import extend_bases
 from gppdm_pipeline.algorithm.generator_training import train_denoiser
+from gppdm_pipeline.algorithm.kept_replay import keep_replay, kept_replay
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
@@ -63,16 +64,29 @@ class Gppdm(Method):
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
     ) -> tuple[LabelledImages, StageLog]:
-        """Images of every old class from the generator of the task before."""
+        """Images of every old class: from the generator of the task before, or kept ones."""
         old = state.classes_before(context.task)
         if not old:
             return LabelledImages.empty(state.image_shape or (0, 0, 0)), StageLog()
+        if self.replay.keep:
+            return kept_replay(state, old), StageLog()
         return self._draw(state, old, context, "synthesise_replay"), StageLog()
 
     def train_generator(
         self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
     ) -> tuple[LearnerState, StageLog]:
-        """Denoiser and new prototypes on this task's images and the replay; then the bases."""
+        """Denoiser and new prototypes on this task's images and the replay; then the bases.
+
+        If replay is kept, that of the current classes is drawn at the end.
+        """
+        state, log = self._fit_generator(state, train, replay, context)
+        if self.replay.keep:
+            state = keep_replay(state, self._draw(state, train.classes, context, "keep_replay"))
+        return state, log
+
+    def _fit_generator(
+        self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
+    ) -> tuple[LearnerState, StageLog]:
         state = state.begin(context.task, train.classes, train.image_shape)
         state = add_classes(state, train, self, context)
         state, log = train_denoiser(state, train, replay, self, context)
@@ -93,11 +107,18 @@ class Gppdm(Method):
         if not self.generator_first:
             images = all_images(train, replay)
         elif new:
-            drawn = self._draw(state, sorted(new), context, "draw_new_classes")
-            images = all_images(drawn, replay)
+            images = all_images(self._drawn(state, sorted(new), context), replay)
         else:
             images = replay
         return fit_classifier(state, self.classifier, images, validation, context)
+
+    def _drawn(
+        self, state: LearnerState, classes: Sequence[int], context: Context
+    ) -> LabelledImages:
+        """Images of the new classes from the new generator."""
+        if self.replay.keep:
+            return kept_replay(state, classes)
+        return self._draw(state, classes, context, "draw_new_classes")
 
     def _draw(
         self, state: LearnerState, classes: Sequence[int], context: Context, stage: str
