@@ -46,7 +46,11 @@ SETTINGS = {
 }
 # Of methods above, with what is off by default.
 VARIANTS = {
-    "gppdm, distilled": {**GPPDM, "denoiser": {**DENOISER, "distillation": 0.8}},
+    "gppdm, distilled": {
+        **GPPDM,
+        "denoiser": {**DENOISER, "distillation": 0.8, "min_snr": 5.0},
+        "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
+    },
     "gppdm, kept replay": {**GPPDM, "replay": {**PARTS["replay"], "keep": True}},
     "ddgr, kept replay": {
         "name": "ddgr",

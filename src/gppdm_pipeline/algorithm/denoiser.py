@@ -38,6 +38,9 @@ class DenoiserConfig(BaseModel):
     prediction: Literal["v_prediction", "epsilon"] = "v_prediction"
     """What the network predicts: v (Salimans & Ho 2022, arXiv 2202.00512) or the noise."""
     noise_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
+    min_snr: Annotated[float, Field(gt=0)] | None = None
+    """gamma of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556, who use 5); null: every step
+    counts alike."""
     steps: Annotated[int, Field(ge=1)] = 600
     batch_size: Annotated[int, Field(ge=2)] = 64
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
@@ -66,6 +69,33 @@ def signal_shares(config: DenoiserConfig, device: torch.device) -> Tensor:
     """abar_tau for every tau: float32 [T]."""
     shares: Tensor = DDPMScheduler(**noise_scheduler_config(config)).alphas_cumprod
     return shares.to(device)
+
+
+def loss_weights(config: DenoiserConfig, shares: Tensor) -> Tensor | None:
+    """How much the loss at each tau counts: min-SNR weighting (Hang et al. 2023, section 3.4).
+
+    With SNR = abar / (1 - abar), a loss on x_0 is weighted by min(SNR, gamma). A squared error of
+    the noise is SNR times one of x_0, one of v is SNR + 1 times it.
+
+    Args:
+        config: gamma is `min_snr`, and the prediction type.
+        shares: abar, float32 [T].
+
+    Returns:
+        float32 [T], or None where every step counts alike.
+    """
+    if config.min_snr is None:
+        return None
+    snr = shares / (1 - shares)
+    as_x0 = snr if config.prediction == "epsilon" else snr + 1
+    return snr.clamp_max(config.min_snr) / as_x0
+
+
+def denoising_loss(output: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean squared error [b, c, h, w], where images may count differently: weights [b] or None."""
+    if weights is None:
+        return nn.functional.mse_loss(output, target)
+    return ((output - target).square().mean((1, 2, 3)) * weights).mean()
 
 
 def unet_config(

@@ -11,6 +11,8 @@ from gppdm_pipeline.algorithm.denoiser import (
     Average,
     Denoiser,
     DenoiserConfig,
+    denoising_loss,
+    loss_weights,
     noisy_batch,
     signal_shares,
 )
@@ -63,6 +65,7 @@ def fit_denoiser(
     schedule = warm_up_then_cosine(optimiser, config.steps)
     average = Average(weights, config.ema_decay)
     shares = signal_shares(config, context.device)
+    counts = loss_weights(config, shares)
     recorder = LossRecorder()
     batches = balanced_indices(rows, config.steps, config.batch_size, generator)
     parameters = [*weights, table.new_prototypes]
@@ -78,7 +81,7 @@ def fit_denoiser(
             if teacher:
                 target = teacher.targets(noisy, tokens, concatenated, batch)
             output = denoiser(noisy.x, noisy.tau, tokens, concatenated)
-            loss = nn.functional.mse_loss(output, target)
+            loss = denoising_loss(output, target, None if counts is None else counts[noisy.tau])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(weights, config.gradient_clip)
