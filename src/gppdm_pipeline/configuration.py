@@ -127,4 +127,7 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     }
     problems.check()
     assert choices and stream
-    return Experiment(**dict(choices), stream=stream, learner=learners[method])
+    learner = learners[method]
+    assert learner is not None
+    learner = learner.with_class_names(stream.source.class_names)
+    return Experiment(**dict(choices), stream=stream, learner=learner)

@@ -48,6 +48,7 @@ SETTINGS = {
 VARIANTS = {
     "gppdm, distilled": {
         **GPPDM,
+        "condition": {"null_keeps_prototype": True},
         "denoiser": {**DENOISER, "distillation": 0.8, "min_snr": 5.0},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
     },

@@ -215,6 +215,13 @@ def test_starts_that_ask_the_classifier_need_one(start):
         gppdm(prototypes={"start": start})
 
 
+def test_null_conditions_with_prototypes_leave_old_keys_and_values(states):
+    method = gppdm(denoiser={**LIVELY, "label_dropout": 0.5}, condition={"null_keeps_prototype": 1})
+    before, after = learn(method, TASKS[:2])[1:]
+    tokens = tokens_of(before, before.classes)
+    assert max(moves(before, after, lambda _: tokens, "to_k", "to_v").values()) <= 1e-5
+
+
 @pytest.mark.parametrize("layers", [("k", "v"), ("v",), ()])
 @pytest.mark.parametrize("route", ["both", "none"])
 def test_drift_of_old_keys_and_values_is_logged(layers, route):

@@ -16,7 +16,6 @@ import torch
 from gppdm_pipeline.algorithm.condition import (
     ConditionTable,
     check_token_side,
-    label_codes,
     make_token_map,
 )
 from gppdm_pipeline.algorithm.denoiser import (
@@ -26,6 +25,11 @@ from gppdm_pipeline.algorithm.denoiser import (
     unet_config,
 )
 from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.embeddings import (
+    ConditionConfig,
+    check_embeddings,
+    label_embeddings,
+)
 from gppdm_pipeline.algorithm.guidance import Guide
 from gppdm_pipeline.algorithm.projection import (
     ProjectionConfig,
@@ -38,6 +42,10 @@ from gppdm_pipeline.images import LabelledImages
 
 class GeneratorSettings(Protocol):
     """What a method with a diffusion generator is set to."""
+
+    @property
+    def condition(self) -> ConditionConfig:
+        """What stands for a class, and for none."""
 
     @property
     def denoiser(self) -> DenoiserConfig:
@@ -68,17 +76,12 @@ def check_images(
 
     Raises:
         ValueError: if the image cannot be halved or cut as often as the settings say, or there are
-            more classes than orthonormal labels. It names the setting and what would do.
+            a class without a label. It names the setting and what would do.
     """
     unet_config(settings.denoiser, image_shape, settings.prototypes.concatenated)
     if settings.prototypes.shown_as_tokens:
         check_token_side(image_shape, settings.prototypes.token_side)
-    dim = settings.denoiser.condition_dim
-    if classes > dim:
-        raise ValueError(
-            f"denoiser.condition_dim is {dim}, and there are as many orthonormal labels: too few "
-            f"for class {classes - 1}; set it to {classes} at least"
-        )
+    check_embeddings(settings.condition, settings.denoiser.condition_dim, classes)
 
 
 def add_classes(
@@ -107,7 +110,7 @@ def add_classes(
             {}, make_token_map(state.image_shape, side, dim, context.fixed_generator("token map"))
         )
     new = [label for label in state.tasks[-1] if label not in condition.embeddings]
-    codes = label_codes(dim, context.fixed_generator("labels"))
+    labels = label_embeddings(settings.condition, dim, new, context)
     if settings.prototypes.route == "none":
         starts = dict.fromkeys(new, torch.empty(0))
     else:
@@ -115,7 +118,7 @@ def add_classes(
         starts = prototype_starts(start, train.of_classes(new), state, context)
     condition = replace(
         condition,
-        embeddings={**condition.embeddings, **{label: codes[label].clone() for label in new}},
+        embeddings={**condition.embeddings, **labels},
         prototypes={**condition.prototypes, **starts},
         starts={**condition.starts, **starts},
     )
@@ -180,5 +183,10 @@ def condition_table(
 ) -> ConditionTable:
     """The conditions of `classes`, on the context's device; the last `learnable` may learn."""
     assert state.condition is not None
-    concatenates = settings.prototypes.concatenated
-    return ConditionTable(state.condition, classes, learnable, concatenates).to(context.device)
+    return ConditionTable(
+        state.condition,
+        classes,
+        learnable,
+        settings.prototypes.concatenated,
+        settings.condition.null_keeps_prototype,
+    ).to(context.device)

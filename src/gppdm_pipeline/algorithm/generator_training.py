@@ -8,12 +8,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from gppdm_pipeline.algorithm.denoiser import Denoiser, build_unet, unet_config
+from gppdm_pipeline.algorithm.condition import ConditionTable
+from gppdm_pipeline.algorithm.denoiser import Denoiser, build_unet, signal_shares, unet_config
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.distillation import Teacher
 from gppdm_pipeline.algorithm.generator import GeneratorSettings, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.generator_bases import key_value_drift
 from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.nearest_label import NearestLabel
 from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.projection import orthogonal_updates
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
@@ -60,6 +62,7 @@ def train_denoiser(
             settings.prototypes,
             context,
             _teacher(state, replayed, settings, context),
+            _pull(table, len(old), settings, context),
         )
     learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
     condition = replace(state.condition, prototypes={**state.condition.prototypes, **learnt})
@@ -75,6 +78,17 @@ def _teacher(
     if state.denoiser is None or weight == 0:
         return None
     return Teacher(denoiser_of(state, settings, context), replayed, weight)
+
+
+def _pull(
+    table: ConditionTable, old: int, settings: GeneratorSettings, context: Context
+) -> NearestLabel | None:
+    config = settings.denoiser
+    if config.nearest_label == 0 or not 0 < old < len(table.embeddings):
+        return None
+    shares = signal_shares(config, context.device)
+    weight = config.nearest_label
+    return NearestLabel.between(table.embeddings, old, shares, config.prediction, weight)
 
 
 def _unet(

@@ -8,13 +8,14 @@ prototype starts from the mean of its class, so that no state contains a trainin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import model_validator
 
 from gppdm_pipeline.algorithm.classifier import fit_classifier
 from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.embeddings import ConditionConfig
 from gppdm_pipeline.algorithm.generator import add_classes, check_images, replay_of
 from gppdm_pipeline.algorithm.generator_bases import extend_bases
 from gppdm_pipeline.algorithm.generator_training import train_denoiser
@@ -37,6 +38,7 @@ class Gppdm(Method):
     and images of the new ones from the new generator, so that it cannot tell old from new by
     replayed from real. classifier_first, as published: from the replay and this task's real images.
     """
+    condition: ConditionConfig = ConditionConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
     projection: ProjectionConfig = ProjectionConfig()
@@ -60,6 +62,14 @@ class Gppdm(Method):
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """As the generator says."""
         check_images(self, image_shape, classes)
+
+    def with_class_names(self, names: Sequence[str]) -> Self:
+        """As base; kept where labels are made from names, and the user gave none."""
+        condition = self.condition
+        if condition.embeddings == "orthonormal" or condition.class_names:
+            return self
+        condition = condition.model_copy(update={"class_names": tuple(names)})
+        return self.model_copy(update={"condition": condition})
 
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
@@ -133,5 +143,15 @@ class Gppdm(Method):
                 f"prototypes.start is {self.prototypes.start!r}, which asks a classifier that "
                 "knows the new classes, but order is 'generator_first'; use order: "
                 "classifier_first, or prototypes.start: class_mean or noise"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_have_distances(self) -> Gppdm:
+        if self.denoiser.nearest_label and self.condition.embeddings == "orthonormal":
+            raise ValueError(
+                f"denoiser.nearest_label is {self.denoiser.nearest_label}, but labels are "
+                "orthonormal codes, none of which is nearer than another; use "
+                "condition.embeddings: file or encoder, or denoiser.nearest_label: 0"
             )
         return self
