@@ -16,6 +16,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from gppdm_pipeline.algorithm.device import Precision, autocast
 from gppdm_pipeline.algorithm.state import Weights
 
 DIFFUSION_STEPS = 1000
@@ -146,12 +147,21 @@ def build_unet(weights: Weights) -> UNet2DConditionModel:
 
 
 class Denoiser(nn.Module):
-    """A U-Net over patches of pixels; the prototype, if given, enters beside the noisy image."""
+    """A U-Net over patches of pixels; the prototype, if given, enters beside the noisy image.
 
-    def __init__(self, unet: UNet2DConditionModel, patch: int) -> None:
+    Args:
+        unet: of diffusers.
+        patch: side of a patch.
+        precision: of the products and convolutions in it; what comes in and out is float32.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, patch: int, precision: Precision = "float32"
+    ) -> None:
         super().__init__()
         self.unet = unet
         self.patch = patch
+        self.precision = precision
 
     def forward(self, x: Tensor, tau: Tensor, tokens: Tensor, prototypes: Tensor | None) -> Tensor:
         """Predict.
@@ -168,9 +178,9 @@ class Denoiser(nn.Module):
         if prototypes is not None:
             x = torch.cat([x, prototypes], dim=1)
         x = nn.functional.pixel_unshuffle(x, self.patch)
-        return nn.functional.pixel_shuffle(
-            self.unet(x, tau, tokens, return_dict=False)[0], self.patch
-        )
+        with autocast(x.device, self.precision):
+            output: Tensor = self.unet(x, tau, tokens, return_dict=False)[0]
+        return nn.functional.pixel_shuffle(output.float(), self.patch)
 
 
 @dataclass(frozen=True)

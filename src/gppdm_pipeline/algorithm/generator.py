@@ -171,7 +171,9 @@ def replay_of(
 def denoiser_of(state: LearnerState, settings: GeneratorSettings, context: Context) -> Denoiser:
     """The denoiser of `state`, which has one, on the context's device, in evaluation mode."""
     assert state.denoiser is not None
-    return Denoiser(build_unet(state.denoiser), settings.denoiser.patch).to(context.device).eval()
+    unet = build_unet(state.denoiser)
+    denoiser = Denoiser(unet, settings.denoiser.patch, context.precision)
+    return denoiser.to(context.device).eval()
 
 
 def condition_table(

@@ -54,7 +54,7 @@ def train_denoiser(
     pixels = to_unit_range(images.images, context.device)
     with orthogonal_updates(unet, state.bases):
         log = fit_denoiser(
-            Denoiser(unet, settings.denoiser.patch),
+            Denoiser(unet, settings.denoiser.patch, context.precision),
             table,
             pixels,
             rows,
