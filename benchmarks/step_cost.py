@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 PYTHONPATH=src python benchmarks/step_cost.py --out step_cost.json
 
-Steps of the second task of a preset's shapes (noise in place of images: the cost is the same), one
-variant after the other in short turns, so that all see the same machine; medians over all turns.
-Prints a table and writes JSON.
+Steps of the second task, in a preset's shapes and settings (noise in place of images: the cost is
+the same). Variants take short turns, so that all see the same machine; what counts is the median
+of the CPU time of single steps over all turns. Prints a table, and writes JSON if asked.
 """
 
 from __future__ import annotations
@@ -14,172 +14,180 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import yaml
 
 from gppdm_pipeline.algorithm.classifier import fit_classifier
-from gppdm_pipeline.algorithm.device import CPU, Context, ProgressBar
-from gppdm_pipeline.algorithm.generator import replay_of
+from gppdm_pipeline.algorithm.device import CPU, Context, Precision, ProgressBar
+from gppdm_pipeline.algorithm.generator import add_classes, replay_of
+from gppdm_pipeline.algorithm.generator_training import train_denoiser
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.configuration import resolve
 from gppdm_pipeline.images import LabelledImages
-from gppdm_pipeline.layers import Layer
+from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
 
 CONF = Path(__file__).parents[1] / "conf/base/benchmarks"
 SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1)}
-PER_CLASS = 20
-DRAWN = 64
+PER_CLASS, DRAWN = 20, 64
 
-PLAIN = {"prototypes": {"route": "none"}, "projection": {"layers": []}}
-# name -> (settings beside the preset's, precision)
-TRAINING: dict[str, tuple[dict[str, object], str]] = {
-    "neither prototypes nor projection": (PLAIN, "float32"),
-    "neither, bfloat16": (PLAIN, "bfloat16"),
-    "prototypes by concatenation": (
-        {"prototypes": {"route": "concat"}, "projection": {"layers": []}},
-        "float32",
-    ),
-    "prototypes as tokens": (
-        {"prototypes": {"route": "tokens"}, "projection": {"layers": []}},
-        "float32",
-    ),
-    "prototypes by both": ({"projection": {"layers": []}}, "float32"),
-    "projection of keys and values": (
-        {"prototypes": {"route": "none"}, "projection": {"layers": ["k", "v"]}},
-        "float32",
-    ),
-    "projection of all four": ({"prototypes": {"route": "none"}}, "float32"),
-    "both prototypes and projection (the default)": ({}, "float32"),
-    "both, bfloat16": ({}, "bfloat16"),
-    "both, distillation": ({"denoiser": {"distillation": 1.0}}, "float32"),
-    "both, min-SNR": ({"denoiser": {"min_snr": 5.0}}, "float32"),
+
+def without(*, route: str = "both", layers: str = "") -> dict[str, Any]:
+    """Settings with these prototypes and projected layers, and no others."""
+    return {"prototypes": {"route": route}, "projection": {"layers": layers.split()}}
+
+
+# The first of each precision is what the others are compared with.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "neither prototypes nor projection": without(route="none"),
+    "prototypes by concatenation": without(route="concat"),
+    "prototypes as tokens": without(route="tokens"),
+    "prototypes by both": without(),
+    "projection of keys and values": without(route="none", layers="k v"),
+    "projection of all four": without(route="none", layers="q k v out"),
+    "both (the default)": {},
+    "both, with distillation": {"denoiser": {"distillation": 1.0}},
+    "both, with min-SNR weighting": {"denoiser": {"min_snr": 5.0}},
 }
 
 
 class Clock:
-    """A progress that takes note of when each step ends."""
+    """A progress that takes note of the CPU time between steps."""
 
     def __init__(self) -> None:
         """Start with none."""
         self.seconds: list[float] = []
+        self._last: float | None = None
 
     @contextmanager
     def __call__(self, total: int, title: str) -> Iterator[ProgressBar]:
-        """Keep the time from each step to the next; the first has none."""
-        clock = self
+        """A loop; its first step has no time, for it holds what comes before."""
+        self._last = None
+        yield self
 
-        class Bar:
-            last: float | None = None
-
-            def advance(self, n: int = 1, **metrics: float) -> None:
-                now = time.perf_counter()
-                if self.last is not None:
-                    clock.seconds.append((now - self.last) / n)
-                self.last = now
-
-        yield Bar()
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        """A step has ended."""
+        now = time.process_time()
+        if self._last is not None:
+            self.seconds.append(now - self._last)
+        self._last = now
 
 
-def method_of(benchmark: str, changes: dict[str, object], steps: int) -> Gppdm:
-    """The preset's method, with changes, and few steps."""
+def method_of(benchmark: str, changes: Mapping[str, Any], steps: int) -> Gppdm:
+    """The preset's gppdm with changes, and few steps."""
     preset = yaml.safe_load((CONF / f"{benchmark}.yml").read_text())[benchmark]
-    source = {"reader": "sklearn_digits"}  # any: no image is read
-    preset["stream"] = {"source": source, "classes_per_task": 2}
-    budget = {
-        "denoiser": {**changes.get("denoiser", {}), "steps": steps},  # type: ignore[dict-item]
-        "classifier": {"steps": steps},
-    }
-    top = {"benchmark": benchmark, "method": "gppdm", "gppdm": {**changes, **budget}}
-    found = resolve({benchmark: Layer(preset, str)}, [Layer(top, str)]).learner
-    assert isinstance(found, Gppdm)
-    return found
+    settings = {"name": "gppdm", "classifier": {**preset["classifier"], "steps": steps}}
+    parts = {**preset["gppdm"], **changes}
+    parts["denoiser"] = {**preset["gppdm"]["denoiser"], **parts["denoiser"], "steps": steps}
+    method = Method.model_validate({**settings, **parts})
+    assert isinstance(method, Gppdm)
+    return method
 
 
-def noise(shape: tuple[int, int, int], *classes: int) -> LabelledImages:
+def noise(benchmark: str, *classes: int) -> LabelledImages:
     """Images of some classes."""
     labels = np.repeat(np.array(classes), PER_CLASS)
-    images = np.random.default_rng(0).integers(0, 256, (len(labels), *shape), np.uint8)
-    return LabelledImages(images, labels)
+    shape = (len(labels), *SHAPES[benchmark])
+    return LabelledImages(np.random.default_rng(0).integers(0, 256, shape, np.uint8), labels)
 
 
-def turns(
-    benchmark: str, steps: int
-) -> tuple[dict[str, Callable[[], list[float]]], dict[str, list[float]]]:
-    """For each variant, what runs some steps and gives the seconds of each; and nothing yet."""
-    shape, found = SHAPES[benchmark], {}
-    first, second = noise(shape, 0, 1), noise(shape, 2, 3)
-    for name, (changes, precision) in TRAINING.items():
-        method = method_of(benchmark, changes, steps)
-        context = Context(0, 1, precision=precision)  # type: ignore[arg-type]
-        start, _ = method.train_generator(
-            LearnerState.empty(), first, first.of_classes([]), context
-        )
+def denoiser_steps(
+    method: Gppdm, start: LearnerState, old: LabelledImages, new: LabelledImages, what: Precision
+) -> list[float]:
+    """Seconds of steps of the second task's denoiser."""
+    clock = Clock()
+    train_denoiser(start, new, old, method, Context(0, 2, CPU, clock, precision=what))
+    return clock.seconds
 
-        def train(method=method, start=start, precision=precision) -> list[float]:  # type: ignore[no-untyped-def]
-            clock = Clock()
-            context = Context(0, 2, CPU, clock, precision=precision)
-            no_bases = method.projection.model_copy(update={"images_per_class": 1})
-            method = method.model_copy(update={"projection": no_bases})
-            method.train_generator(start, second, first, context)
-            return clock.seconds[: steps - 1]
 
-        found[f"denoiser: {name}"] = train
-    for precision in ("float32", "bfloat16"):
-        method = method_of(benchmark, {}, steps)
+def classifier_steps(method: Gppdm, images: LabelledImages, what: Precision) -> list[float]:
+    """Seconds of steps of a classifier."""
+    clock = Clock()
+    state = LearnerState.empty().begin(1, images.classes, images.image_shape)
+    context = Context(0, 1, CPU, clock, precision=what)
+    fit_classifier(state, method.classifier, images, images.of_classes([]), context)
+    return clock.seconds
 
-        def classify(method=method, precision=precision) -> list[float]:  # type: ignore[no-untyped-def]
-            clock = Clock()
-            state = LearnerState.empty().begin(1, (0, 1), shape)
-            context = Context(0, 1, CPU, clock, precision=precision)
-            fit_classifier(state, method.classifier, first, first.of_classes([]), context)
-            return clock.seconds
 
-        found[f"classifier: {precision}"] = classify
+def sampling(method: Gppdm, state: LearnerState, what: Precision) -> list[float]:
+    """Seconds for an image, of a batch of some."""
+    begun = time.process_time()
+    replay_of(state, (0,), DRAWN, method, Context(0, 1, precision=what), "cost")
+    return [(time.process_time() - begun) / DRAWN]
 
-        def draw(method=method, start=start, precision=precision) -> list[float]:  # type: ignore[no-untyped-def]
-            context = Context(0, 1, precision=precision)
-            begun = time.perf_counter()
-            replay_of(start, (0,), DRAWN, method, context, "cost")
-            return [(time.perf_counter() - begun) / DRAWN]
 
-        found[f"sampling an image: {precision}"] = draw
-    return found, {name: [] for name in found}
+def prepared(benchmark: str, steps: int) -> dict[str, dict[str, Callable[[], list[float]]]]:
+    """By group and variant, what runs a turn and gives its seconds."""
+    old, new = noise(benchmark, 0, 1), noise(benchmark, 2, 3)
+    groups: dict[str, dict[str, Callable[[], list[float]]]] = {
+        name: {} for name in ("denoiser", "denoiser, bfloat16", "classifier", "sampling an image")
+    }
+    for name, changes in VARIANTS.items():
+        method, context = method_of(benchmark, changes, steps), Context(0, 1)
+        state, _ = method.train_generator(LearnerState.empty(), old, old.of_classes([]), context)
+        start = state.begin(2, new.classes, new.image_shape)
+        start = add_classes(start, new, method, Context(0, 2))
+        run = partial(denoiser_steps, method, start, old, new)
+        groups["denoiser"][name] = partial(run, "float32")
+        if name in (next(iter(VARIANTS)), "both (the default)"):
+            groups["denoiser, bfloat16"][f"{name}, float32"] = partial(run, "float32")
+            groups["denoiser, bfloat16"][f"{name}, bfloat16"] = partial(run, "bfloat16")
+    method = method_of(benchmark, {}, steps)
+    state, _ = method.train_generator(LearnerState.empty(), old, old.of_classes([]), Context(0, 1))
+    for what in ("float32", "bfloat16"):
+        groups["classifier"][what] = partial(classifier_steps, method, old, what)
+        groups["sampling an image"][what] = partial(sampling, method, state, what)
+    return groups
+
+
+def measure(benchmark: str, turns: int, steps: int) -> dict[str, dict[str, dict[str, float]]]:
+    """By group and variant: median milliseconds, their ratio to the first's, how many."""
+    groups = prepared(benchmark, steps)
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for _ in range(turns):
+        for group, variants in groups.items():
+            for name, run in variants.items():
+                seconds.setdefault((group, name), []).extend(run())
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for group, variants in groups.items():
+        medians = {name: 1e3 * statistics.median(seconds[group, name]) for name in variants}
+        base = next(iter(medians.values()))
+        table[group] = {
+            name: {
+                "milliseconds": round(median, 4),
+                "ratio": round(median / base, 4),
+                "timings": len(seconds[group, name]),
+            }
+            for name, median in medians.items()
+        }
+    return table
 
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--benchmarks", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--steps", type=int, default=12, help="of each variant in a turn")
     parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    results: dict[str, dict[str, dict[str, float]]] = {}
-    for benchmark in arguments.benchmarks:
-        variants, seconds = turns(benchmark, arguments.steps)
-        for _ in range(arguments.turns):
-            for name, run in variants.items():
-                seconds[name] += run()
-        results[benchmark] = table = {}
-        print(f"\n{benchmark}\n{'':62}{'ms':>9}{'ratio':>8}")
-        for name, found in seconds.items():
-            group = name.split(":")[0]
-            base = next(n for n in seconds if n.startswith(group))
-            median = statistics.median(found)
-            ratio = median / statistics.median(seconds[base])
-            table[name] = {"milliseconds": 1e3 * median, "ratio": ratio, "timings": len(found)}
-            print(f"{name:62}{1e3 * median:9.2f}{ratio:8.3f}")
-    if arguments.out:
-        machine = {"processor": platform.processor() or platform.machine()}
-        machine |= {"torch": torch.__version__, "threads": torch.get_num_threads()}  # type: ignore[dict-item]
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"machine": machine, **results}, indent=2) + "\n")
+    given = parser.parse_args()
+    results = {name: measure(name, given.turns, given.steps) for name in given.benchmarks}
+    for benchmark, groups in results.items():
+        for group, variants in groups.items():
+            print(f"\n{benchmark}: {group}\n{'':50}{'ms':>9}{'ratio':>8}")
+            for name, found in variants.items():
+                print(f"{name:50}{found['milliseconds']:9.2f}{found['ratio']:8.3f}")
+    if given.out:
+        machine = {"machine": platform.machine(), "threads": torch.get_num_threads()}
+        record = {**machine, "torch": torch.__version__, **results}
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
