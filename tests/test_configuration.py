@@ -99,6 +99,14 @@ def test_the_place_of_a_preset_is_named():
         )
 
 
+def test_class_names_reach_a_method_that_asks():
+    names = tuple("0123456789")
+    asks = experiment(method="cpdm", cpdm={"condition": {"embeddings": "encoder"}})
+    assert asks.learner.condition.class_names == names
+    assert asks.identity()["cpdm"]["condition"]["class_names"] == list(names)
+    assert experiment(method="cpdm").learner.condition.class_names == ()
+
+
 def test_run_folder():
     assert experiment(seed=2).run == "digits/finetune/seed_2"
     assert experiment(variant="wide").run == "digits/finetune-wide/seed_0"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from gppdm_pipeline.algorithm.classifier import ClassifierConfig
+from gppdm_pipeline.algorithm.device import Precision
 from gppdm_pipeline.layers import Layer, Problems, choose, flatten, merged
 from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.streams.scenario import StreamConfig
@@ -28,6 +29,7 @@ class Choices(BaseModel):
         method: in `gppdm_pipeline.methods.METHODS`.
         seed: of everything random.
         device: where to compute.
+        precision: of the networks' large products, in training and sampling.
         variant: kept apart from the runs of other variants, under this name.
         overwrite: whether outputs of a run with other settings are removed first.
         checkpoint_seconds: how often a loop keeps what it needs to go on after it was stopped.
@@ -39,6 +41,7 @@ class Choices(BaseModel):
     method: str
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Precision = "float32"
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
     overwrite: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
@@ -127,4 +130,7 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     }
     problems.check()
     assert choices and stream
-    return Experiment(**dict(choices), stream=stream, learner=learners[method])
+    learner = learners[method]
+    assert learner is not None
+    learner = learner.with_class_names(stream.source.class_names)
+    return Experiment(**dict(choices), stream=stream, learner=learner)

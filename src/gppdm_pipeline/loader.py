@@ -87,7 +87,8 @@ class ExperimentLoader(OmegaConfigLoader):
 def _parameters(experiment: Experiment) -> dict[str, Any]:
     """What nodes can ask for, as plain values; Kedro validates them again by type hints."""
     total = experiment.number_of_tasks
-    tasks = {task_name(n): {"task": {"number": n, "total": total}} for n in range(1, total + 1)}
+    shared = {"total": total, "precision": experiment.precision}
+    tasks = {task_name(n): {"task": {"number": n, **shared}} for n in range(1, total + 1)}
     return {
         "seed": experiment.seed,
         "device": experiment.device,

@@ -19,7 +19,7 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def table(learnable=1, concatenates=True, side=SIDE):
+def table(learnable=1, concatenates=True, side=SIDE, **options):
     generator = torch.Generator().manual_seed(0)
     codes = label_codes(DIM, seeded(0))
     condition = Condition(
@@ -27,7 +27,7 @@ def table(learnable=1, concatenates=True, side=SIDE):
         make_token_map(SHAPE, side, DIM, seeded(0)),
         {k: torch.randn(3, 6, 4, generator=generator) for k in CLASSES},
     )
-    return ConditionTable(condition, CLASSES, learnable, concatenates), condition
+    return ConditionTable(condition, CLASSES, learnable, concatenates, **options), condition
 
 
 def test_rows_are_classes():
@@ -55,6 +55,19 @@ def test_null_condition_is_zero_and_so_are_its_keys():
     assert not torch.nn.functional.linear(tokens[1:], torch.randn(8, DIM)).any()
     assert torch.equal(image[0], condition.prototypes[7])
     assert tokens[0].any(dim=1).all()
+
+
+@pytest.mark.parametrize("concatenates", [False, True])
+@pytest.mark.parametrize("side", [0, SIDE])
+def test_a_null_condition_may_keep_the_prototype(concatenates, side):
+    conditions, _ = table(concatenates=concatenates, side=side, null_keeps_prototype=True)
+    rows, kept = torch.tensor([0, 1, 2]), torch.tensor([True, False, False])
+    tokens, image = conditions(rows, kept)
+    whole, whole_image = conditions(rows)
+    assert torch.equal(tokens[0], whole[0])
+    assert not tokens[1:, 0].any()
+    assert torch.equal(tokens[:, 1:], whole[:, 1:])
+    assert image is None if not concatenates else torch.equal(image, whole_image)
 
 
 def test_old_tokens_do_not_move_whatever_is_learnt():

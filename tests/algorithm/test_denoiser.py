@@ -10,6 +10,8 @@ from gppdm_pipeline.algorithm.denoiser import (
     Average,
     Denoiser,
     DenoiserConfig,
+    denoising_loss,
+    loss_weights,
     noisy_batch,
     signal_shares,
     unet_config,
@@ -60,6 +62,34 @@ def test_steps_are_spread_over_the_whole_range():
     assert taus.min() < 10
     assert taus.max() > 990
     assert taus.float().mean(0).sub(499.5).abs().max() < 80  # no place in the batch is special
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_min_snr_is_a_weight_on_the_error_of_the_image(prediction):
+    """Hang et al. 2023: the same weight min(SNR, gamma) on x_0, whatever is predicted."""
+    images, batch, signal, sigma = draw(prediction)
+    config = DenoiserConfig(prediction=prediction, min_snr=5)
+    weights = loss_weights(config, signal_shares(config, CPU))
+    output = batch.target + torch.randn(batch.target.shape)
+    x, said = batch.x.double(), output.double()
+    if prediction == "epsilon":
+        clean = (x - sigma * said) / signal
+    else:
+        clean = signal * x - sigma * said
+    snr = (signal / sigma).square().squeeze()
+    errors = (clean - images).square().mean((1, 2, 3)) * snr.clamp(max=5)
+    loss = denoising_loss(output, batch.target, weights[batch.tau])
+    assert float(loss) == pytest.approx(float(errors.mean()), rel=1e-3)
+    assert (snr > 5).any() and (snr < 5).any()
+    assert weights.max() == pytest.approx(1 if prediction == "epsilon" else 5 / 6, rel=1e-2)
+
+
+def test_without_min_snr_every_step_counts_alike():
+    output, target = torch.randn(2, 3, 1, 4, 4)
+    assert loss_weights(DenoiserConfig(), signal_shares(DenoiserConfig(), CPU)) is None
+    expected = nn.functional.mse_loss(output, target)
+    assert torch.equal(denoising_loss(output, target, None), expected)
+    torch.testing.assert_close(denoising_loss(output, target, torch.ones(3)), expected)
 
 
 class Echo(nn.Module):

@@ -11,7 +11,8 @@ from gppdm_pipeline.algorithm import generator
 from gppdm_pipeline.algorithm.condition import ConditionTable, label_codes, make_token_map
 from gppdm_pipeline.algorithm.denoiser import build_unet, signal_shares
 from gppdm_pipeline.algorithm.device import CPU, Context
-from gppdm_pipeline.algorithm.generator import add_classes, extend_bases, replay_of
+from gppdm_pipeline.algorithm.generator import add_classes, replay_of
+from gppdm_pipeline.algorithm.generator_bases import extend_bases
 from gppdm_pipeline.algorithm.state import LearnerState
 
 CONTEXT = Context(0, 1)

@@ -9,6 +9,7 @@ mean mu, whose null condition has mean 0, draws from N((1 + w) mu, s^2).
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from tests.reference import dpm_solver
 from torch import nn
 
@@ -152,6 +153,43 @@ def test_with_guidance_the_second_half_is_null():
         torch.testing.assert_close(
             prototypes[:3, 0, 0, 0], torch.tensor([MEANS[3], MEANS[8], MEANS[8]])
         )
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.3, 4.0), (0.0, 2.0), (1.0, 1e9), (5e4, 6e4)])
+@pytest.mark.parametrize("steps", [7, 20])
+def test_guidance_within_an_interval(low, high, steps):
+    """Against the reference, whose mean depends on tau; outside there is one branch."""
+    config, rows, w = config_of("v_prediction"), [0, 1, 1, 0], 2.0
+    denoiser = BestDenoiser(config)
+    interval = {"guidance": w, "guidance_interval": (low, high)}
+    images = draw(denoiser, rows, config, sampler_steps=steps, **interval)
+    means = torch.tensor([MEANS[3], MEANS[8]]).double()[rows][:, None, None, None]
+    inside = []
+
+    def clean(x, tau):
+        share = float(denoiser.share(tau))
+        inside.append(low < np.sqrt((1 - share) / share) <= high)
+        return denoiser.clean(torch.tensor(x), tau, (1 + w * inside[-1]) * means).numpy()
+
+    expected = dpm_solver.sample(noise(4).numpy(), clean, denoiser.shares.numpy(), steps)
+    assert np.abs(images - in_levels(expected)).max() <= 1.0
+    branches = [2 if guided else 1 for guided in inside]
+    assert [len(tau) // 4 for tau, *_ in denoiser.calls] == branches
+    if high < 1e4:
+        assert set(branches) == {1, 2}
+
+
+def test_an_interval_that_holds_everything_changes_nothing():
+    config = DenoiserConfig()
+    plain = draw(BestDenoiser(config), [0, 1], config, guidance=1.0)
+    wide = draw(BestDenoiser(config), [0, 1], config, guidance=1.0, guidance_interval=(0, 1e9))
+    np.testing.assert_array_equal(plain, wide)
+
+
+@pytest.mark.parametrize("interval", [(2.0, 2.0), (3.0, 1.0)])
+def test_an_interval_goes_from_low_to_high(interval):
+    with pytest.raises(ValidationError, match=r"is empty: give two noise levels, the lower first"):
+        ReplayConfig(guidance_interval=interval)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 100])

@@ -122,6 +122,17 @@ def test_loss_falls():
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_min_snr_weighs_the_loss_of_each_step(prediction):
+    """The first step's loss is the weighted mean of the same errors; the batches stay the same."""
+    losses = {}
+    for gamma in (None, 1e9, 5.0):
+        run = fit(denoiser={"min_snr": gamma, "prediction": prediction, "steps": 10})
+        [(_, losses[gamma])] = run.log.curves["denoiser_loss"]
+    assert len(set(losses.values())) == 3
+    assert losses[5.0] < losses[1e9]
+
+
 @pytest.mark.parametrize("steps", [1, 2, 9, 10, 11])
 def test_any_number_of_steps(steps):
     run = fit(denoiser={"steps": steps})

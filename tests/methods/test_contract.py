@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from tests.reference.tiny import (
     CLASSIFIER,
+    DENOISER,
     GPPDM,
     PARTS,
     Stopped,
@@ -43,6 +44,22 @@ SETTINGS = {
         "replay": {"images_per_class": 3},
     },
 }
+# Of methods above, with what is off by default.
+VARIANTS = {
+    "gppdm, distilled": {
+        **GPPDM,
+        "condition": {"null_keeps_prototype": True},
+        "denoiser": {**DENOISER, "distillation": 0.8, "min_snr": 5.0},
+        "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
+    },
+    "gppdm, kept replay": {**GPPDM, "replay": {**PARTS["replay"], "keep": True}},
+    "ddgr, kept replay": {
+        "name": "ddgr",
+        **PARTS,
+        "guide": {"time_aware": True},
+        "replay": {**PARTS["replay"], "keep": True},
+    },
+}
 TASKS = ((9, 2), (5,), (2, 0))  # class 2 comes back
 
 
@@ -59,9 +76,14 @@ def test_every_method_is_tested():
     assert SETTINGS.keys() == METHODS.keys()
 
 
-@pytest.fixture(scope="module", params=sorted(SETTINGS))
-def method(request):
-    return Method.model_validate(SETTINGS[request.param])
+@pytest.fixture(scope="module", params=sorted(SETTINGS | VARIANTS))
+def settings(request):
+    return (SETTINGS | VARIANTS)[request.param]
+
+
+@pytest.fixture(scope="module")
+def method(settings):
+    return Method.model_validate(settings)
 
 
 @pytest.fixture(scope="module")
@@ -203,8 +225,7 @@ def test_images_are_kept_only_by_methods_that_say_so(method, states):
             assert images == len(state.kept) * (64 + 8)
 
 
-def test_settings_are_dispatched_by_name(method):
-    settings = SETTINGS[method.name]
+def test_settings_are_dispatched_by_name(method, settings):
     assert type(method) is METHODS[method.name]
     assert METHODS[method.name].model_validate(settings) == method
     assert Method.model_validate(method) is method
@@ -228,9 +249,9 @@ def test_settings_cannot_change(method):
         ({"classifier": {"start": "anwe"}}, ("classifier", "start"), "literal_error"),
     ],
 )
-def test_wrong_settings_are_named(method, change, location, kind):
+def test_wrong_settings_are_named(settings, change, location, kind):
     with pytest.raises(ValidationError) as error:
-        Method.model_validate({**SETTINGS[method.name], **change})
+        Method.model_validate({**settings, **change})
     [first] = error.value.errors()
     assert first["loc"] == location
     assert first["type"] == kind

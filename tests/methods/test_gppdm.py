@@ -215,6 +215,36 @@ def test_starts_that_ask_the_classifier_need_one(start):
         gppdm(prototypes={"start": start})
 
 
+def test_null_conditions_with_prototypes_leave_old_keys_and_values(states):
+    method = gppdm(denoiser={**LIVELY, "label_dropout": 0.5}, condition={"null_keeps_prototype": 1})
+    before, after = learn(method, TASKS[:2])[1:]
+    tokens = tokens_of(before, before.classes)
+    assert max(moves(before, after, lambda _: tokens, "to_k", "to_v").values()) <= 1e-5
+
+
+@pytest.mark.parametrize("layers", [("k", "v"), ("v",), ()])
+@pytest.mark.parametrize("route", ["both", "none"])
+def test_drift_of_old_keys_and_values_is_logged(layers, route):
+    """For every method with a diffusion generator, whatever is projected."""
+    method = gppdm(denoiser=LIVELY, prototypes={"route": route}, projection={"layers": layers})
+    before, train = learn(method, TASKS[:1])[-1], images_of(*TASKS[1])
+    replay, _ = method.synthesise_replay(before, Context(0, 2))
+    after, log = method.train_generator(before, train, replay, Context(0, 2))
+    drift = {name: value for name, value in log.metrics.items() if "_drift/" in name}
+    tokens = tokens_of(before, before.classes)
+    weights = [weights_of(state, "to_k", "to_v") for state in (before, after)]
+    assert len(drift) == len(weights[0]) == 8
+    for name, weight in weights[0].items():
+        kind = "key" if name.endswith("to_k") else "value"
+        moved, start = (weights[1][name] - weight) @ tokens, weight @ tokens
+        expected = (moved.square().sum() / start.square().sum()).sqrt()
+        assert drift[f"{kind}_drift/{name}"] == pytest.approx(float(expected), rel=1e-6)
+        if name[-1] in layers:
+            assert expected <= 1e-5
+        else:
+            assert expected > 1e-3
+
+
 def test_ranks_and_losses_are_logged(states):
     method, train = gppdm(denoiser=LIVELY), images_of(*TASKS[0])
     _, log = method.train_generator(
@@ -224,6 +254,7 @@ def test_ranks_and_losses_are_logged(states):
     assert log.metrics[f"basis_rank/{name}"] == 10
     assert log.metrics[f"basis_free/{name}"] == 1 - 10 / 32
     assert [step for step, _ in log.curves["denoiser_loss"]] == [10, 20]
+    assert not any("_drift/" in name for name in log.metrics)  # nothing is old yet
 
 
 @pytest.mark.parametrize("route", ["concat", "tokens", "none"])

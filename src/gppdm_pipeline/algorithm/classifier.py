@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.checkpoints import Training
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.device import Context, autocast
 from gppdm_pipeline.algorithm.growth import load_grown, tensors_of
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.pixels import balanced_indices, shift_randomly, to_unit_range
@@ -190,7 +190,8 @@ def fit_network(
     with context.progress(config.steps, stage) as bar:
         for steps, batch in training.remaining(batches, context.checkpoints(stage)):
             x = shift_randomly(images[batch], config.shift, generator)
-            loss = objective(network, x, labels[batch], generator)
+            with autocast(context.device, context.precision):
+                loss = objective(network, x, labels[batch], generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

@@ -27,6 +27,7 @@ class ConditionTable(nn.Module):
         classes: the rows of the table; `learnable` of them, the last, may learn.
         learnable: number of current classes.
         concatenates: whether the prototype is also given as an image.
+        null_keeps_prototype: whether the null condition is without label alone.
     """
 
     embeddings: Tensor
@@ -34,10 +35,16 @@ class ConditionTable(nn.Module):
     old_prototypes: Tensor
 
     def __init__(
-        self, condition: Condition, classes: Sequence[int], learnable: int, concatenates: bool
+        self,
+        condition: Condition,
+        classes: Sequence[int],
+        learnable: int,
+        concatenates: bool,
+        null_keeps_prototype: bool = False,
     ) -> None:
         super().__init__()
         self.concatenates = concatenates
+        self.null_keeps_prototype = null_keeps_prototype
         self.register_buffer("embeddings", torch.stack([condition.embeddings[k] for k in classes]))
         self.register_buffer("token_map", condition.token_map)
         prototypes = torch.stack([condition.prototypes[k] for k in classes])
@@ -50,18 +57,21 @@ class ConditionTable(nn.Module):
 
         Args:
             rows: int64 [b].
-            kept: bool [b]; False gives the null condition, all zeros (its keys and values are
-                zero whatever the weights, so it needs no basis).
+            kept: bool [b]; False gives the null condition: zeros in place of the label and, unless
+                it keeps it, the prototype (keys and values of zeros are zero whatever the weights,
+                so they need no basis).
 
         Returns:
             tokens float32 [b, 1 + patches, d], and prototypes [b, c, h, w] if they concatenate.
         """
         prototypes = torch.cat([self.old_prototypes, self.new_prototypes])[rows]
         tokens = self.embeddings[rows][:, None]
+        if kept is not None and self.null_keeps_prototype:
+            tokens = tokens * kept[:, None, None]
         if len(self.token_map):
             tokens = torch.cat([tokens, prototype_tokens(prototypes, self.token_map)], dim=1)
         image = prototypes if self.concatenates else None
-        if kept is not None:
+        if kept is not None and not self.null_keeps_prototype:
             tokens = tokens * kept[:, None, None]
             image = None if image is None else image * kept[:, None, None, None]
         return tokens, image

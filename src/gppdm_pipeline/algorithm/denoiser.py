@@ -16,6 +16,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from gppdm_pipeline.algorithm.device import Precision, autocast
 from gppdm_pipeline.algorithm.state import Weights
 
 DIFFUSION_STEPS = 1000
@@ -38,6 +39,9 @@ class DenoiserConfig(BaseModel):
     prediction: Literal["v_prediction", "epsilon"] = "v_prediction"
     """What the network predicts: v (Salimans & Ho 2022, arXiv 2202.00512) or the noise."""
     noise_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
+    min_snr: Annotated[float, Field(gt=0)] | None = None
+    """gamma of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556, who use 5); null: every step
+    counts alike."""
     steps: Annotated[int, Field(ge=1)] = 600
     batch_size: Annotated[int, Field(ge=2)] = 64
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
@@ -47,6 +51,13 @@ class DenoiserConfig(BaseModel):
     """Of the weights that are kept; the average warms up over the first steps."""
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of images trained without condition (classifier-free guidance, arXiv 2207.12598)."""
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of what the denoiser of the task before says in the targets of replayed images, the
+    rest being the noise that was added; 1 is generative distillation (Masip et al. 2023, arXiv
+    2311.14028)."""
+    nearest_label: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the term that pulls what is said to a new class's images towards what is said with
+    the nearest old label (see `nearest_label.py`); 1e-4 in the code of the paper's authors."""
 
 
 def noise_scheduler_config(config: DenoiserConfig) -> dict[str, Any]:
@@ -62,6 +73,33 @@ def signal_shares(config: DenoiserConfig, device: torch.device) -> Tensor:
     """abar_tau for every tau: float32 [T]."""
     shares: Tensor = DDPMScheduler(**noise_scheduler_config(config)).alphas_cumprod
     return shares.to(device)
+
+
+def loss_weights(config: DenoiserConfig, shares: Tensor) -> Tensor | None:
+    """How much the loss at each tau counts: min-SNR weighting (Hang et al. 2023, section 3.4).
+
+    With SNR = abar / (1 - abar), a loss on x_0 is weighted by min(SNR, gamma). A squared error of
+    the noise is SNR times one of x_0, one of v is SNR + 1 times it.
+
+    Args:
+        config: gamma is `min_snr`, and the prediction type.
+        shares: abar, float32 [T].
+
+    Returns:
+        float32 [T], or None where every step counts alike.
+    """
+    if config.min_snr is None:
+        return None
+    snr = shares / (1 - shares)
+    as_x0 = snr if config.prediction == "epsilon" else snr + 1
+    return snr.clamp_max(config.min_snr) / as_x0
+
+
+def denoising_loss(output: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean squared error [b, c, h, w], where images may count differently: weights [b] or None."""
+    if weights is None:
+        return nn.functional.mse_loss(output, target)
+    return ((output - target).square().mean((1, 2, 3)) * weights).mean()
 
 
 def unet_config(
@@ -109,12 +147,21 @@ def build_unet(weights: Weights) -> UNet2DConditionModel:
 
 
 class Denoiser(nn.Module):
-    """A U-Net over patches of pixels; the prototype, if given, enters beside the noisy image."""
+    """A U-Net over patches of pixels; the prototype, if given, enters beside the noisy image.
 
-    def __init__(self, unet: UNet2DConditionModel, patch: int) -> None:
+    Args:
+        unet: of diffusers.
+        patch: side of a patch.
+        precision: of the products and convolutions in it; what comes in and out is float32.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, patch: int, precision: Precision = "float32"
+    ) -> None:
         super().__init__()
         self.unet = unet
         self.patch = patch
+        self.precision = precision
 
     def forward(self, x: Tensor, tau: Tensor, tokens: Tensor, prototypes: Tensor | None) -> Tensor:
         """Predict.
@@ -131,9 +178,9 @@ class Denoiser(nn.Module):
         if prototypes is not None:
             x = torch.cat([x, prototypes], dim=1)
         x = nn.functional.pixel_unshuffle(x, self.patch)
-        return nn.functional.pixel_shuffle(
-            self.unet(x, tau, tokens, return_dict=False)[0], self.patch
-        )
+        with autocast(x.device, self.precision):
+            output: Tensor = self.unet(x, tau, tokens, return_dict=False)[0]
+        return nn.functional.pixel_shuffle(output.float(), self.patch)
 
 
 @dataclass(frozen=True)

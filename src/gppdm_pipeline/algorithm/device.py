@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class Progress(Protocol):
 
 
 CPU = torch.device("cpu")
+Precision = Literal["float32", "bfloat16"]
 
 
 class _SilentBar:
@@ -55,6 +56,7 @@ class Context:
         device: where tensors live while a stage computes; states are always kept on the CPU.
         progress: opens progress bars.
         checkpoints: keep what a loop needs to go on after it was stopped.
+        precision: of the networks' large products (see `autocast`).
     """
 
     seed: int
@@ -62,6 +64,7 @@ class Context:
     device: torch.device = CPU
     progress: Progress = silent
     checkpoints: Checkpoints = no_checkpoints
+    precision: Precision = "float32"
 
     def generator(self, stage: str) -> torch.Generator:
         """A fresh generator on the device that depends on (seed, task, stage) and nothing else."""
@@ -86,6 +89,14 @@ class Context:
     def _seed_of(self, stage: str) -> int:
         entropy = [self.seed, self.task, zlib.crc32(stage.encode())]
         return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Inside, matrix products and convolutions are of this precision (torch.autocast).
+
+    Weights, optimiser, losses, prototypes, tokens and bases stay float32 or better.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def resolve_device(name: str) -> torch.device:

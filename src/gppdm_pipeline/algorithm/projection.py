@@ -79,8 +79,9 @@ class OrthogonalUpdate(nn.Module):
         self.register_buffer("basis", basis)
 
     def forward(self, update: Tensor) -> Tensor:
-        """U -> W."""
-        return self.start + update - (update @ self.basis) @ self.basis.T
+        """U -> W, in float32 whatever surrounds it: rounded products are not orthogonal."""
+        with torch.autocast(update.device.type, enabled=False):
+            return self.start + update - (update @ self.basis) @ self.basis.T
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """W_start -> U = 0, where a task begins."""

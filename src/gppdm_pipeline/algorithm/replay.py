@@ -8,6 +8,7 @@ instead, and then the ancestral sampler draws (see `guidance.py`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.checkpoints import NOWHERE, Checkpoint, Snapshot
@@ -30,6 +31,8 @@ from gppdm_pipeline.algorithm.denoiser import (
 from gppdm_pipeline.algorithm.device import ProgressBar
 from gppdm_pipeline.algorithm.guidance import Guide, ancestral
 
+Level = Annotated[float, Field(ge=0)]
+
 
 class ReplayConfig(BaseModel):
     """How many images are replayed, and how they are drawn."""
@@ -37,10 +40,25 @@ class ReplayConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images_per_class: Annotated[int, Field(ge=1)] = 200
+    keep: bool = False
+    """Whether the images of a class are drawn once, right after the task in which it was real, and
+    kept in the state; otherwise every task draws them anew from the generator before it."""
     guidance: Annotated[float, Field(ge=0, le=20)] = 0.0
     """w; 0 is plain conditional sampling."""
+    guidance_interval: tuple[Level, Level] | None = None
+    """Guidance only where the noise level sigma = sqrt((1 - abar) / abar) is above the first and at
+    most the second (Kynkäänniemi et al. 2024, arXiv 2404.07724); null: everywhere."""
     sampler_steps: Annotated[int, Field(ge=2, le=1000)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 512
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _from_low_to_high(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(
+                f"{list(value)} is empty: give two noise levels, the lower first, such as [0.2, 5]"
+            )
+        return value
 
 
 @torch.no_grad()
@@ -82,12 +100,13 @@ def draw_images(
         generator.set_state(latest.tensors["generator"])
         bar.advance(first)
     shares = signal_shares(denoiser_config, generator.device)
+    guided = guided_steps(config, shares)
     for start in range(first, len(rows), config.batch_size):
         batch = rows[start : start + config.batch_size]
         x = torch.randn(
             len(batch), channels, height, width, generator=generator, device=generator.device
         )
-        predict = _prediction(denoiser, table, batch, config.guidance)
+        predict = _prediction(denoiser, table, batch, config.guidance, guided)
         if guide is None:
             x = _solve(predict, x, config, denoiser_config)
         else:
@@ -115,20 +134,34 @@ def _snapshot(images: NDArray[np.uint8], generator: torch.Generator) -> Snapshot
     return Snapshot(len(images), {"images": drawn, "generator": generator.get_state()})
 
 
+def guided_steps(config: ReplayConfig, shares: Tensor) -> Tensor:
+    """At which tau the sampler is guided: bool [T], on the CPU.
+
+    Args:
+        config: guidance and its interval.
+        shares: abar, float32 [T].
+    """
+    low, high = config.guidance_interval or (0.0, math.inf)
+    levels = ((1 - shares) / shares).sqrt().cpu()
+    return (levels > low) & (levels <= high) & (config.guidance > 0)
+
+
 def _prediction(
-    denoiser: Denoiser, table: ConditionTable, rows: Tensor, guidance: float
+    denoiser: Denoiser, table: ConditionTable, rows: Tensor, guidance: float, guided: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """(x [b, c, h, w], tau) -> what the denoiser says, with classifier-free guidance."""
-    copies = 2 if guidance > 0 else 1
-    kept = torch.arange(copies * len(rows), device=rows.device) < len(rows)
-    tokens, prototypes = table(rows.repeat(copies), kept if guidance > 0 else None)
+    b, everywhere, anywhere = len(rows), bool(guided.all()), bool(guided.any())
+    kept = torch.arange(2 * b, device=rows.device) < b if anywhere else None
+    tokens, images = table(rows.repeat(2) if anywhere else rows, kept)
 
     def predict(x: Tensor, tau: Tensor) -> Tensor:
-        steps = tau.expand(copies * len(rows))
-        output: Tensor = denoiser(x.repeat(copies, 1, 1, 1), steps, tokens, prototypes)
-        if guidance > 0:
-            conditional, unconditional = output.chunk(2)
-            output = (1 + guidance) * conditional - guidance * unconditional
+        if not everywhere and not (anywhere and guided[int(tau)]):
+            conditional = None if images is None else images[:b]
+            output: Tensor = denoiser(x, tau.expand(b), tokens[:b], conditional)
+            return output
+        both = denoiser(x.repeat(2, 1, 1, 1), tau.expand(2 * b), tokens, images)
+        with_condition, without = both.chunk(2)
+        output = (1 + guidance) * with_condition - guidance * without
         return output
 
     return predict

@@ -55,7 +55,8 @@ class LearnerState:
         condition: of the denoiser; None for methods without one.
         bases: full name of each projected layer -> float32 [in_features, rank], orthonormal
             columns that span the inputs of old classes.
-        extras: what only some methods carry, by name: `vae`, `guide`, `importance`.
+        extras: what only some methods carry, by name: `vae`, `guide`, `importance`,
+            `replay` (generated images that are kept; see `kept_replay.py`).
         kept: real images of earlier tasks, for methods that keep them; None for all others.
         data: for each task learnt, SHA-256 of its training images, where it was recorded.
     """

@@ -7,15 +7,12 @@ from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.checkpoints import Training
 from gppdm_pipeline.algorithm.condition import ConditionTable
-from gppdm_pipeline.algorithm.denoiser import (
-    Average,
-    Denoiser,
-    DenoiserConfig,
-    noisy_batch,
-    signal_shares,
-)
+from gppdm_pipeline.algorithm.denoiser import Average, Denoiser, DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.distillation import Teacher
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
+from gppdm_pipeline.algorithm.nearest_label import NearestLabel
+from gppdm_pipeline.algorithm.objective import Objective
 from gppdm_pipeline.algorithm.pixels import balanced_indices
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
 from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
@@ -29,6 +26,8 @@ def fit_denoiser(
     config: DenoiserConfig,
     prototypes: PrototypeConfig,
     context: Context,
+    teacher: Teacher | None = None,
+    pull: NearestLabel | None = None,
 ) -> StageLog:
     """Train in place; the denoiser ends with its averaged weights.
 
@@ -40,46 +39,53 @@ def fit_denoiser(
         config: objective and budget.
         prototypes: their learning rate and decay.
         context: seed, task, device, progress, checkpoints.
+        teacher: says the targets of replayed images, if there is one.
+        pull: towards old labels, if there is one.
 
     Returns:
-        The log, with curve `denoiser_loss`.
+        The log, with a curve for each term of the objective.
     """
     generator = context.generator("train_generator")
     weights = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": weights, "lr": config.learning_rate, "weight_decay": config.weight_decay},
-            {
-                "params": [table.new_prototypes],
-                "lr": prototypes.learning_rate,
-                "weight_decay": prototypes.weight_decay,
-            },
-        ],
-        fused=context.device.type != "mps",
-    )
+    parameters = [*weights, table.new_prototypes]
+    optimiser = _optimiser(weights, table.new_prototypes, config, prototypes)
     schedule = warm_up_then_cosine(optimiser, config.steps)
     average = Average(weights, config.ema_decay)
-    shares = signal_shares(config, context.device)
     recorder = LossRecorder()
     batches = balanced_indices(rows, config.steps, config.batch_size, generator)
-    parameters = [*weights, table.new_prototypes]
     training = Training(parameters, optimiser, schedule, generator, recorder, average)
     checkpoint = context.checkpoints("train_generator")
+    objective = Objective(images, rows, config, teacher, pull)
     denoiser.train()
     with context.progress(config.steps, "train_generator") as bar:
         for steps, batch in training.remaining(batches, checkpoint):
-            noisy = noisy_batch(images[batch], shares, config.prediction, generator)
-            kept = torch.rand(len(batch), generator=generator, device=context.device)
-            tokens, concatenated = table(rows[batch], kept >= config.label_dropout)
-            output = denoiser(noisy.x, noisy.tau, tokens, concatenated)
-            loss = nn.functional.mse_loss(output, noisy.target)
+            losses = objective.losses(denoiser, table, batch, generator)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.stack(list(losses.values())).sum().backward()
             nn.utils.clip_grad_norm_(weights, config.gradient_clip)
             optimiser.step()
             schedule.step()
             average.update()
-            bar.advance(steps, **recorder.add(denoiser_loss=loss))
+            bar.advance(steps, **recorder.add(**losses))
     average.apply()
     denoiser.eval()
     return StageLog(curves=recorder.curves)
+
+
+def _optimiser(
+    weights: list[nn.Parameter],
+    new_prototypes: nn.Parameter,
+    config: DenoiserConfig,
+    prototypes: PrototypeConfig,
+) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        [
+            {"params": weights, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+            {
+                "params": [new_prototypes],
+                "lr": prototypes.learning_rate,
+                "weight_decay": prototypes.weight_decay,
+            },
+        ],
+        fused=new_prototypes.device.type != "mps",
+    )

@@ -47,11 +47,11 @@ class Ddgr(DiffusionReplay):
     guide: GuideConfig = GuideConfig()
     replay: ReplayConfig = ReplayConfig(sampler_steps=50)
 
-    def train_generator(
+    def _fit_generator(
         self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
     ) -> tuple[LearnerState, StageLog]:
         """The denoiser, and the time-aware classifier if that one guides."""
-        state, log = super().train_generator(state, train, replay, context)
+        state, log = super()._fit_generator(state, train, replay, context)
         if not self.guide.time_aware:
             return state, log
         images = all_images(train, replay)

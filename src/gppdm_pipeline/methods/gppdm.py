@@ -8,20 +8,18 @@ prototype starts from the mean of its class, so that no state contains a trainin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import model_validator
 
 from gppdm_pipeline.algorithm.classifier import fit_classifier
 from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.generator import (
-    add_classes,
-    check_images,
-    extend_bases,
-    replay_of,
-    train_denoiser,
-)
+from gppdm_pipeline.algorithm.embeddings import ConditionConfig
+from gppdm_pipeline.algorithm.generator import add_classes, check_images, replay_of
+from gppdm_pipeline.algorithm.generator_bases import extend_bases
+from gppdm_pipeline.algorithm.generator_training import train_denoiser
+from gppdm_pipeline.algorithm.kept_replay import keep_replay, kept_replay
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
@@ -40,6 +38,7 @@ class Gppdm(Method):
     and images of the new ones from the new generator, so that it cannot tell old from new by
     replayed from real. classifier_first, as published: from the replay and this task's real images.
     """
+    condition: ConditionConfig = ConditionConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
     projection: ProjectionConfig = ProjectionConfig()
@@ -64,22 +63,43 @@ class Gppdm(Method):
         """As the generator says."""
         check_images(self, image_shape, classes)
 
+    def with_class_names(self, names: Sequence[str]) -> Self:
+        """As base; kept where labels are made from names, and the user gave none."""
+        condition = self.condition
+        if condition.embeddings == "orthonormal" or condition.class_names:
+            return self
+        condition = condition.model_copy(update={"class_names": tuple(names)})
+        return self.model_copy(update={"condition": condition})
+
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
     ) -> tuple[LabelledImages, StageLog]:
-        """Images of every old class from the generator of the task before."""
+        """Images of every old class: from the generator of the task before, or kept ones."""
         old = state.classes_before(context.task)
         if not old:
             return LabelledImages.empty(state.image_shape or (0, 0, 0)), StageLog()
+        if self.replay.keep:
+            return kept_replay(state, old), StageLog()
         return self._draw(state, old, context, "synthesise_replay"), StageLog()
 
     def train_generator(
         self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
     ) -> tuple[LearnerState, StageLog]:
-        """Denoiser and new prototypes on this task's images and the replay; then the bases."""
+        """Denoiser and new prototypes on this task's images and the replay; then the bases.
+
+        If replay is kept, that of the current classes is drawn at the end.
+        """
+        state, log = self._fit_generator(state, train, replay, context)
+        if self.replay.keep:
+            state = keep_replay(state, self._draw(state, train.classes, context, "keep_replay"))
+        return state, log
+
+    def _fit_generator(
+        self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
+    ) -> tuple[LearnerState, StageLog]:
         state = state.begin(context.task, train.classes, train.image_shape)
         state = add_classes(state, train, self, context)
-        state, log = train_denoiser(state, all_images(train, replay), self, context)
+        state, log = train_denoiser(state, train, replay, self, context)
         state, ranks = extend_bases(state, self, context)
         return state, StageLog({**log.metrics, **ranks.metrics}, log.curves)
 
@@ -97,11 +117,18 @@ class Gppdm(Method):
         if not self.generator_first:
             images = all_images(train, replay)
         elif new:
-            drawn = self._draw(state, sorted(new), context, "draw_new_classes")
-            images = all_images(drawn, replay)
+            images = all_images(self._drawn(state, sorted(new), context), replay)
         else:
             images = replay
         return fit_classifier(state, self.classifier, images, validation, context)
+
+    def _drawn(
+        self, state: LearnerState, classes: Sequence[int], context: Context
+    ) -> LabelledImages:
+        """Images of the new classes from the new generator."""
+        if self.replay.keep:
+            return kept_replay(state, classes)
+        return self._draw(state, classes, context, "draw_new_classes")
 
     def _draw(
         self, state: LearnerState, classes: Sequence[int], context: Context, stage: str
@@ -116,5 +143,15 @@ class Gppdm(Method):
                 f"prototypes.start is {self.prototypes.start!r}, which asks a classifier that "
                 "knows the new classes, but order is 'generator_first'; use order: "
                 "classifier_first, or prototypes.start: class_mean or noise"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_have_distances(self) -> Gppdm:
+        if self.denoiser.nearest_label and self.condition.embeddings == "orthonormal":
+            raise ValueError(
+                f"denoiser.nearest_label is {self.denoiser.nearest_label}, but labels are "
+                "orthonormal codes, none of which is nearer than another; use "
+                "condition.embeddings: file or encoder, or denoiser.nearest_label: 0"
             )
         return self

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gppdm_pipeline.algorithm.checkpoints import Checkpoints, no_checkpoints
 from gppdm_pipeline.algorithm.classifier import predict_logits
-from gppdm_pipeline.algorithm.device import Context, resolve_device
+from gppdm_pipeline.algorithm.device import Context, Precision, resolve_device
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.evaluation import figures, metrics
@@ -34,17 +34,20 @@ class Task(BaseModel):
     Attributes:
         number: from 1.
         total: T.
+        precision: that its stages compute in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
     total: int
+    precision: Precision = "float32"
 
     def context(self, seed: int, device: str, checkpoints: Checkpoints = no_checkpoints) -> Context:
         """What the stages of this task are given besides data."""
         progress = bars_of(self.number, self.total)
-        return Context(seed, self.number, resolve_device(device), progress, checkpoints)
+        where = resolve_device(device)
+        return Context(seed, self.number, where, progress, checkpoints, self.precision)
 
 
 def split(
@@ -66,7 +69,9 @@ def synthesise_replay(
 ) -> tuple[LabelledImages, Record]:
     """Images that stand in for those of earlier tasks, which only some methods may read."""
     checkpoints = scratch.checkpoints(
-        task.number, "synthesise_replay", learner, seed, device, previous_state, earlier
+        task.number,
+        "synthesise_replay",
+        *(learner, seed, device, task.precision, previous_state, earlier),
     )
     context = task.context(seed, device, checkpoints)
     return measured(lambda: learner.synthesise_replay(previous_state, context, earlier))
@@ -85,7 +90,9 @@ def train_classifier(
 ) -> tuple[LearnerState, Record]:
     """The state with a classifier over all classes so far."""
     checkpoints = scratch.checkpoints(
-        task.number, "train_classifier", learner, seed, device, state, train, replay
+        task.number,
+        "train_classifier",
+        *(learner, seed, device, task.precision, state, train, replay),
     )
     context = task.context(seed, device, checkpoints)
     after, log = measured(
@@ -106,7 +113,9 @@ def train_generator(
 ) -> tuple[LearnerState, Record]:
     """The state with a generator of all classes so far."""
     checkpoints = scratch.checkpoints(
-        task.number, "train_generator", learner, seed, device, state, train, replay
+        task.number,
+        "train_generator",
+        *(learner, seed, device, task.precision, state, train, replay),
     )
     context = task.context(seed, device, checkpoints)
     after, log = measured(lambda: learner.train_generator(state, train, replay, context))

@@ -1,0 +1,108 @@
+"""The generator learns a task: denoiser and current prototypes, on real and replayed images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from gppdm_pipeline.algorithm.condition import ConditionTable
+from gppdm_pipeline.algorithm.denoiser import Denoiser, build_unet, signal_shares, unet_config
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.distillation import Teacher
+from gppdm_pipeline.algorithm.generator import GeneratorSettings, condition_table, denoiser_of
+from gppdm_pipeline.algorithm.generator_bases import key_value_drift
+from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.nearest_label import NearestLabel
+from gppdm_pipeline.algorithm.pixels import to_unit_range
+from gppdm_pipeline.algorithm.projection import orthogonal_updates
+from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.algorithm.training import fit_denoiser
+from gppdm_pipeline.images import LabelledImages
+
+
+def train_denoiser(
+    state: LearnerState,
+    train: LabelledImages,
+    replay: LabelledImages,
+    settings: GeneratorSettings,
+    context: Context,
+) -> tuple[LearnerState, StageLog]:
+    """Train denoiser and current prototypes; cross-attention moves orthogonally to the bases.
+
+    Args:
+        state: its classes have labels and prototypes (`add_classes`).
+        train: real images of the current classes.
+        replay: images of every other class that shall be remembered; may be empty.
+        settings: of the generator.
+        context: seed, task, device, progress.
+
+    Returns:
+        The state, and the log: curve `denoiser_loss`, metrics as of `key_value_drift`.
+    """
+    assert state.condition is not None
+    old = state.classes_before(context.task)
+    new = tuple(label for label in state.tasks[-1] if label not in old)
+    table = condition_table(state, (*old, *new), settings, context, learnable=len(new))
+    unet = _unet(state, settings, context).to(context.device)
+    images = LabelledImages.concatenate([train, replay]) if len(replay) else train
+    row_of = {label: row for row, label in enumerate((*old, *new))}
+    rows = torch.tensor([row_of[int(label)] for label in images.labels], device=context.device)
+    replayed = torch.arange(len(images), device=context.device) >= len(train)
+    pixels = to_unit_range(images.images, context.device)
+    with orthogonal_updates(unet, state.bases):
+        log = fit_denoiser(
+            Denoiser(unet, settings.denoiser.patch, context.precision),
+            table,
+            pixels,
+            rows,
+            settings.denoiser,
+            settings.prototypes,
+            context,
+            _teacher(state, replayed, settings, context),
+            _pull(table, len(old), settings, context),
+        )
+    learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
+    condition = replace(state.condition, prototypes={**state.condition.prototypes, **learnt})
+    after = replace(state, condition=condition, denoiser=_weights_of(unet))
+    return after, StageLog(key_value_drift(state, after, settings, context), log.curves)
+
+
+def _teacher(
+    state: LearnerState, replayed: Tensor, settings: GeneratorSettings, context: Context
+) -> Teacher | None:
+    """The denoiser that the task begins with; a task that is gone on with begins with the same."""
+    weight = settings.denoiser.distillation
+    if state.denoiser is None or weight == 0:
+        return None
+    return Teacher(denoiser_of(state, settings, context), replayed, weight)
+
+
+def _pull(
+    table: ConditionTable, old: int, settings: GeneratorSettings, context: Context
+) -> NearestLabel | None:
+    config = settings.denoiser
+    if config.nearest_label == 0 or not 0 < old < len(table.embeddings):
+        return None
+    shares = signal_shares(config, context.device)
+    weight = config.nearest_label
+    return NearestLabel.between(table.embeddings, old, shares, config.prediction, weight)
+
+
+def _unet(
+    state: LearnerState, settings: GeneratorSettings, context: Context
+) -> UNet2DConditionModel:
+    if state.denoiser is not None:
+        return build_unet(state.denoiser)
+    assert state.image_shape is not None
+    config = unet_config(settings.denoiser, state.image_shape, settings.prototypes.concatenated)
+    with context.initialisation("denoiser"):
+        return UNet2DConditionModel(**config)
+
+
+def _weights_of(unet: UNet2DConditionModel) -> Weights:
+    config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
+    tensors = {name: value.detach().cpu() for name, value in unet.state_dict().items()}
+    return Weights(config, tensors)

@@ -1,0 +1,122 @@
+"""Generative distillation: what the targets are, for which images, and of which denoiser."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+from tests.reference.tiny import differences, gppdm, images_of, learn
+from torch import nn
+
+from gppdm_pipeline.algorithm import generator_training
+from gppdm_pipeline.algorithm.denoiser import NoisyBatch
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.distillation import Teacher
+from gppdm_pipeline.methods import learn_task
+
+TASKS = ((5, 2), (0,))
+
+
+class Says(nn.Module):
+    """In place of a denoiser: a sum of all that it is told, of which it takes note."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, x, tau, tokens, prototypes):
+        self.calls.append(len(x))
+        told = tau + tokens.sum((1, 2)) + (0 if prototypes is None else prototypes.sum((1, 2, 3)))
+        return x + told[:, None, None, None]
+
+
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+@pytest.mark.parametrize("concatenates", [False, True])
+def test_targets_of_replayed_images_are_what_the_teacher_says(weight, concatenates):
+    x, noise, prototypes = torch.randn(3, 5, 1, 4, 4)
+    tau, tokens = torch.tensor([1, 999, 3, 500, 7]), torch.randn(5, 2, 3)
+    tokens[3] = 0  # without condition
+    images = prototypes if concatenates else None
+    replayed = torch.tensor([True, False, True, False])
+    batch = torch.tensor([0, 1, 1, 2, 0])
+    teacher = Teacher(Says(), replayed, weight)
+    targets = teacher.targets(NoisyBatch(x, tau, noise), tokens, images, batch)
+    assert teacher.denoiser.calls == [3]
+    for i, image in enumerate(batch):
+        expected = noise[i]
+        if replayed[image]:
+            told = tau[i] + tokens[i].sum() + (prototypes[i].sum() if concatenates else 0)
+            expected = (1 - weight) * noise[i] + weight * (x[i] + told)
+        torch.testing.assert_close(targets[i], expected, rtol=1e-5, atol=1e-4)
+
+
+def test_the_teacher_is_not_asked_about_real_images():
+    noise = torch.randn(2, 1, 4, 4)
+    teacher = Teacher(Says(), torch.tensor([False, False]), 1.0)
+    batch = NoisyBatch(noise, torch.tensor([0, 5]), noise)
+    assert teacher.targets(batch, torch.randn(2, 1, 3), None, torch.tensor([1, 0])) is noise
+    assert teacher.denoiser.calls == []
+
+
+def test_the_gradient_is_that_of_both_losses():
+    x, noise, answer = torch.randn(3, 6, dtype=torch.float64)
+    output = x.clone().requires_grad_()
+    (output - noise.lerp(answer, 0.3)).square().mean().backward()
+    apart = x.clone().requires_grad_()
+    (0.7 * (apart - noise).square().mean() + 0.3 * (apart - answer).square().mean()).backward()
+    torch.testing.assert_close(output.grad, apart.grad)
+
+
+@pytest.fixture(scope="module")
+def states():
+    return learn(gppdm(denoiser={"distillation": 1.0}), TASKS)
+
+
+def test_it_begins_with_the_second_task(states):
+    plain = learn(gppdm(), TASKS)
+    assert differences(states[1], plain[1]) == []
+    changed = [name for name in differences(states[2], plain[2]) if name.startswith("denoiser/")]
+    assert changed
+
+
+def test_the_teacher_is_the_denoiser_of_the_task_before(states, monkeypatch):
+    fit, seen = generator_training.fit_denoiser, []
+
+    def spy(denoiser, table, images, rows, *settings):
+        *_, teacher = settings
+        before = {k: v.clone() for k, v in teacher.denoiser.unet.state_dict().items()}
+        log = fit(denoiser, table, images, rows, *settings)
+        seen.append((denoiser, teacher, before, rows))
+        return log
+
+    monkeypatch.setattr(generator_training, "fit_denoiser", spy)
+    train = images_of(*TASKS[1])
+    method = gppdm(denoiser={"distillation": 0.5})
+    learn_task(method, states[1], train, train, Context(0, 2))
+    [(denoiser, teacher, before, rows)] = seen
+    after = teacher.denoiser.unet.state_dict()
+    for name, tensor in states[1].denoiser.tensors.items():
+        assert torch.equal(tensor, before[name])
+        assert torch.equal(tensor, after[name])  # it does not learn
+    assert not torch.equal(after["conv_in.weight"], denoiser.unet.state_dict()["conv_in.weight"])
+    assert teacher.weight == 0.5
+    assert torch.equal(teacher.replayed, rows < 2)  # the rows of old classes come first
+
+
+def test_real_images_of_a_class_that_comes_back_are_not_distilled(states, monkeypatch):
+    fit, seen = generator_training.fit_denoiser, []
+
+    def spy(*given):
+        seen.append((given[3], given[-1].replayed))
+        return fit(*given)
+
+    monkeypatch.setattr(generator_training, "fit_denoiser", spy)
+    train = images_of(2, 7)
+    learn_task(gppdm(denoiser={"distillation": 1.0}), states[1], train, train, Context(0, 2))
+    [(rows, replayed)] = seen
+    assert replayed.tolist() == [False] * 12 + [True] * 6
+    assert rows.tolist() == [0] * 6 + [2] * 6 + [0] * 3 + [1] * 3  # class 2 is row 0 of (2, 5, 7)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1])
+def test_weights_are_shares(weight):
+    with pytest.raises(ValidationError, match=r"denoiser.distillation"):
+        gppdm(denoiser={"distillation": weight})
