@@ -11,8 +11,9 @@ from gppdm_pipeline.algorithm import generator
 from gppdm_pipeline.algorithm.condition import ConditionTable, label_codes, make_token_map
 from gppdm_pipeline.algorithm.denoiser import build_unet, signal_shares
 from gppdm_pipeline.algorithm.device import CPU, Context
-from gppdm_pipeline.algorithm.generator import add_classes, replay_of
+from gppdm_pipeline.algorithm.generator import add_classes, denoising_residuals, replay_of
 from gppdm_pipeline.algorithm.generator_bases import extend_bases
+from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
 
 CONTEXT = Context(0, 1)
@@ -136,3 +137,29 @@ def test_the_kept_network_is_a_plain_one(state):
     unet = build_unet(state.denoiser)
     assert set(unet.state_dict()) == set(state.denoiser.tensors)
     assert not any("parametrizations" in name for name in state.denoiser.tensors)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+def test_residuals_are_what_the_denoiser_leaves_out(monkeypatch, prediction):
+    """A denoiser that sees nothing but grey, told the classes of the images it is shown."""
+    settings = gppdm(denoiser={"prediction": prediction}, replay={"batch_size": 5})
+    state, images = learn(settings, [(4, 1)])[-1], images_of(1, 4)
+    share = signal_shares(settings.denoiser, CPU)
+    told = []
+
+    def grey(x, tau, tokens, _):
+        told.append(tokens[:, 0])
+        signal, sigma = share[tau[0]].sqrt(), (1 - share[tau[0]]).sqrt()
+        assert 0.5 <= share[tau[0]] < 0.51
+        return x / sigma if prediction == "epsilon" else signal / sigma * x
+
+    monkeypatch.setattr(generator, "denoiser_of", lambda *_: grey)
+    residuals = denoising_residuals(state, images, settings, CONTEXT)
+    order = torch.randperm(len(images), generator=CONTEXT.generator("texture"))
+    expected = to_unit_range(images.images, CPU)[order]
+    torch.testing.assert_close(residuals, expected, atol=1e-5, rtol=0)
+    labels = [state.condition.embeddings[int(k)] for k in images.labels[order.numpy()]]
+    assert torch.equal(torch.cat(told), torch.stack(labels))
+    monkeypatch.setattr(generator, "TEXTURES", 3)
+    few = denoising_residuals(state, images, settings, CONTEXT)
+    assert torch.equal(few, residuals[:3])

@@ -5,11 +5,20 @@ import torch
 from tests.reference import regularisation as reference
 from tests.reference.tiny import SHAPE, images_of, learn
 
-from gppdm_pipeline.algorithm.classifier import SmallConvNet, build_classifier
+from gppdm_pipeline.algorithm.classifier import (
+    ClassifierConfig,
+    SmallConvNet,
+    build_classifier,
+    cross_entropy,
+)
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.growth import tensors_of
 from gppdm_pipeline.algorithm.pixels import to_unit_range
-from gppdm_pipeline.algorithm.regularisation import fisher_diagonal, quadratic_penalty
+from gppdm_pipeline.algorithm.regularisation import (
+    fisher_diagonal,
+    quadratic_penalty,
+    with_soft_labels,
+)
 from gppdm_pipeline.algorithm.state import Weights
 from gppdm_pipeline.methods import Method
 
@@ -133,3 +142,33 @@ def test_ewc_holds_the_weights():
         now, anchor = (build_classifier(state.classifier) for state in states[:0:-1])
         moved[weight] = quadratic_penalty(now, tensors_of(anchor), importance).item()
     assert moved[1e4] < moved[0] / 3
+
+
+def test_soft_labels():
+    """Cross-entropy of all, and T^2 times that of old classes' softened outputs, on old images."""
+    before, now, x = network_of(2, 0), network_of(4, 1), torch.rand(6, 1, 8, 8)
+    outputs = torch.tensor([0, 3, 1, 2, 1, 0])
+    config = {"image_shape": list(SHAPE), "width": 8, "classes": 2}
+    objective = with_soft_labels(
+        cross_entropy(ClassifierConfig(width=8)),
+        Weights(config, tensors_of(before)),
+        weight=0.7,
+        temperature=3.0,
+        device=torch.device("cpu"),
+    )
+    generator = torch.Generator().manual_seed(0)
+    logits, said = now(x), before(x)
+    expected = sum(
+        -logits[i].log_softmax(0)[outputs[i]]
+        - (
+            0.7 * 9 * ((said[i] / 3).softmax(0) * (logits[i, :2] / 3).log_softmax(0)).sum()
+            if outputs[i] < 2
+            else 0
+        )
+        for i in range(6)
+    )
+    torch.testing.assert_close(objective(now, x, outputs, generator), expected / 6)
+    new = objective(now, x, torch.tensor([2, 3, 2, 3, 2, 3]), generator)
+    torch.testing.assert_close(
+        new, torch.nn.functional.cross_entropy(logits, torch.tensor([2, 3, 2, 3, 2, 3]))
+    )

@@ -48,6 +48,8 @@ SETTINGS = {
 VARIANTS = {
     "gppdm, distilled": {
         **GPPDM,
+        "texture": True,
+        "soft_labels": 0.5,
         "condition": {"null_keeps_prototype": True},
         "denoiser": {**DENOISER, "distillation": 0.8, "min_snr": 5.0},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},

@@ -152,7 +152,7 @@ def seen(monkeypatch):
     """The images that each classifier is trained on, and the state that it starts from."""
     calls, fit = [], module.fit_classifier
 
-    def spy(state, config, train, validation, context):
+    def spy(state, config, train, validation, context, objective):
         calls.append((state, train))
         return fit(state, config, train, validation, context)
 
@@ -264,3 +264,8 @@ def test_every_route_keeps_old_keys_and_values(route):
     assert tokens.shape[1] == (10 if route == "tokens" else 2)
     changes = moves(states[1], states[2], lambda _: tokens, "to_k", "to_v")
     assert max(changes.values()) <= 1e-5
+
+
+def test_texture_is_for_generated_images():
+    with pytest.raises(ValidationError, match="use order: generator_first, or texture: false"):
+        gppdm(order="classifier_first", texture=True)

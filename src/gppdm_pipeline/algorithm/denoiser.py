@@ -214,6 +214,21 @@ def noisy_batch(
     return NoisyBatch(signal * images + sigma * noise, tau, target)
 
 
+def clean_images(x: Tensor, output: Tensor, share: Tensor, prediction: str) -> Tensor:
+    """x_0 as the denoiser sees it, clamped to [-1, 1]: float32 [b, c, h, w].
+
+    Args:
+        x: noisy images, float32 [b, c, h, w].
+        output: what the denoiser says to them, likewise.
+        share: abar_tau, a scalar.
+        prediction: "v_prediction" or "epsilon".
+    """
+    signal, sigma = share.sqrt(), (1 - share).sqrt()
+    if prediction == "epsilon":
+        return ((x - sigma * output) / signal).clamp(-1, 1)
+    return (signal * x - sigma * output).clamp(-1, 1)
+
+
 class Average:
     """Exponential moving average of parameters, warmed up: decay min(decay, (1+i)/(10+i)).
 

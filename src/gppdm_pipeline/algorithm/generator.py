@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from gppdm_pipeline.algorithm.condition import (
     ConditionTable,
@@ -22,6 +24,8 @@ from gppdm_pipeline.algorithm.denoiser import (
     Denoiser,
     DenoiserConfig,
     build_unet,
+    clean_images,
+    signal_shares,
     unet_config,
 )
 from gppdm_pipeline.algorithm.device import Context
@@ -31,13 +35,16 @@ from gppdm_pipeline.algorithm.embeddings import (
     label_embeddings,
 )
 from gppdm_pipeline.algorithm.guidance import Guide
-from gppdm_pipeline.algorithm.projection import (
-    ProjectionConfig,
-)
+from gppdm_pipeline.algorithm.pixels import to_unit_range
+from gppdm_pipeline.algorithm.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig, prototype_starts
 from gppdm_pipeline.algorithm.replay import ReplayConfig, draw_images
 from gppdm_pipeline.algorithm.state import Condition, LearnerState
 from gppdm_pipeline.images import LabelledImages
+
+TEXTURE_SHARE = 0.5
+"""abar up to which texture is hidden in noise: as much signal as noise."""
+TEXTURES = 2000
 
 
 class GeneratorSettings(Protocol):
@@ -166,6 +173,42 @@ def replay_of(
             guide,
         )
     return LabelledImages(images, torch.tensor(classes)[rows.cpu()].numpy())
+
+
+@torch.no_grad()
+def denoising_residuals(
+    state: LearnerState, images: LabelledImages, settings: GeneratorSettings, context: Context
+) -> Tensor:
+    """What the denoiser leaves out of images: x less the x_0 that it sees in x with noise.
+
+    Args:
+        state: with a generator that knows the images' classes.
+        images: any number; TEXTURES of them are drawn if there are more.
+        settings: of the generator.
+        context: seed, task, device.
+
+    Returns:
+        float32 [n, c, h, w], in units of [-1, 1].
+    """
+    generator = context.generator("texture")
+    chosen = torch.randperm(len(images), generator=generator, device=context.device)[:TEXTURES]
+    images = images.select(chosen.cpu().numpy())
+    denoiser = denoiser_of(state, settings, context)
+    classes = images.classes
+    table = condition_table(state, classes, settings, context)
+    rows = torch.from_numpy(np.searchsorted(classes, images.labels)).to(context.device)
+    x = to_unit_range(images.images, context.device)
+    shares = signal_shares(settings.denoiser, context.device)
+    tau = (shares >= TEXTURE_SHARE).sum() - 1
+    share, parts = shares[tau], []
+    for clean, part in zip(
+        x.split(settings.replay.batch_size), rows.split(settings.replay.batch_size), strict=True
+    ):
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
+        noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
+        output = denoiser(noisy, tau.expand(len(part)), *table(part))
+        parts.append(clean - clean_images(noisy, output, share, settings.denoiser.prediction))
+    return torch.cat(parts)
 
 
 def denoiser_of(state: LearnerState, settings: GeneratorSettings, context: Context) -> Denoiser:

@@ -20,6 +20,7 @@ from gppdm_pipeline.algorithm.classifier import ClassifierConfig, SmallConvNet, 
 from gppdm_pipeline.algorithm.denoiser import (
     DIFFUSION_STEPS,
     DenoiserConfig,
+    clean_images,
     noisy_batch,
     signal_shares,
 )
@@ -138,14 +139,9 @@ def ancestral(
     for i, tau in enumerate(taus):
         share = shares[tau]
         before = shares[taus[i + 1]] if i + 1 < sampler_steps else torch.ones_like(share)
-        signal, sigma = share.sqrt(), (1 - share).sqrt()
-        output = predict(x, tau)
-        if prediction == "epsilon":
-            clean = (x - sigma * output) / signal
-        else:
-            clean = signal * x - sigma * output
+        clean = clean_images(x, predict(x, tau), share, prediction)
         step = Step.between(share, before)
-        x = guided_mean(step, x, clean.clamp(-1, 1), log_likelihood, scale)
+        x = guided_mean(step, x, clean, log_likelihood, scale)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         x = x + step.variance.sqrt() * noise
     return x

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from gppdm_pipeline.algorithm.classifier import build_classifier
+from gppdm_pipeline.algorithm.classifier import Objective, build_classifier
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
@@ -39,6 +39,39 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     old = student[:, : teacher.shape[1]]
     targets = (teacher / temperature).softmax(1)
     return nn.functional.cross_entropy(old / temperature, targets)
+
+
+def with_soft_labels(
+    objective: Objective, before: Weights, weight: float, temperature: float, device: torch.device
+) -> Objective:
+    """What is minimised, and distillation on images of old classes from the classifier before.
+
+    Its outputs say of replayed images what their labels do not: which other class they are like
+    (van de Ven & Tolias 2018, arXiv 1809.10635, "distillation"; eq. 3 of Hinton et al. 2015, arXiv
+    1503.02531, whose factor T^2 keeps both terms' gradients comparable).
+
+    Args:
+        objective: on all images.
+        before: weights of the classifier before, whose outputs are the first of the new one's.
+        weight: of the distillation.
+        temperature: T.
+        device: of the training.
+    """
+    teacher = build_classifier(before).to(device)
+
+    def both(network: nn.Module, x: Tensor, outputs: Tensor, generator: torch.Generator) -> Tensor:
+        loss = objective(network, x, outputs, generator)
+        with torch.no_grad():
+            said = teacher(x)
+        old = outputs < said.shape[1]
+        if not old.any():
+            return loss
+        distilled = distillation(network(x[old]), said[old], temperature)
+        share = old.float().mean()
+        total: Tensor = loss + weight * temperature**2 * share * distilled
+        return total
+
+    return both
 
 
 def competing_outputs(state: LearnerState, softmax: Softmax, device: torch.device) -> Tensor:

@@ -42,6 +42,7 @@ class Ddgr(DiffusionReplay):
     """Diffusion replay, guided; the classifier is trained first, since it guides."""
 
     order: ClassVar[Literal["classifier_first"]] = "classifier_first"  # type: ignore[misc]
+    texture: ClassVar[Literal[False]] = False  # type: ignore[misc]
 
     name: Literal["ddgr"] = "ddgr"  # type: ignore[assignment]
     guide: GuideConfig = GuideConfig()

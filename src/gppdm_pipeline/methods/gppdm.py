@@ -8,25 +8,35 @@ prototype starts from the mean of its class, so that no state contains a trainin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from gppdm_pipeline.algorithm.classifier import fit_classifier
+from gppdm_pipeline.algorithm.classifier import Objective, cross_entropy, fit_classifier
 from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.embeddings import ConditionConfig
-from gppdm_pipeline.algorithm.generator import add_classes, check_images, replay_of
+from gppdm_pipeline.algorithm.generator import (
+    add_classes,
+    check_images,
+    denoising_residuals,
+    replay_of,
+)
 from gppdm_pipeline.algorithm.generator_bases import extend_bases
 from gppdm_pipeline.algorithm.generator_training import train_denoiser
 from gppdm_pipeline.algorithm.kept_replay import keep_replay, kept_replay
 from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.origins import with_texture
 from gppdm_pipeline.algorithm.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
+from gppdm_pipeline.algorithm.regularisation import with_soft_labels
 from gppdm_pipeline.algorithm.replay import ReplayConfig
-from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.methods.base import Method, all_images
+
+TEMPERATURE = 2.0
+"""Of soft labels."""
 
 
 class Gppdm(Method):
@@ -38,6 +48,12 @@ class Gppdm(Method):
     and images of the new ones from the new generator, so that it cannot tell old from new by
     replayed from real. classifier_first, as published: from the replay and this task's real images.
     """
+    texture: bool = False
+    """Whether the classifier sees generated images with what the denoiser leaves out of this task's
+    real ones, so that it knows the texture of real images (see `origins.py`)."""
+    soft_labels: Annotated[float, Field(ge=0)] = 0.0
+    """Weight, in the classifier's loss, of what the classifier before says of replayed images (van
+    de Ven & Tolias 2018, arXiv 1809.10635)."""
     condition: ConditionConfig = ConditionConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
@@ -112,6 +128,7 @@ class Gppdm(Method):
         context: Context,
     ) -> tuple[LearnerState, StageLog]:
         """On the replay, and on images of the new classes: generated or real, as `order` says."""
+        before = state.classifier
         state = state.begin(context.task, train.classes, train.image_shape)
         new = set(train.classes) - set(state.classes_before(context.task))
         if not self.generator_first:
@@ -120,7 +137,21 @@ class Gppdm(Method):
             images = all_images(self._drawn(state, sorted(new), context), replay)
         else:
             images = replay
-        return fit_classifier(state, self.classifier, images, validation, context)
+        objective = self._objective(before, state, train, context)
+        return fit_classifier(state, self.classifier, images, validation, context, objective)
+
+    def _objective(
+        self, before: Weights | None, state: LearnerState, train: LabelledImages, context: Context
+    ) -> Objective:
+        objective = cross_entropy(self.classifier)
+        if self.texture:
+            residuals = denoising_residuals(state, train, self, context)
+            objective = with_texture(self.classifier, residuals)
+        if self.soft_labels and before is not None:
+            objective = with_soft_labels(
+                objective, before, self.soft_labels, TEMPERATURE, context.device
+            )
+        return objective
 
     def _drawn(
         self, state: LearnerState, classes: Sequence[int], context: Context
@@ -134,6 +165,15 @@ class Gppdm(Method):
         self, state: LearnerState, classes: Sequence[int], context: Context, stage: str
     ) -> LabelledImages:
         return replay_of(state, classes, self.replay.images_per_class, self, context, stage)
+
+    @model_validator(mode="after")
+    def _texture_is_of_generated_images(self) -> Gppdm:
+        if self.texture and not self.generator_first:
+            raise ValueError(
+                "texture is true, but order is 'classifier_first', where the classifier sees real "
+                "images; use order: generator_first, or texture: false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _starts_are_known(self) -> Gppdm:
