@@ -26,6 +26,7 @@ from gppdm_pipeline.evaluation.records import Record, as_markdown, record_of
 
 RESULTS, TABLES = Path("benchmarks/results"), Path("docs/results.md")
 Setting = bool | int | float | str
+_NAMES = {"variant": None, "device": None}  # these decide no result
 
 
 class PlannedStream(BaseModel):
@@ -142,7 +143,10 @@ def run_all(wanted: list[PlannedRun], folder: Path) -> list[PlannedRun]:
     failed: list[PlannedRun] = []
     for number, (planned, experiment) in enumerate(zip(wanted, experiments, strict=True), start=1):
         heading, file = f"[{number}/{len(wanted)}] {planned}", planned.record(folder)
-        if _is_recorded(file, experiment):
+        if record := _recorded(experiment, file):
+            if record != file:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(record.read_bytes())
             click.echo(f"{heading}: recorded")
             continue
         click.echo(f"{heading} ...")
@@ -204,15 +208,14 @@ def _chosen(option: str, given: str | None, known: Mapping[str, object]) -> list
     return names
 
 
-def _is_recorded(file: Path, experiment: Experiment) -> bool:
-    if not file.exists():
-        return False
-    there = json.loads(file.read_text())["configuration"]
-    return {**there, "variant": None, "device": None} == {
-        **experiment.settings(),
-        "variant": None,
-        "device": None,
-    }
+def _recorded(experiment: Experiment, file: Path) -> Path | None:
+    """A record of these settings: the run's own, or one of another plan."""
+    for record in (file, *sorted(RESULTS.rglob("seed_*.json"))):
+        if record.exists():
+            there = json.loads(record.read_text())["configuration"]
+            if {**experiment.settings(), **_NAMES} == {**there, **_NAMES}:
+                return record
+    return None
 
 
 def _records(plan: Plan, stream: str, folder: Path) -> dict[str, list[Record]]:

@@ -92,6 +92,22 @@ def test_what_has_a_record_is_not_run_again_even_where_its_outputs_are_gone():
     assert json.loads(file.read_text())["configuration"] == record["configuration"]
 
 
+def test_a_record_of_another_plan_will_do():
+    Path("other.yml").write_text(
+        yaml.safe_dump({**PLAN, "variants": {"floor": PLAN["variants"]["floor"]}})
+    )
+    Path("docs/results.md").write_text(
+        Path("docs/results.md").read_text()
+        + "<!-- other: made by the plan -->\n<!-- end of other -->\n"
+    )
+    assert planned("--seeds=0", "--variants=floor").exit_code == 0
+    ran.clear()
+    done = CliRunner().invoke(plan.main, ["other.yml", "--seeds=0"])
+    assert not ran, done.output
+    record = Path("benchmarks/results/other/small/floor/seed_0.json")
+    assert record.read_bytes() == Path(str(record).replace("other", "trial")).read_bytes()
+
+
 def test_tables_alone():
     done = planned("--tables")
     assert done.exit_code == 0
