@@ -55,6 +55,9 @@ class DenoiserConfig(BaseModel):
     """Share of what the denoiser of the task before says in the targets of replayed images, the
     rest being the noise that was added; 1 is generative distillation (Masip et al. 2023, arXiv
     2311.14028)."""
+    class_weights: Literal["uniform", "decayed"] = "uniform"
+    """How often a batch draws a class. decayed: an old one 2 - a times as often as a new one, where
+    a is the share of its replay to which the state's classifier gives its label."""
     nearest_label: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the term that pulls what is said to a new class's images towards what is said with
     the nearest old label (see `nearest_label.py`); 1e-4 in the code of the paper's authors."""

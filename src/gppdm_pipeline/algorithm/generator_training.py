@@ -8,6 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from gppdm_pipeline.algorithm.agreement import agreement_by_class
 from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import Denoiser, build_unet, signal_shares, unet_config
 from gppdm_pipeline.algorithm.device import Context
@@ -40,7 +41,8 @@ def train_denoiser(
         context: seed, task, device, progress.
 
     Returns:
-        The state, and the log: curve `denoiser_loss`, metrics as of `key_value_drift`.
+        The state, and the log: curves as of `Objective`; metrics as of `key_value_drift`, and
+        `replay_agreement/<class>` where classes are weighted by it.
     """
     assert state.condition is not None
     old = state.classes_before(context.task)
@@ -52,6 +54,8 @@ def train_denoiser(
     rows = torch.tensor([row_of[int(label)] for label in images.labels], device=context.device)
     replayed = torch.arange(len(images), device=context.device) >= len(train)
     pixels = to_unit_range(images.images, context.device)
+    shares = _decay(state, replay, settings, context)
+    weights = torch.tensor([2 - shares.get(k, 1.0) for k in (*old, *new)], device=context.device)
     with orthogonal_updates(unet, state.bases):
         log = fit_denoiser(
             Denoiser(unet, settings.denoiser.patch, context.precision),
@@ -63,11 +67,14 @@ def train_denoiser(
             context,
             _teacher(state, replayed, settings, context),
             _pull(table, len(old), settings, context),
+            weights if shares else None,
         )
     learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
     condition = replace(state.condition, prototypes={**state.condition.prototypes, **learnt})
     after = replace(state, condition=condition, denoiser=_weights_of(unet))
-    return after, StageLog(key_value_drift(state, after, settings, context), log.curves)
+    metrics = key_value_drift(state, after, settings, context)
+    metrics |= {f"replay_agreement/{label}": share for label, share in shares.items()}
+    return after, StageLog(metrics, log.curves)
 
 
 def _teacher(
@@ -78,6 +85,15 @@ def _teacher(
     if state.denoiser is None or weight == 0:
         return None
     return Teacher(denoiser_of(state, settings, context), replayed, weight)
+
+
+def _decay(
+    state: LearnerState, replay: LabelledImages, settings: GeneratorSettings, context: Context
+) -> dict[int, float]:
+    """How far the classifier agrees with the replay of each old class, if that decides weights."""
+    if settings.denoiser.class_weights == "uniform" or not len(replay):
+        return {}
+    return agreement_by_class(state, replay, context)
 
 
 def _pull(
