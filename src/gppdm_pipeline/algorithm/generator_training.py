@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import Denoiser, build_unet, signal_shares, unet_config
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.distillation import Teacher
+from gppdm_pipeline.algorithm.embeddings import label_vectors
 from gppdm_pipeline.algorithm.generator import GeneratorSettings, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.generator_bases import key_value_drift
 from gppdm_pipeline.algorithm.log import StageLog
@@ -66,7 +68,7 @@ def train_denoiser(
             settings.prototypes,
             context,
             _teacher(state, replayed, settings, context),
-            _pull(table, len(old), settings, context),
+            _pull(table, (*old, *new), len(old), settings, context),
             weights if shares else None,
         )
     learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
@@ -97,14 +99,18 @@ def _decay(
 
 
 def _pull(
-    table: ConditionTable, old: int, settings: GeneratorSettings, context: Context
+    table: ConditionTable,
+    classes: Sequence[int],
+    old: int,
+    settings: GeneratorSettings,
+    context: Context,
 ) -> NearestLabel | None:
     config = settings.denoiser
-    if config.nearest_label == 0 or not 0 < old < len(table.embeddings):
+    if config.nearest_label == 0 or not 0 < old < len(classes):
         return None
-    shares = signal_shares(config, context.device)
-    weight = config.nearest_label
-    return NearestLabel.between(table.embeddings, old, shares, config.prediction, weight)
+    vectors = label_vectors(settings.condition, classes)
+    shares, weight = signal_shares(config, context.device), config.nearest_label
+    return NearestLabel.between(vectors, table.embeddings, old, shares, config.prediction, weight)
 
 
 def _unet(
