@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from gppdm_pipeline.layers import flatten
+from gppdm_pipeline.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md"))
@@ -33,3 +37,13 @@ def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\(([^)#]+)\)", page.read_text())
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert not missing
+
+
+def test_the_table_of_options_names_each_with_its_default():
+    page = (ROOT / "docs/method.md").read_text()
+    _, table = page.split("## All options of the generator")
+    rows = re.findall(r"^\| `([a-z_.]+)` \| `([^`]*)` \|", table.split("\n## ")[0], flags=re.M)
+    said = {key: yaml.safe_load(value) if value[0] != "{" else value for key, value in rows}
+    options = flatten(METHODS["gppdm"]().model_dump(mode="json"))
+    own = {k: v for k, v in options.items() if k != "name" and not k.startswith("classifier.")}
+    assert said == own

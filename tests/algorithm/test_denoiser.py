@@ -25,6 +25,9 @@ def test_signal_shares_are_the_cumulated_product():
     betas = np.linspace(1e-4, 0.02, 1000)
     shares = signal_shares(DenoiserConfig(noise_schedule="linear"), CPU)
     np.testing.assert_allclose(shares, np.cumprod(1 - betas), rtol=1e-4)
+    betas = np.linspace(0.01, np.sqrt(0.02), 1000) ** 2
+    shares = signal_shares(DenoiserConfig(noise_schedule="scaled_linear"), CPU)
+    np.testing.assert_allclose(shares, np.cumprod(1 - betas), rtol=1e-4)
     cosine = signal_shares(DenoiserConfig(), CPU)
     assert (cosine.diff() < 0).all()
     assert cosine[0] > 0.999

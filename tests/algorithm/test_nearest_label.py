@@ -6,6 +6,7 @@ import torch
 from pydantic import ValidationError
 from tests.reference.tiny import gppdm, images_of, learn
 
+from gppdm_pipeline.algorithm import generator_training
 from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import (
     Denoiser,
@@ -18,17 +19,20 @@ from gppdm_pipeline.algorithm.device import CPU, Context
 from gppdm_pipeline.algorithm.nearest_label import NearestLabel
 
 # Classes 0 and 1 are old; 2 is nearest to 1 by the angle (to 0 by distance), 3 to 0.
+VECTORS = np.random.default_rng(3).normal(size=(6, 50))  # wider than the denoiser's tokens
 EMBEDDINGS = torch.tensor([[1.0, 0.2, 0.0], [0.0, 9.0, 1.0], [0.1, 0.9, 0.0], [1.0, 0.0, 0.1]])
 
 
 def test_nearest_is_by_the_angle():
-    pull = NearestLabel.between(EMBEDDINGS, 2, torch.ones(1000), "epsilon", 1.0)
+    told = torch.randn(4, 5)
+    pull = NearestLabel.between(EMBEDDINGS.double(), told, 2, torch.ones(1000), "epsilon", 1.0)
+    assert pull.embeddings is told
     assert pull.nearest.tolist() == [-1, -1, 1, 0]
 
 
 @pytest.fixture
 def settings(tmp_path):
-    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(6, 32)))
+    np.save(tmp_path / "e.npy", VECTORS)
     return {"embeddings": "file", "file": str(tmp_path / "e.npy")}
 
 
@@ -47,14 +51,14 @@ def test_the_term_against_its_formula(settings, prediction, route):
     kept = torch.tensor([True, True, True, False, True, True, False, True])
     tokens, prototypes = table(rows, kept)
     output = denoiser(noisy.x, noisy.tau, tokens, prototypes)
-    pull = NearestLabel.between(table.embeddings, 2, shares, prediction, 1e-4)
+    vectors = torch.from_numpy(VECTORS)
+    of_rows = vectors[[2, 5, 0, 3]]
+    pull = NearestLabel.between(of_rows, table.embeddings, 2, shares, prediction, 1e-4)
     loss = pull.loss(denoiser, noisy, tokens, prototypes, output, rows, kept)
 
     terms = []
     for i in (2, 4, 5):  # new, with their label
-        cosines = torch.nn.functional.cosine_similarity(
-            table.embeddings[rows[i]][None], table.embeddings[:2]
-        )
+        cosines = torch.nn.functional.cosine_similarity(of_rows[rows[i]][None], of_rows[:2])
         changed = tokens[i : i + 1].clone()
         changed[0, 0] = table.embeddings[int(cosines.argmax())]
         beside = None if prototypes is None else prototypes[i : i + 1]
@@ -73,8 +77,25 @@ def test_the_term_against_its_formula(settings, prediction, route):
     assert gradients.tolist() == [False, False, True, False, True, True, False, False]
 
 
+def test_nearest_is_by_the_vectors_of_the_file(settings, monkeypatch):
+    """Not by what a projection to fewer dimensions makes of them."""
+    found, fit = [], generator_training.fit_denoiser
+
+    def spy(*given):
+        found.append(given[8])
+        return fit(*given)
+
+    monkeypatch.setattr(generator_training, "fit_denoiser", spy)
+    learn(gppdm(condition=settings, denoiser={"nearest_label": 1e-4}), [(5, 2), (0, 3)])
+    assert found[0] is None
+    directions = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+    expected = (directions[[0, 3]] @ directions[[2, 5]].T).argmax(1)
+    assert found[1].nearest.tolist() == [-1, -1, *expected]
+
+
 def test_it_is_zero_where_no_class_is_new(settings):
-    pull = NearestLabel.between(EMBEDDINGS, 2, torch.ones(1000), "epsilon", 1.0)
+    vectors = EMBEDDINGS.double()
+    pull = NearestLabel.between(vectors, EMBEDDINGS, 2, torch.ones(1000), "epsilon", 1.0)
     output = torch.randn(2, 1, 4, 4, requires_grad=True)
     given = (None, None, torch.zeros(2, 1, 3), None, output)
     loss = pull.loss(*given, torch.tensor([0, 1]), torch.tensor([True, True]))

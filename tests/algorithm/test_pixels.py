@@ -54,3 +54,15 @@ def test_shift_against_a_loop():
 def test_no_shift_is_no_change():
     images = torch.rand(3, 1, 4, 4)
     assert torch.equal(shift_randomly(images, 0, torch.Generator()), images)
+
+
+def test_batches_by_weight():
+    labels = torch.tensor([0] * 50 + [2] * 5 + [5] * 300)
+    weights = torch.tensor([1.0, 7.0, 2.0, 7.0, 7.0, 1.5])  # of classes without images too
+    generator = torch.Generator().manual_seed(0)
+    batches = balanced_indices(labels, 400, 50, generator, weights)
+    assert batches.shape == (400, 50)
+    shares = labels[batches].flatten().bincount(minlength=6) / batches.numel()
+    expected = torch.tensor([1, 0, 2, 0, 0, 1.5]) / 4.5
+    torch.testing.assert_close(shares, expected, rtol=0, atol=0.015)
+    assert set(batches[labels[batches] == 2].tolist()) == set(range(50, 55))

@@ -54,12 +54,17 @@ VARIANTS = {
         "denoiser": {**DENOISER, "distillation": 0.8, "min_snr": 5.0},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
     },
+    "gppdm, filtered": {
+        **GPPDM,
+        "denoiser": {**DENOISER, "class_weights": "decayed"},
+        "replay": {**PARTS["replay"], "filter_rounds": 3},
+    },
     "gppdm, kept replay": {**GPPDM, "replay": {**PARTS["replay"], "keep": True}},
-    "ddgr, kept replay": {
+    "ddgr, kept and filtered": {
         "name": "ddgr",
         **PARTS,
         "guide": {"time_aware": True},
-        "replay": {**PARTS["replay"], "keep": True},
+        "replay": {**PARTS["replay"], "keep": True, "filter_rounds": 2},
     },
 }
 TASKS = ((9, 2), (5,), (2, 0))  # class 2 comes back

@@ -39,6 +39,8 @@ class DenoiserConfig(BaseModel):
     prediction: Literal["v_prediction", "epsilon"] = "v_prediction"
     """What the network predicts: v (Salimans & Ho 2022, arXiv 2202.00512) or the noise."""
     noise_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
+    """As diffusers calls them: the cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672), the
+    linear one (Ho et al. 2020), its square root linear (Rombach et al. 2022, arXiv 2112.10752)."""
     min_snr: Annotated[float, Field(gt=0)] | None = None
     """gamma of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556, who use 5); null: every step
     counts alike."""
@@ -47,6 +49,7 @@ class DenoiserConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    """The gradient's norm at most (Pascanu et al. 2013, arXiv 1211.5063)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """Of the weights that are kept; the average warms up over the first steps."""
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -55,6 +58,9 @@ class DenoiserConfig(BaseModel):
     """Share of what the denoiser of the task before says in the targets of replayed images, the
     rest being the noise that was added; 1 is generative distillation (Masip et al. 2023, arXiv
     2311.14028)."""
+    class_weights: Literal["uniform", "decayed"] = "uniform"
+    """How often a batch draws a class. decayed: an old one 2 - a times as often as a new one, where
+    a is the share of its replay to which the state's classifier gives its label."""
     nearest_label: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the term that pulls what is said to a new class's images towards what is said with
     the nearest old label (see `nearest_label.py`); 1e-4 in the code of the paper's authors."""

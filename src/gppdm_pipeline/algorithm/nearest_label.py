@@ -34,18 +34,26 @@ class NearestLabel:
 
     @classmethod
     def between(
-        cls, embeddings: Tensor, old: int, shares: Tensor, prediction: str, weight: float
+        cls,
+        vectors: Tensor,
+        embeddings: Tensor,
+        old: int,
+        shares: Tensor,
+        prediction: str,
+        weight: float,
     ) -> NearestLabel:
         """The pull from the rows at `old` and later to those before.
 
         Args:
-            embeddings: float32 [k, d].
+            vectors: float64 [k, width], by which labels are near: as they were before they were
+                fitted to the denoiser, which may turn neighbours round.
+            embeddings: float32 [k, d], what the denoiser is told.
             old: how many rows, the first, are old classes; 1 at least.
             shares: abar, float32 [T].
             prediction: "v_prediction" or "epsilon".
             weight: of the term.
         """
-        directions = nn.functional.normalize(embeddings.double(), dim=1)
+        directions = nn.functional.normalize(vectors.to(embeddings.device), dim=1)
         nearest = torch.full((len(embeddings),), -1, device=embeddings.device)
         nearest[old:] = (directions[old:] @ directions[:old].T).argmax(1)
         of_noise = torch.ones_like(shares) if prediction == "epsilon" else shares

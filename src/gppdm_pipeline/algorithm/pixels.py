@@ -15,9 +15,13 @@ def to_unit_range(images: NDArray[np.uint8] | Tensor, device: torch.device) -> T
 
 
 def balanced_indices(
-    labels: Tensor, steps: int, batch_size: int, generator: torch.Generator
+    labels: Tensor,
+    steps: int,
+    batch_size: int,
+    generator: torch.Generator,
+    weights: Tensor | None = None,
 ) -> Tensor:
-    """Which images each step sees: every class equally often in expectation.
+    """Which images each step sees: every class equally often in expectation, or by its weight.
 
     Real and replayed classes differ in number of images; drawing classes before images keeps the
     head from favouring the larger ones.
@@ -27,6 +31,7 @@ def balanced_indices(
         steps: number of batches.
         batch_size: images a batch, drawn with replacement.
         generator: on the labels' device.
+        weights: float32 [k], how often each class is drawn in proportion; None: all alike.
 
     Returns:
         int64 [steps, batch_size], indices into the images.
@@ -36,7 +41,11 @@ def balanced_indices(
     firsts = counts.cumsum(0) - counts
     present = counts.nonzero().squeeze(1)
     shape, device = (steps, batch_size), labels.device
-    chosen = present[torch.randint(len(present), shape, generator=generator, device=device)]
+    if weights is None:
+        drawn = torch.randint(len(present), shape, generator=generator, device=device)
+    else:
+        drawn = torch.multinomial(weights[present], steps * batch_size, True, generator=generator)
+    chosen = present[drawn.reshape(shape)]
     within = torch.rand(shape, generator=generator, device=device) * counts[chosen]
     return order[firsts[chosen] + within.long().clamp_max(counts[chosen] - 1)]
 

@@ -43,6 +43,9 @@ class ReplayConfig(BaseModel):
     keep: bool = False
     """Whether the images of a class are drawn once, right after the task in which it was real, and
     kept in the state; otherwise every task draws them anew from the generator before it."""
+    filter_rounds: Annotated[int, Field(ge=0, le=20)] = 0
+    """How often what the classifier of the task before does not agree with is drawn again, the
+    first draw included; 0: all is taken as it comes."""
     guidance: Annotated[float, Field(ge=0, le=20)] = 0.0
     """w; 0 is plain conditional sampling."""
     guidance_interval: tuple[Level, Level] | None = None

@@ -28,6 +28,7 @@ def fit_denoiser(
     context: Context,
     teacher: Teacher | None = None,
     pull: NearestLabel | None = None,
+    class_weights: Tensor | None = None,
 ) -> StageLog:
     """Train in place; the denoiser ends with its averaged weights.
 
@@ -41,6 +42,7 @@ def fit_denoiser(
         context: seed, task, device, progress, checkpoints.
         teacher: says the targets of replayed images, if there is one.
         pull: towards old labels, if there is one.
+        class_weights: float32 [k], how often the class of each row is drawn, or None for alike.
 
     Returns:
         The log, with a curve for each term of the objective.
@@ -52,7 +54,7 @@ def fit_denoiser(
     schedule = warm_up_then_cosine(optimiser, config.steps)
     average = Average(weights, config.ema_decay)
     recorder = LossRecorder()
-    batches = balanced_indices(rows, config.steps, config.batch_size, generator)
+    batches = balanced_indices(rows, config.steps, config.batch_size, generator, class_weights)
     training = Training(parameters, optimiser, schedule, generator, recorder, average)
     checkpoint = context.checkpoints("train_generator")
     objective = Objective(images, rows, config, teacher, pull)

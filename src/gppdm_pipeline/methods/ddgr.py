@@ -8,7 +8,7 @@ here, so that it is at least as good as plain diffusion replay without guidance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -60,16 +60,16 @@ class Ddgr(DiffusionReplay):
         return state, StageLog(log.metrics, {**log.curves, **more.curves})
 
     def _draw(
-        self, state: LearnerState, classes: Sequence[int], context: Context, stage: str
+        self, state: LearnerState, counts: Mapping[int, int], context: Context, stage: str
     ) -> LabelledImages:
         weights = state.extras["guide"] if self.guide.time_aware else state.classifier
         assert weights is not None
-        count = self.replay.images_per_class
-        columns = torch.tensor([state.classes.index(label) for label in classes])
+        columns = torch.tensor([state.classes.index(label) for label in counts])
+        of_each = torch.tensor(list(counts.values()))
         guide = Guide(
             build_classifier(weights).to(context.device),
-            columns.repeat_interleave(count).to(context.device),
+            columns.repeat_interleave(of_each).to(context.device),
             self.guide.scale,
             self.guide.time_aware,
         )
-        return replay_of(state, classes, count, self, context, stage, guide)
+        return replay_of(state, tuple(counts), tuple(of_each.tolist()), self, context, stage, guide)

@@ -7,11 +7,12 @@ prototype starts from the mean of its class, so that no state contains a trainin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from gppdm_pipeline.algorithm.agreement import agreed_replay
 from gppdm_pipeline.algorithm.classifier import Objective, cross_entropy, fit_classifier
 from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
@@ -96,7 +97,7 @@ class Gppdm(Method):
             return LabelledImages.empty(state.image_shape or (0, 0, 0)), StageLog()
         if self.replay.keep:
             return kept_replay(state, old), StageLog()
-        return self._draw(state, old, context, "synthesise_replay"), StageLog()
+        return self._drawn(state, old, context, "synthesise_replay", self.replay.filter_rounds)
 
     def train_generator(
         self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
@@ -107,7 +108,10 @@ class Gppdm(Method):
         """
         state, log = self._fit_generator(state, train, replay, context)
         if self.replay.keep:
-            state = keep_replay(state, self._draw(state, train.classes, context, "keep_replay"))
+            rounds, classes = self.replay.filter_rounds, train.classes
+            drawn, more = self._drawn(state, classes, context, "keep_replay", rounds)
+            state = keep_replay(state, drawn)
+            log = StageLog({**log.metrics, **more.metrics}, log.curves)
         return state, log
 
     def _fit_generator(
@@ -134,7 +138,7 @@ class Gppdm(Method):
         if not self.generator_first:
             images = all_images(train, replay)
         elif new:
-            images = all_images(self._drawn(state, sorted(new), context), replay)
+            images = all_images(self._of_new_classes(state, sorted(new), context), replay)
         else:
             images = replay
         objective = self._objective(before, state, train, context)
@@ -153,18 +157,36 @@ class Gppdm(Method):
             )
         return objective
 
-    def _drawn(
+    def _of_new_classes(
         self, state: LearnerState, classes: Sequence[int], context: Context
     ) -> LabelledImages:
-        """Images of the new classes from the new generator."""
+        """From the new generator; no classifier knows them yet."""
         if self.replay.keep:
             return kept_replay(state, classes)
-        return self._draw(state, classes, context, "draw_new_classes")
+        return self._drawn(state, classes, context, "draw_new_classes")[0]
+
+    def _drawn(
+        self,
+        state: LearnerState,
+        classes: Sequence[int],
+        context: Context,
+        stage: str,
+        filter_rounds: int = 0,
+    ) -> tuple[LabelledImages, StageLog]:
+        """`replay.images_per_class` of each, such as the classifier agrees with if it is asked."""
+        per_class = self.replay.images_per_class
+
+        def draw(counts: Mapping[int, int], stage: str) -> LabelledImages:
+            return self._draw(state, counts, context, stage)
+
+        if not filter_rounds:
+            return draw(dict.fromkeys(classes, per_class), stage), StageLog()
+        return agreed_replay(draw, state, classes, per_class, filter_rounds, stage, context)
 
     def _draw(
-        self, state: LearnerState, classes: Sequence[int], context: Context, stage: str
+        self, state: LearnerState, counts: Mapping[int, int], context: Context, stage: str
     ) -> LabelledImages:
-        return replay_of(state, classes, self.replay.images_per_class, self, context, stage)
+        return replay_of(state, tuple(counts), tuple(counts.values()), self, context, stage)
 
     @model_validator(mode="after")
     def _texture_is_of_generated_images(self) -> Gppdm:
@@ -193,5 +215,15 @@ class Gppdm(Method):
                 f"denoiser.nearest_label is {self.denoiser.nearest_label}, but labels are "
                 "orthonormal codes, none of which is nearer than another; use "
                 "condition.embeddings: file or encoder, or denoiser.nearest_label: 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_classifier_can_object(self) -> Gppdm:
+        if self.generator_first and self.replay.keep and self.replay.filter_rounds:
+            raise ValueError(
+                f"replay.filter_rounds is {self.replay.filter_rounds}, but with order: "
+                "generator_first replay is kept before a classifier knows its classes; use order: "
+                "classifier_first, replay.keep: false or replay.filter_rounds: 0"
             )
         return self
