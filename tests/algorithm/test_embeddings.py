@@ -131,7 +131,7 @@ def encoder(tmp_path, monkeypatch):
 
 
 def test_the_encoder_is_given_names_in_their_prompt(encoder):
-    config = ConditionConfig(embeddings="encoder", class_names=NAMES, prompt="a photo of {name}")
+    config = ConditionConfig(embeddings="encoder", class_names=NAMES, prompt="a photo of <name>")
     found = label_embeddings(config, 8, [2, 1], CONTEXT)
     into = fixed_map(4, 8, CONTEXT.fixed_generator("label map"))
     for label, text in ((2, "a photo of ankle boot"), (1, "a photo of 0")):
@@ -215,7 +215,7 @@ def test_vectors_of_several_widths(tmp_path):
     [
         ({"embeddings": "file"}, "condition.file is not set, but condition.embeddings is 'file'"),
         ({"file": "e.npy"}, r"condition.file is 'e.npy', but .* is 'orthonormal'"),
-        ({"prompt": "a photo"}, "has no {name}"),
+        ({"prompt": "a photo"}, "has no <name>"),
     ],
 )
 def test_settings_that_do_not_go_together(config, text):

