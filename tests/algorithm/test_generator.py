@@ -69,7 +69,7 @@ def test_more_classes_than_labels():
 class ShowsItsLabel(nn.Module):
     """In place of a trained denoiser: every image is of the brightness of its label's class."""
 
-    def __init__(self, unet, patch):
+    def __init__(self, unet, patch, precision):
         super().__init__()
         self.codes = label_codes(32, Context(0, 1).fixed_generator("labels"))
         self.shares = signal_shares(gppdm().denoiser, CPU)

