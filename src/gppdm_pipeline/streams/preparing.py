@@ -126,7 +126,7 @@ def write_images(
             if damaged and not job.skip_damaged:
                 raise _refused(damaged, contents.where)
             if arrays:
-                pixels = np.stack(arrays).data
+                pixels = np.ascontiguousarray(np.stack(arrays)).data
                 checksum = zlib.crc32(pixels, checksum)
                 file.write(pixels)
             bar.update(len(batch))
