@@ -62,7 +62,7 @@ def test_an_empty_section_is_no_setting():
         ),
         (
             {"stream": {"source": {"test_fracton": 1}}},
-            "did you mean stream.source.test_fraction? Allowed: colour, fit, pad_value, reader, resize, test_f",
+            "did you mean stream.source.test_fraction? Allowed: colour, fit, pad_value, reader, ",
         ),
         ({"classifier": {"steps": 0}}, "classifier.steps = 0 (--params): must be greater than or"),
         (

@@ -124,7 +124,7 @@ def write_images(
                     arrays.append(result)
                 done += 1
             if damaged and not job.skip_damaged:
-                raise _refused(damaged, contents.where)
+                raise _refused(damaged, done, contents.where)
             if arrays:
                 pixels = np.ascontiguousarray(np.stack(arrays)).data
                 checksum = zlib.crc32(pixels, checksum)
@@ -183,10 +183,10 @@ def _check_shape(name: str, found: tuple[int, ...], first: tuple[int, ...]) -> N
         )
 
 
-def _refused(damaged: Sequence[str], where: Path) -> SourceError:
+def _refused(damaged: Sequence[str], tried: int, where: Path) -> SourceError:
     more = f"\n  and {len(damaged) - 10} more" if len(damaged) > 10 else ""
     return SourceError(
-        f"{where}: {len(damaged)} of the first images cannot be decoded:\n  "
+        f"{where}: {len(damaged)} of the first {tried} images cannot be decoded:\n  "
         + "\n  ".join(damaged[:10])
         + more
         + "\nPut them right or remove them, or set `damaged: skip` to leave such images out."
