@@ -123,6 +123,17 @@ def test_names_that_are_given_choose_classes_and_their_order(tmp_path):
         ImageFolder(folder=tmp_path, class_names=["ant", "catt"]).read("train")
 
 
+def test_a_new_class_changes_nothing_for_the_others(tmp_path):
+    write_classes(tmp_path, n=12)
+    options = {"folder": tmp_path, "train_per_class": 4}
+    before = {split: ImageFolder(**options).read(split) for split in ("train", "test")}
+    write_classes(tmp_path, names=["aardvark"], n=12)
+    for split, old in before.items():
+        new = ImageFolder(**options).read(split)
+        assert [(label - 1, value) for label, value in values(new) if label] == values(old)
+    assert len(ImageFolder(folder=tmp_path, class_names=["bee"]).read("test")) == 2
+
+
 def test_names_found_in_the_folder_are_settings_from_then_on(tmp_path):
     stream = StreamConfig.model_validate(
         {"source": {"reader": "image_folder", "folder": str(tmp_path)}, "classes_per_task": 1}

@@ -1,6 +1,7 @@
 """Readers: what they read, what stays the same, and what each kind of damage says."""
 
 import gzip
+import hashlib
 import struct
 from pathlib import Path
 
@@ -295,3 +296,12 @@ def test_fashion_mnist():
     test = Idx(folder=FASHION, class_names=names, test_per_class=3).read("test")
     assert test.image_shape == (28, 28, 1)
     assert np.bincount(test.labels).tolist() == [3] * 10
+    assert fingerprint(test) == ("312cd2fee36cb611d50ebaf448225fc32a126980ca449243f42c746f597efbab")
+    whole = Idx(folder=FASHION, class_names=names)
+    for split, each in (("train", 6000), ("test", 1000)):
+        data = whole.read(split)
+        assert data.image_shape == (28, 28, 1)
+        assert np.bincount(data.labels).tolist() == [each] * 10
+    assert hashlib.sha256(data.images[0].tobytes()).hexdigest() == (
+        "ffc7351ed0f8bae542820866086177fa4e0b366b97bf9d998dffdb8dbe138787"
+    )

@@ -72,14 +72,15 @@ def prepared(job: Job) -> LabelledImages:
 
 
 def _stamp(files: Iterable[Path | str]) -> str:
-    digest = hashlib.sha256()
+    """A hash of names, sizes and times."""
+    lines = []
     for file in files:
         try:
             status = os.stat(file)
         except OSError as error:
             raise unreadable(error) from error
-        digest.update(os.fsencode(file) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+        lines.append(f"{file}\0{status.st_size}\0{status.st_mtime_ns}")
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def _open(folder: Path, files: str) -> LabelledImages | None:

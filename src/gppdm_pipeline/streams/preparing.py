@@ -58,7 +58,7 @@ class Job:
 
     name: str
     settings: Mapping[str, Any]
-    files: Sequence[Path | str]
+    files: Iterable[Path | str]
     contents: Callable[[], Contents]
     limit: Callable[[NDArray[np.int64]], NDArray[np.bool_]]
     conversion: Conversion

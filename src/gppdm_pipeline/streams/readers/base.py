@@ -101,7 +101,6 @@ class Reader(Conversion, ABC):
     train_per_class: PositiveInt | None = None
     test_per_class: PositiveInt | None = None
 
-    @abstractmethod
     def read(self, split: Split) -> LabelledImages:
         """All images of the split, within the limits, in the source's order.
 
@@ -112,6 +111,9 @@ class Reader(Conversion, ABC):
         Raises:
             SourceError: if a file is missing or damaged, or a class has no image.
         """
+        data = self._read(split)
+        within = self._within_limit(split, data.labels)
+        return data if within.all() else data.select(within)
 
     def batches(self) -> tuple[NDArray[np.int64], ...] | None:
         """Published training batches in their order, as indices into `read("train")`; or None."""
@@ -121,7 +123,15 @@ class Reader(Conversion, ABC):
         limit = {"train": self.train_per_class, "test": self.test_per_class}[split]
         if limit is None:
             return np.ones(len(labels), np.bool_)
-        return choose_per_class(labels, lambda _: limit, [_LIMIT_SEED])
+        return choose_per_class(self._class_keys(labels), lambda _: limit, [_LIMIT_SEED])
+
+    def _class_keys(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A number for each label's class, by which its images are chosen."""
+        return labels
+
+    @abstractmethod
+    def _read(self, split: Split) -> LabelledImages:
+        """All images of the split."""
 
 
 class FileReader(Reader):
@@ -146,14 +156,18 @@ class FileReader(Reader):
         return self
 
     def read(self, split: Split) -> LabelledImages:  # noqa: D102
-        ignored = {"train_per_class", "test_per_class"}
-        settings = self.model_dump(mode="json", exclude=ignored)
+        return self._read(split)  # limits are applied before an image is decoded
+
+    def _read(self, split: Split) -> LabelledImages:
+        settings = self.model_dump(mode="json", exclude={"train_per_class", "test_per_class"})
         settings |= {"split": split, "limit": getattr(self, f"{split}_per_class")}
+        paths = {key: value for key, value in self if isinstance(value, Path)}
+        settings |= {key: os.path.abspath(path) for key, path in paths.items()}
         return prepared(
             Job(
                 name=f"{settings['reader']}-{split}",
                 settings=settings,
-                files=[os.path.abspath(file) for file in self._files(split)],
+                files=self._files(split),
                 contents=lambda: self._checked(split),
                 limit=lambda labels: self._within_limit(split, labels),
                 conversion=self,

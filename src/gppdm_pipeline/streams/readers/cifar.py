@@ -53,7 +53,7 @@ class Cifar(FileReader):
     labels: Literal["fine", "coarse"] = "fine"
 
     def _names(self) -> ClassNames:
-        ((file, content),) = self._read("names")
+        ((file, content),) = self._read_files("names")
         key = b"label_names" if file.endswith(".meta") else f"{self.labels}_label_names".encode()
         return tuple(name.decode() for name in _entry(content, key, file))
 
@@ -62,7 +62,7 @@ class Cifar(FileReader):
 
     def _contents(self, split: Split) -> Contents:
         images, labels = [], []
-        for file, content in self._read(split):
+        for file, content in self._read_files(split):
             data = _entry(content, b"data", file)
             kind = b"labels" if "_batch" in file else f"{self.labels}_labels".encode()
             own = np.array(_entry(content, kind, file), np.int64)
@@ -76,7 +76,7 @@ class Cifar(FileReader):
             labels.append(own)
         return Contents(np.concatenate(labels), numbered(np.concatenate(images)), self.path)
 
-    def _read(self, part: str) -> Iterator[tuple[str, dict[bytes, Any]]]:
+    def _read_files(self, part: str) -> Iterator[tuple[str, dict[bytes, Any]]]:
         """The files of a part, each with what it holds, in order."""
         if self.path.is_file():
             found = self._in_archive(part)

@@ -45,13 +45,12 @@ class SklearnDigits(Reader):
 
     class_names: ClassVar[tuple[str, ...]] = _DIGITS
 
-    def read(self, split: Split) -> LabelledImages:  # noqa: D102
+    def _read(self, split: Split) -> LabelledImages:
         digits = load_digits()
         images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
         data = LabelledImages(images, digits.target.astype(np.int64))
         test = is_test(data.labels, self.test_fraction)
         data = data.select(test if split == "test" else ~test)
-        data = data.select(self._within_limit(split, data.labels))
         return LabelledImages(np.stack([*map(self.convert, data.images)]), data.labels)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -130,10 +131,15 @@ class ImageFolder(FileReader):
         labels = np.repeat(np.arange(len(folders)), [len(paths) for paths in by_class])
         paths = [path for class_paths in by_class for path in class_paths]
         if tests is None and not (self.folder / _ANNOTATIONS).is_file():
-            test = is_test(labels, self.test_fraction)
+            test = is_test(self._class_keys(labels), self.test_fraction)
             chosen = np.flatnonzero(test if split == "test" else ~test)
             labels, paths = labels[chosen], [paths[i] for i in chosen.tolist()]
         return labels, paths
+
+    def _class_keys(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """By the folders' names: a new class changes the numbers of others, not their images."""
+        names = (hashlib.sha256(os.fsencode(name)).digest()[:7] for name in self._folders())
+        return np.array([int.from_bytes(name, "big") for name in names], np.int64)[labels]
 
     def _tests(self, folders: list[str]) -> Path | None:
         """The folder of the classes' test images, if there is one."""
