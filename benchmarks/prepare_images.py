@@ -92,11 +92,12 @@ def measured(step: Callable[..., dict[str, float]], *arguments: Any) -> None:
 
 
 def _measure(sender: Any, step: Callable[..., dict[str, float]], *arguments: Any) -> None:
-    start = time.perf_counter()
+    wall, processor = time.perf_counter(), time.process_time()
     result = step(*arguments)
-    seconds = time.perf_counter() - start
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kilobytes on Linux
-    sender.send({**result, "seconds": round(seconds, 1), "peak_resident_GB": round(peak, 3)})
+    costs = {"seconds": wall, "processor_seconds": processor, "peak_resident_GB": peak}
+    sender.send({**result, **{key: round(value, 2) for key, value in costs.items()}})
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from tests.pipelines.test_continual import (
     TINY,
+    client,
     empty_database,  # noqa: F401
     outputs,
     project,  # noqa: F401 (in a folder of its own)
@@ -74,3 +75,16 @@ def test_a_damaged_image_stops_the_run_before_training(pictures):
     assert not Path("data/03_primary").exists()
     run(settings(damaged="skip"))
     assert outputs("06_models", RUN).exists()
+
+
+def test_names_that_are_too_long_for_mlflow_are_cut_there_alone(pictures, monkeypatch):
+    monkeypatch.setattr("gppdm_pipeline.tracking.LONGEST", 30)
+    run(settings())
+    experiment = client().get_experiment_by_name("my_images")
+    (tracked,) = client().search_runs([experiment.experiment_id])
+    told = tracked.data.params["stream.source.class_names"]
+    names = str(list(NAMES))
+    assert told == f"{names[:30]}... ({len(names)} characters)"
+    assert tracked.data.params["classifier.steps"] == "10"
+    kept = json.loads((outputs("06_models", RUN) / "configuration.json").read_text())
+    assert kept["stream"]["source"]["class_names"] == list(NAMES)

@@ -23,7 +23,14 @@ def opened(file: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         raise source_error(
             file, f"a damaged file ({error})", "a whole .npz file", FETCH_AGAIN
         ) from error
