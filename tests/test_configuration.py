@@ -62,7 +62,7 @@ def test_an_empty_section_is_no_setting():
         ),
         (
             {"stream": {"source": {"test_fracton": 1}}},
-            "did you mean stream.source.test_fraction? Allowed: reader, test_fraction, test_per_c",
+            "did you mean stream.source.test_fraction? Allowed: colour, fit, pad_value, reader, ",
         ),
         ({"classifier": {"steps": 0}}, "classifier.steps = 0 (--params): must be greater than or"),
         (
@@ -107,6 +107,16 @@ def test_class_names_reach_a_method_that_asks():
     assert experiment(method="cpdm").learner.condition.class_names == ()
 
 
+def test_a_preset_of_another_reader_leaves_nothing_behind():
+    file = CONF / "benchmarks/cifar100_t5.yml"
+    preset = Layer(yaml.safe_load(file.read_text())["cifar100_t5"], str)
+    source = {"reader": "idx", "folder": "x", "class_names": list(range(100))}
+    layers = [Layer({**DEFAULTS, "benchmark": "c", "stream": {"source": source}}, lambda _: "")]
+    assert resolve({"c": preset}, layers).stream.source.class_names[7] == "7"
+    layers = [Layer({**DEFAULTS, "benchmark": "c", "stream": {"source": {"reader": "cifar"}}}, str)]
+    assert resolve({"c": preset}, layers).stream.source.class_names[7] == "beetle"
+
+
 def test_run_folder():
     assert experiment(seed=2).run == "digits/finetune/seed_2"
     assert experiment(variant="wide").run == "digits/finetune-wide/seed_0"
@@ -134,13 +144,25 @@ def test_identity_and_fingerprint():
     assert experiment(classifier={"steps": 1}).fingerprint() != experiment().fingerprint()
 
 
+@pytest.fixture(scope="module")
+def class_folders(tmp_path_factory):
+    """As many folders of classes as the presets expect that take their names from there."""
+    root = tmp_path_factory.mktemp("classes")
+    for count in (5, 200, 1000):
+        for number in range(count):
+            (root / f"{count}/train/class_{number:03d}").mkdir(parents=True)
+    counts = {"my_images": 5, "tiny_imagenet": 200, "imagenet64_t5": 1000, "imagenet64_t10": 1000}
+    return {name: {"folder": str(root / str(count))} for name, count in counts.items()}
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("file", sorted((CONF / "benchmarks").iterdir()), ids=lambda f: f.stem)
-def test_shipped_presets_are_valid(file, method):
+def test_shipped_presets_are_valid(file, method, class_folders):
     presets = yaml.safe_load(file.read_text())
     assert list(presets) == [file.stem]
     parameters = yaml.safe_load((CONF / "parameters.yml").read_text())
-    layers = [Layer({**parameters, "benchmark": file.stem, "method": method}, str)]
+    top = {**parameters, "benchmark": file.stem, "method": method}
+    layers = [Layer({**top, "stream": {"source": class_folders.get(file.stem, {})}}, str)]
     chosen = resolve({file.stem: Layer(presets[file.stem], str)}, layers)
     assert chosen.number_of_tasks > 1
     assert set(flatten(parameters)) - {"overwrite", "checkpoint_seconds"} <= set(chosen.flatten())

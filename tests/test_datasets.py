@@ -16,7 +16,7 @@ from gppdm_pipeline.datasets import (
     JsonDataset,
     StateDataset,
 )
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images import LabelledImages, room_for
 
 
 @pytest.fixture
@@ -40,6 +40,51 @@ def test_no_images_come_back(tmp_path):
     dataset = ImagesDataset(filepath=str(tmp_path / "replay.npz"))
     dataset.save(LabelledImages.empty((8, 8, 1)))
     assert dataset.load().image_shape == (8, 8, 1)
+
+
+@pytest.fixture
+def nothing_fits(monkeypatch):
+    """Three images are many."""
+    monkeypatch.setattr("gppdm_pipeline.images.IN_MEMORY", 3)
+    monkeypatch.setattr("gppdm_pipeline.image_files.IN_MEMORY", 3)
+
+
+def is_mapped(array):
+    while array is not None and not isinstance(array, np.memmap):
+        array = array.base
+    return array is not None
+
+
+def test_many_images_come_back_mapped(tmp_path, images, nothing_fits):
+    dataset = ImagesDataset(filepath=str(tmp_path / "replay.npz"))
+    dataset.save(images)
+    loaded = dataset.load()
+    assert is_mapped(loaded.images)
+    np.testing.assert_array_equal(loaded.images, images.images)
+    np.testing.assert_array_equal(loaded.labels, images.labels)
+    written = dataset.path.read_bytes()
+    loaded.images[:] = 0  # a change stays in memory
+    dataset.save(images)
+    assert dataset.path.read_bytes() == written
+    np.testing.assert_array_equal(np.load(dataset.path)["images"], images.images)
+    damaged = bytearray(written)
+    damaged[damaged.index(images.images.tobytes()) + 4] ^= 1
+    dataset.path.write_bytes(damaged)
+    with pytest.raises(DatasetError, match=r"is damaged .*CRC"):
+        dataset.load()
+    np.savez(dataset.path, images=np.array([object()] * 3), labels=np.arange(3))
+    with pytest.raises(DatasetError, match=r"is damaged .images of object"):
+        dataset.load()
+
+
+def test_many_images_are_put_together_in_a_file(images, nothing_fits):
+    both = LabelledImages.concatenate([images, images])
+    assert is_mapped(both.images) and not is_mapped(images.images)
+    np.testing.assert_array_equal(both.images[3:], images.images)
+    np.testing.assert_array_equal(both.images[:3], images.images)
+    room = room_for((5, 2, 2, 1))
+    room[:] = 7
+    assert (room == 7).all() and room.flags.writeable
 
 
 def test_pickled_arrays_are_not_read(tmp_path):

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NewType, NoReturn, TypeVar
 
-import numpy as np
 from kedro.io import AbstractDataset, DatasetError
 from matplotlib.figure import Figure
 
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.storage import StateError, load_state, save_state, verify_state
+from gppdm_pipeline.image_files import read_images, write_images
 from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.pipelines.scratch import Scratch
 from gppdm_pipeline.provenance import provenance
@@ -110,14 +110,13 @@ class _File(OnDisk[Saved, Loaded]):
 
 
 class ImagesDataset(_File[LabelledImages, LabelledImages]):
-    """Labelled images as .npz: uint8 `images` [n, h, w, c], int64 `labels` [n]."""
+    """Labelled images as .npz (see `gppdm_pipeline.image_files`)."""
 
     def _read(self, file: BinaryIO) -> LabelledImages:
-        with np.load(file, allow_pickle=False) as arrays:
-            return LabelledImages(arrays["images"], arrays["labels"])
+        return read_images(file)
 
     def _write(self, data: LabelledImages, file: BinaryIO) -> None:
-        np.savez_compressed(file, images=data.images, labels=data.labels)
+        write_images(data, file)
 
 
 class JsonDataset(_File[dict[str, Any], dict[str, Any]]):

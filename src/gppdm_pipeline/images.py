@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+IN_MEMORY = 1 << 28
+"""Bytes of images from which on they lie in a file and are mapped."""
+
+
+def room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An array to be filled, uint8, of any content.
+
+    More than `IN_MEMORY` bytes lie in a file that has no name and goes with the array ($TMPDIR says
+    where): memory holds what is in use.
+
+    Raises:
+        OSError: if the disk has no room for it.
+    """
+    size = math.prod(shape)
+    if size <= IN_MEMORY:
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile() as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a crash later
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.asarray(np.memmap(file, np.uint8, "w+", shape=shape))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +85,11 @@ class LabelledImages:
     @classmethod
     def concatenate(cls, parts: Sequence[LabelledImages]) -> LabelledImages:
         """All parts, one after the other; at least one, all of one image shape."""
+        images = [part.images for part in parts]
+        total = sum(map(len, images))
+        room = room_for((total, *images[0].shape[1:])) if images else None
         return cls(
-            np.concatenate([part.images for part in parts]),
-            np.concatenate([part.labels for part in parts]),
+            np.concatenate(images, out=room), np.concatenate([part.labels for part in parts])
         )
 
     @classmethod

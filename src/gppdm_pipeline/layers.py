@@ -52,6 +52,8 @@ def merged(layers: Sequence[Layer], section: str, shared: Sequence[str] = ()) ->
 def _merge(below: Any, above: Any) -> Any:
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return above
+    if "reader" in above and above["reader"] != below.get("reader", above["reader"]):
+        return above  # another reader has other settings: those of the one below are not meant
     return {**below, **{key: _merge(below.get(key), value) for key, value in above.items()}}
 
 

@@ -15,6 +15,7 @@ from gppdm_pipeline.configuration import Experiment, resolve
 from gppdm_pipeline.environment import ignore_known_warnings
 from gppdm_pipeline.layers import ConfigurationError, Layer, has
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
+from gppdm_pipeline.streams.sources import SourceError
 
 
 class ExperimentLoader(OmegaConfigLoader):
@@ -38,7 +39,7 @@ class ExperimentLoader(OmegaConfigLoader):
         super().__init__(*args, **kwargs)
         try:
             self.experiment = self._resolve()
-        except ConfigurationError as error:
+        except (ConfigurationError, SourceError) as error:  # names of classes come from files
             raise click.ClickException(str(error)) from error
         self["parameters"] = _parameters(self.experiment)
         names = {

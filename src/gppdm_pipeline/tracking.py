@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 FAILURES = (MlflowException, SQLAlchemyError, OSError)
 BATCH = 1000  # the most metrics that MLflow takes at once
+LONGEST = 4000  # characters of a parameter; MLflow takes 6000
 
 
 class TrackingError(RuntimeError):
@@ -75,7 +76,7 @@ class Tracker:
             client.update_run(run_id, status="RUNNING")
             client.log_batch(
                 run_id,
-                params=[Param(key, str(value)) for key, value in experiment.flatten().items()],
+                params=[Param(key, value) for key, value in _parameters(experiment).items()],
                 tags=[RunTag(key, str(value)) for key, value in _tags(project, experiment).items()],
             )
         except FAILURES as error:
@@ -132,6 +133,15 @@ class Tracker:
             )
 
 
+def _parameters(experiment: Experiment) -> dict[str, str]:
+    """As MLflow keeps them; the names of a thousand classes are more than it takes."""
+    texts = {key: str(value) for key, value in experiment.flatten().items()}
+    return {
+        key: text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
+        for key, text in texts.items()
+    }
+
+
 def _recorded(client: MlflowClient, record: Path | None, experiment: Experiment) -> str | None:
     """The run that the file names, if it is there and has the experiment's settings."""
     if record is None or not record.exists():
@@ -141,8 +151,7 @@ def _recorded(client: MlflowClient, record: Path | None, experiment: Experiment)
         run = client.get_run(run_id)
     except MlflowException:
         return None
-    settings = {key: str(value) for key, value in experiment.flatten().items()}
-    same = run.info.lifecycle_stage == "active" and run.data.params == settings
+    same = run.info.lifecycle_stage == "active" and run.data.params == _parameters(experiment)
     return run_id if same else None
 
 

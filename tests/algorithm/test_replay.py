@@ -229,3 +229,13 @@ def test_bar_counts_images():
         Bar(),
     )
     assert counted == [2, 2, 1]
+
+
+def test_many_images_are_drawn_into_a_file_to_the_same_bits(monkeypatch):
+    config = DenoiserConfig()
+    options = {"sampler_steps": 2, "batch_size": 2}
+    in_memory = draw(BestDenoiser(config), [0, 1, 1], config, **options)
+    monkeypatch.setattr("gppdm_pipeline.images.IN_MEMORY", 0)
+    in_file = draw(BestDenoiser(config), [0, 1, 1], config, **options)
+    assert isinstance(in_file.base, np.memmap)
+    np.testing.assert_array_equal(in_file, in_memory)

@@ -1,6 +1,7 @@
 """Readers: what they read, what stays the same, and what each kind of damage says."""
 
 import gzip
+import hashlib
 import struct
 from pathlib import Path
 
@@ -79,7 +80,9 @@ def test_idx_reads_what_was_written(tmp_path, packed, joint):
         data = reader(tmp_path).read(split)
         np.testing.assert_array_equal(data.images[..., 0], images)
         np.testing.assert_array_equal(data.labels, labels)
-        assert data.images.flags.writeable
+        assert isinstance(data.images, np.memmap) and not data.images.flags.writeable
+        chosen = data.select(labels == 1)
+        assert not isinstance(chosen.images, np.memmap) and chosen.images.flags.writeable
 
 
 def test_gzip_is_told_by_content_not_by_name(tmp_path):
@@ -241,7 +244,7 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(gzip.GzipFile, "read", counted)
     with pytest.raises(SourceError, match="found more than 240 bytes, expected 240"):
         reader(tmp_path).read("train")
-    assert read == [16, 241]
+    assert read == [16, 16, 241], "the header twice, the data once"
 
 
 def test_a_header_that_a_packed_file_cannot_keep_is_not_believed(tmp_path):
@@ -270,7 +273,7 @@ def test_missing_files_say_where_and_what(tmp_path):
         ({"reader": "sklearn_digits", "folder": "x"}, "folder\n.*not permitted"),
         ({"reader": "sklearn_digits", "train_per_class": 0}, "train_per_class\n.*greater than 0"),
         ({"reader": "sklearn_digits", "test_fraction": 0.6}, "test_fraction\n.*less than or equal"),
-        ({"reader": "idx", "folder": "x", "class_names": []}, "class_names\n.*at least 1 item"),
+        ({"reader": "idx", "folder": "x", "class_names": []}, "class_names is not set.*list the"),
         ({"reader": "idx", "folder": "x", "class_names": ["a", "b", "a"]}, "repeated: a"),
     ],
 )
@@ -293,3 +296,12 @@ def test_fashion_mnist():
     test = Idx(folder=FASHION, class_names=names, test_per_class=3).read("test")
     assert test.image_shape == (28, 28, 1)
     assert np.bincount(test.labels).tolist() == [3] * 10
+    assert fingerprint(test) == ("312cd2fee36cb611d50ebaf448225fc32a126980ca449243f42c746f597efbab")
+    whole = Idx(folder=FASHION, class_names=names)
+    for split, each in (("train", 6000), ("test", 1000)):
+        data = whole.read(split)
+        assert data.image_shape == (28, 28, 1)
+        assert np.bincount(data.labels).tolist() == [each] * 10
+    assert hashlib.sha256(data.images[0].tobytes()).hexdigest() == (
+        "ffc7351ed0f8bae542820866086177fa4e0b366b97bf9d998dffdb8dbe138787"
+    )

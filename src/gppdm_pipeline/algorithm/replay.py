@@ -30,6 +30,7 @@ from gppdm_pipeline.algorithm.denoiser import (
 )
 from gppdm_pipeline.algorithm.device import ProgressBar
 from gppdm_pipeline.algorithm.guidance import Guide, ancestral
+from gppdm_pipeline.images import room_for
 
 Level = Annotated[float, Field(ge=0)]
 
@@ -95,7 +96,7 @@ def draw_images(
         uint8 [n, h, w, c].
     """
     height, width, channels = image_shape
-    images = np.empty((len(rows), *image_shape), np.uint8)
+    images = room_for((len(rows), *image_shape))
     latest, first = checkpoint.latest(), 0
     if latest is not None:
         first = latest.step

@@ -1,0 +1,168 @@
+"""Images of files, decoded once and memory-mapped from then on.
+
+What is prepared lies in a folder of its own below `cache_folder()`: images.npy, labels.npy and
+prepared.json. It can be removed at any time. It is made under another name and renamed when it is
+whole, by one process at a time, and made anew when the files or the settings are not those that it
+was made from, or when it is damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.streams.errors import SourceError, listed, unreadable
+from gppdm_pipeline.streams.preparing import Job, write_images
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1  # of what is prepared; another one is made anew
+_CHUNK = 1 << 22
+
+_sound: set[tuple[str, int, int]] = set()  # folders whose bytes this process has checked
+
+
+def cache_folder() -> Path:
+    """Where prepared images are: $GPPDM_CACHE, or data/02_intermediate in the working directory."""
+    return Path(os.environ.get("GPPDM_CACHE", "data/02_intermediate"))
+
+
+def prepared(job: Job) -> LabelledImages:
+    """The images, read-only and mapped from the cache; they are prepared if they are not there.
+
+    Raises:
+        SourceError: if a file cannot be read, an image is damaged or of another size than the
+            others, or the cache cannot be written.
+    """
+    digest = hashlib.sha256(json.dumps(job.settings, sort_keys=True).encode()).hexdigest()
+    folder = cache_folder() / f"{job.name}-{digest[:16]}"
+    files = _stamp(job.files)
+    found = _open(folder, files)
+    if found is not None:
+        return found
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            found = _open(folder, files)  # another process may have prepared it meanwhile
+            if found is None:
+                _prepare(job, folder, files)
+                found = _open(folder, files)
+    except OSError as error:
+        name = error.filename and os.fspath(error.filename)
+        if name and folder.name not in str(name) and Path(name) != folder.parent:
+            raise unreadable(error) from error
+        raise SourceError(
+            f"{folder}: prepared images cannot be written ({error.strerror or error}). Free space, "
+            "allow writing, or set the environment variable GPPDM_CACHE to a folder elsewhere."
+        ) from error
+    if found is None:
+        raise SourceError(f"{folder}: is damaged as soon as it is written. Check the disk.")
+    return found
+
+
+def _stamp(files: Iterable[Path | str]) -> str:
+    """A hash of names, sizes and times."""
+    lines = []
+    for file in files:
+        try:
+            status = os.stat(file)
+        except OSError as error:
+            raise unreadable(error) from error
+        lines.append(f"{file}\0{status.st_size}\0{status.st_mtime_ns}")
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+
+
+def _open(folder: Path, files: str) -> LabelledImages | None:
+    """What is there, if it is whole and of these files."""
+    record = folder / "prepared.json"
+    try:
+        status = record.stat()
+        about = json.loads(record.read_bytes())
+        if about["format"] != _FORMAT or about["files"] != files:
+            return None
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        data = LabelledImages(images, labels)
+        key = (str(folder.resolve()), status.st_mtime_ns, status.st_ino)
+        if key not in _sound:
+            assert isinstance(images, np.memmap)
+            checksums = [_checksum(folder / "images.npy", images.offset), zlib.crc32(labels)]
+            if checksums != about["checksums"]:
+                raise ValueError("checksums differ")
+            _sound.add(key)
+            _tell_skipped(about["skipped"], record)
+        return data
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        logger.warning("%s is damaged (%s) and is made anew.", folder, error)
+        return None
+
+
+def _prepare(job: Job, folder: Path, files: str) -> None:
+    contents = job.contents()
+    chosen = np.flatnonzero(job.limit(contents.labels))
+    temporary = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    temporary.mkdir()
+    try:
+        with (temporary / "images.npy").open("wb") as file:
+            written = write_images(job, contents, chosen, file)
+            _write_through(file)
+        with (temporary / "labels.npy").open("wb") as file:
+            labels = contents.labels[chosen[written.kept]]
+            np.save(file, labels)
+            _write_through(file)
+        about = {
+            "format": _FORMAT,
+            "settings": job.settings,
+            "files": files,
+            "checksums": [written.checksum, zlib.crc32(labels.data)],
+            "skipped": written.damaged,
+        }
+        with (temporary / "prepared.json").open("w") as file:
+            json.dump(about, file, indent=2)
+            _write_through(file)
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, or of other files
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    logger.info(
+        "Prepared %d images of %d x %d x %d in %s (made anew when it is removed and needed).",
+        *written.shape,
+        folder,
+    )
+
+
+def _tell_skipped(skipped: Sequence[str], record: Path) -> None:
+    if skipped:
+        names = listed([entry.split(": ")[0] for entry in skipped])
+        logger.warning(
+            "%d damaged images are left out: %s (all in %s)", len(skipped), names, record
+        )
+
+
+def _write_through(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _checksum(file: Path, start: int) -> int:
+    """Of the bytes from `start` on, read as a stream: of a memory map they would stay resident."""
+    checksum = 0
+    with file.open("rb") as stream:
+        stream.seek(start)
+        while chunk := stream.read(_CHUNK):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum

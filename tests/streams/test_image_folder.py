@@ -1,0 +1,370 @@
+"""Folders of images: each layout, names and orders, and what is wrong with an image."""
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gppdm_pipeline.streams import prepared, preparing
+from gppdm_pipeline.streams.readers.image_folder import ImageFolder
+from gppdm_pipeline.streams.scenario import StreamConfig, read_task
+from gppdm_pipeline.streams.sources import SourceError
+
+
+def draw(path, value, size=(6, 4), mode="L"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path, quality=100)
+
+
+def write_classes(root, names=("ant", "bee", "cat"), n=5, first=0):
+    """Images of one value each: 10 times the class, plus the number."""
+    for label, name in enumerate(names):
+        for i in range(n):
+            draw(root / name / f"{i}.png", 10 * label + i + first)
+    return root
+
+
+def values(data):
+    """(label, pixel) of each image."""
+    assert (data.images == data.images[:, :1, :1]).all()
+    return [*zip(data.labels.tolist(), data.images[:, 0, 0, 0].tolist(), strict=True)]
+
+
+def test_a_folder_without_splits_is_split_by_class(tmp_path):
+    source = ImageFolder(folder=write_classes(tmp_path))
+    assert source.class_names == ("ant", "bee", "cat")
+    train, test = source.read("train"), source.read("test")
+    assert train.image_shape == test.image_shape == (4, 6, 1)
+    everything = [(label, 10 * label + i) for label in range(3) for i in range(5)]
+    assert sorted(values(train) + values(test)) == everything
+    assert values(train) == sorted(values(train))
+    assert np.bincount(test.labels).tolist() == [1, 1, 1]
+    half = ImageFolder(folder=tmp_path, test_fraction=0.4).read("test")
+    assert np.bincount(half.labels).tolist() == [2, 2, 2]
+    assert set(values(test)) < set(values(half))
+
+
+@pytest.mark.parametrize("tests", ["test", "val", "validation"])
+def test_train_and_test_folders_are_as_they_are(tmp_path, tests):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / tests, n=2, first=100)
+    source = ImageFolder(folder=tmp_path)
+    assert len(source.read("train")) == 15
+    assert values(source.read("test")) == [
+        (label, 100 + 10 * label + i) for label in range(3) for i in range(2)
+    ]
+
+
+def write_tiny_imagenet(root):
+    """As tiny-imagenet-200.zip unpacks, with three classes."""
+    wnids = ["n02", "n01", "n03"]
+    (root / "val/images").mkdir(parents=True)
+    (root / "test/images").mkdir(parents=True)
+    (root / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in wnids))
+    (root / "words.txt").write_text(
+        "n01\tgoldfish, Carassius auratus\nn02\tcrane\nn03\tcrane\nn04\tnot here\n"
+    )
+    lines = []
+    for label, wnid in enumerate(wnids):
+        for i in range(3):
+            draw(
+                root / "train" / wnid / "images" / f"{wnid}_{i}.JPEG",
+                (10 * label + i,) * 3,
+                mode="RGB",
+            )
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("box\n")
+        draw(root / "val/images" / f"val_{label}.JPEG", 100 + label)  # some of them are grey
+        lines.append(f"val_{label}.JPEG\t{wnid}\t0\t0\t62\t62\n")
+    draw(root / "test/images/test_0.JPEG", 1)
+    (root / "val/val_annotations.txt").write_text("".join(reversed(lines)))
+    return root
+
+
+def test_tiny_imagenet(tmp_path, caplog):
+    source = ImageFolder(folder=write_tiny_imagenet(tmp_path), colour="rgb")
+    assert source.class_names == ("crane (n02)", "goldfish", "crane (n03)")
+    with caplog.at_level(logging.WARNING):
+        train = source.read("train")
+    assert "files that are no images by their names: 3 .txt" in caplog.text
+    assert values(train) == [(label, 10 * label + i) for label in range(3) for i in range(3)]
+    assert values(source.read("test")) == [(0, 100), (1, 101), (2, 102)]
+    some = ImageFolder(folder=tmp_path, colour="rgb", class_names=["n03", "goldfish"])
+    assert values(some.read("test")) == [(0, 102), (1, 101)]
+    assert values(some.read("train"))[0] == (0, 20)
+
+
+def test_damage_to_the_annotations_is_told_with_the_row(tmp_path):
+    write_tiny_imagenet(tmp_path)
+    file = tmp_path / "val/val_annotations.txt"
+    lines = file.read_text()
+    source = ImageFolder(folder=tmp_path, colour="rgb")
+    for line in ("val_0.JPEG n02\n", "val_0.JPEG\tn99\t0\n", "../../val_0.JPEG\tn02\t0\n"):
+        file.write_text(lines + line)
+        with pytest.raises(SourceError, match=r"val_annotations.txt: found '.*\(row 4\), expected"):
+            source.read("test")
+    file.write_text(lines + "val_7.JPEG\tn02\t0\n")
+    with pytest.raises(SourceError, match=r"val_7.JPEG: cannot be read \(No such file"):
+        source.read("test")
+    (tmp_path / "wnids.txt").write_text("n01\nn02\nn03\nn09\n")
+    with pytest.raises(SourceError, match=r"no folder 'n09', expected all of .*wnids.txt"):
+        ImageFolder(folder=tmp_path)
+
+
+def test_names_that_are_given_choose_classes_and_their_order(tmp_path):
+    write_classes(tmp_path)
+    source = ImageFolder(folder=tmp_path, class_names=["cat", "ant"], test_fraction=0.2)
+    assert {value // 10 for label, value in values(source.read("train")) if label == 0} == {2}
+    assert sorted({label for label, _ in values(source.read("train"))}) == [0, 1]
+    with pytest.raises(SourceError, match=r"no class 'catt', .*Did you mean 'cat'\?"):
+        ImageFolder(folder=tmp_path, class_names=["ant", "catt"]).read("train")
+
+
+def test_a_new_class_changes_nothing_for_the_others(tmp_path):
+    write_classes(tmp_path, n=12)
+    options = {"folder": tmp_path, "train_per_class": 4}
+    before = {split: ImageFolder(**options).read(split) for split in ("train", "test")}
+    write_classes(tmp_path, names=["aardvark"], n=12)
+    for split, old in before.items():
+        new = ImageFolder(**options).read(split)
+        assert [(label - 1, value) for label, value in values(new) if label] == values(old)
+    assert len(ImageFolder(folder=tmp_path, class_names=["bee"]).read("test")) == 2
+
+
+def test_names_found_in_the_folder_are_settings_from_then_on(tmp_path):
+    stream = StreamConfig.model_validate(
+        {"source": {"reader": "image_folder", "folder": str(tmp_path)}, "classes_per_task": 1}
+        if write_classes(tmp_path)
+        else {}
+    )
+    write_classes(tmp_path / "aardvark" / "..", names=["aardvark"])
+    again = StreamConfig.model_validate_json(stream.model_dump_json())
+    assert again == stream
+    assert again.source.class_names == ("ant", "bee", "cat")
+    assert len(read_task(again, 0, 1).train) > 0
+
+
+def test_limits_are_applied_before_anything_is_decoded(tmp_path):
+    write_classes(tmp_path, n=10)
+    (tmp_path / "ant" / "0.png").write_bytes(b"damaged")
+    everything = ImageFolder(folder=tmp_path, damaged="skip").read("train")
+    some = ImageFolder(folder=tmp_path, damaged="skip", train_per_class=3).read("train")
+    assert np.bincount(some.labels).tolist() in ([3, 3, 3], [2, 3, 3])
+    assert set(values(some)) < set(values(everything))
+    assert len(everything) in (23, 24)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.write_bytes(file.read_bytes()[:-30]), "broken|truncated|Truncated"),
+        (lambda file: file.write_bytes(b"GIF? no."), "no image"),
+        (lambda file: file.write_bytes(b""), "no image"),
+    ],
+)
+def test_a_damaged_image_is_named_and_skipped_only_if_told(
+    tmp_path, damage, message, caplog, cache
+):
+    write_classes(tmp_path / "train", n=4)
+    write_classes(tmp_path / "test", n=2)
+    file = tmp_path / "train/bee/2.png"
+    damage(file)
+    with pytest.raises(SourceError, match=f"(?s){file}: .*({message}).*`damaged: skip`"):
+        ImageFolder(folder=tmp_path).read("train")
+    assert not list(cache.glob("*/images.npy")), "nothing half-written is left"
+    source = ImageFolder(folder=tmp_path, damaged="skip")
+    for clear in (False, True):  # it is told again by another process
+        caplog.clear()
+        if clear:
+            prepared._sound.clear()
+        data = source.read("train")
+        assert f"1 damaged images are left out: '{file}'" in caplog.text
+        assert (1, 12) not in values(data) and len(data) == 11
+        np.testing.assert_array_equal(np.load(data.images.filename), data.images)
+    assert len(source.read("test")) == 6
+
+
+def test_mixed_sizes_and_colours_ask_for_a_rule(tmp_path):
+    write_classes(tmp_path)
+    draw(tmp_path / "bee" / "wide.png", 3, size=(9, 4))
+    with pytest.raises(SourceError, match=r"wide.png: .*\(4, 9, 1\).*\(4, 6, 1\).*set `resize`"):
+        ImageFolder(folder=tmp_path, test_fraction=0.01).read("train")
+    (tmp_path / "bee" / "wide.png").unlink()
+    draw(tmp_path / "bee" / "red.png", (3, 0, 0), mode="RGB")
+    with pytest.raises(SourceError, match=r"red.png: .*\(4, 6, 3\).*`colour` to grey or rgb"):
+        ImageFolder(folder=tmp_path, test_fraction=0.01).read("train")
+    data = ImageFolder(folder=tmp_path, resize=5, colour="rgb").read("train")
+    assert data.image_shape == (5, 5, 3)
+
+
+def test_what_is_no_folder_of_classes_is_told(tmp_path):
+    with pytest.raises(SourceError, match=r"nowhere: found no such folder.*Set `folder`"):
+        ImageFolder(folder=tmp_path / "nowhere")
+    with pytest.raises(SourceError, match="found no folder in it"):
+        ImageFolder(folder=tmp_path)
+    draw(tmp_path / "test/a/0.png", 1)
+    with pytest.raises(SourceError, match="found the folders 'test', expected a folder of images"):
+        ImageFolder(folder=tmp_path)
+
+
+def test_a_class_without_images_is_named_before_any_is_decoded(tmp_path, monkeypatch):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "test", names=("ant", "cat"))
+    (tmp_path / "train/bat").mkdir()
+    monkeypatch.setattr(ImageFolder, "decode", None)
+    with pytest.raises(SourceError, match="no training image of class 'bat', but each"):
+        ImageFolder(folder=tmp_path).read("train")
+    with pytest.raises(SourceError, match="no test image of class 'bat', 'bee', but each"):
+        ImageFolder(folder=tmp_path).read("test")
+
+
+def test_files_that_may_not_be_read_are_named(tmp_path, monkeypatch):
+    write_classes(tmp_path)
+    original = Path.read_bytes
+
+    def read(path):
+        if path.name == "3.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(
+        SourceError, match=r"ant/3.png: cannot be read \(Permission denied\). Allow"
+    ):
+        ImageFolder(folder=tmp_path, damaged="skip", test_fraction=0.01).read("train")
+
+
+def test_prepared_images_are_read_and_not_decoded_again(tmp_path, monkeypatch, cache):
+    source = ImageFolder(folder=write_classes(tmp_path))
+    first = source.read("train")
+    monkeypatch.setattr(ImageFolder, "decode", None)
+    assert values(ImageFolder(folder=tmp_path).read("train")) == values(first)
+    assert Path(first.images.filename).is_relative_to(cache)
+    with pytest.raises(TypeError):
+        ImageFolder(folder=tmp_path, resize=3).read("train")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: draw(folder / "ant/0.png", 99),
+        lambda folder: draw(folder / "ant/9.png", 99),
+        lambda folder: (folder / "ant/0.png").rename(folder / "ant/00.png"),
+        lambda folder: (folder / "ant/1.png").unlink(),
+        lambda folder: os.utime(folder / "ant/0.png", (1, 1)),
+    ],
+)
+def test_a_cache_of_other_files_is_made_anew(tmp_path, change, cache):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / "test")
+    source = ImageFolder(folder=tmp_path)
+    before = source.read("train").images.filename
+    change(tmp_path / "train")
+    record = Path(before).with_name("prepared.json")
+    old = record.stat().st_ino, record.read_bytes()
+    data = source.read("train")
+    assert data.images.filename == before, "in the same place"
+    assert record.read_bytes() != old[1]
+    expected = [
+        int(np.asarray(Image.open(file))[0, 0])
+        for name in ("ant", "bee", "cat")
+        for file in sorted((tmp_path / "train" / name).iterdir())
+    ]
+    assert [value for _, value in values(data)] == expected
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: flip(folder / "images.npy"),
+        lambda folder: flip(folder / "labels.npy"),
+        lambda folder: (folder / "images.npy").write_bytes(b"\x93NUMPY"),
+        lambda folder: os.truncate(folder / "images.npy", 200),
+        lambda folder: (folder / "labels.npy").unlink(),
+        lambda folder: (folder / "prepared.json").write_text("{"),
+        lambda folder: (folder / "prepared.json").write_text("[]"),
+    ],
+)
+def test_a_damaged_cache_is_made_anew(tmp_path, damage):
+    source = ImageFolder(folder=write_classes(tmp_path))
+    first = source.read("train")
+    expected, folder = values(first), Path(first.images.filename).parent
+    del first
+    damage(folder)
+    prepared._sound.clear()  # another process
+    assert values(source.read("train")) == expected
+    assert not list(folder.parent.glob(".*.new"))
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch, cache):
+    source = ImageFolder(folder=write_classes(tmp_path))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "_header", full)
+        with pytest.raises(SourceError, match=r"cannot be written \(No space left.*GPPDM_CACHE"):
+            source.read("train")
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+    assert len(source.read("train")) == 12
+
+
+def test_too_little_room_is_told_before_the_work(tmp_path, monkeypatch, cache):
+    source = ImageFolder(folder=write_classes(tmp_path))
+    usage = type("Usage", (), {"free": 12 * 24 - 1})
+    monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(SourceError, match=r"do not fit on this disk, which has 0.0 GB free"):
+        source.read("train")
+    usage.free += 1
+    assert len(source.read("train")) == 12
+
+
+def test_two_at_once_prepare_once(tmp_path, monkeypatch):
+    source = ImageFolder(folder=write_classes(tmp_path))
+    calls, original = [], preparing.write_images
+
+    def counted(*arguments):
+        calls.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(prepared, "write_images", counted)
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(values(source.read("train"))))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    assert len(results) == 4 and all(result == results[0] for result in results)
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path, cache):
+    source = ImageFolder(folder=write_classes(tmp_path))
+    folder = Path(source.read("train").images.filename).parent
+    folder.rename(folder.with_name(f".{folder.name}.new"))
+    assert len(source.read("train")) == 12
+    assert not list(cache.glob(".*.new"))
+
+
+def test_threads_change_no_bit(tmp_path, monkeypatch):
+    write_classes(tmp_path, n=40)
+    source = ImageFolder(folder=tmp_path, resize=9)
+    many = np.array(source.read("train").images)
+    monkeypatch.setattr(preparing.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(preparing, "_TOGETHER", 7)
+    (tmp_path.parent / "other").mkdir(exist_ok=True)
+    monkeypatch.setenv("GPPDM_CACHE", str(tmp_path.parent / "other"))
+    np.testing.assert_array_equal(source.read("train").images, many)

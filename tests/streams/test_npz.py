@@ -1,0 +1,159 @@
+"""npz files with MedMNIST's keys, and the whole of CIFAR-100 where it is at hand."""
+
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from gppdm_pipeline.streams.readers.npz import Npz
+from gppdm_pipeline.streams.sources import SourceError, fingerprint
+
+CIFAR100 = os.environ.get("GPPDM_CIFAR100", "")
+SHAPES = [(6, 5), (6, 5, 1), (6, 5, 3)]
+
+
+def arrays(shape=(6, 5), column=True):
+    rng = np.random.default_rng(0)
+    found = {}
+    for part, n in (("train", 9), ("val", 4), ("test", 6)):
+        found[f"{part}_images"] = rng.integers(0, 256, (n, *shape), np.uint8)
+        labels = (np.arange(n) % 3).astype(np.uint8)
+        found[f"{part}_labels"] = labels[:, None] if column else labels
+    return found
+
+
+def write(folder, packed=True, **changes):
+    file = folder / "set.npz"
+    (np.savez_compressed if packed else np.savez)(file, **{**arrays(), **changes})
+    return file
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_medmnist(tmp_path, shape, packed):
+    written = arrays(shape, column=packed)
+    source = Npz(file=write(tmp_path, packed, **written), class_names=[*"abc"])
+    for split in ("train", "test"):
+        data = source.read(split)
+        np.testing.assert_array_equal(data.images.reshape(-1), written[f"{split}_images"].ravel())
+        np.testing.assert_array_equal(data.labels, written[f"{split}_labels"].ravel())
+        assert data.image_shape == (6, 5, shape[2] if len(shape) == 3 else 1)
+
+
+def test_validation_images_are_added_only_if_told(tmp_path):
+    file, written = write(tmp_path), arrays()
+    both = Npz(file=file, class_names=[*"abc"], validation="train").read("train")
+    expected = np.concatenate([written["train_images"], written["val_images"]])
+    np.testing.assert_array_equal(both.images[..., 0], expected)
+    assert len(Npz(file=file, class_names=[*"abc"]).read("train")) == 9
+    assert len(Npz(file=file, class_names=[*"abc"], validation="train").read("test")) == 6
+
+
+def test_names_are_the_files_unless_they_are_given(tmp_path):
+    names = np.array(["ant", "bee", "wasp, so to say"])
+    source = Npz(file=write(tmp_path, class_names=names))
+    assert source.class_names == ("ant", "bee", "wasp, so to say")
+    assert Npz(file=source.file, class_names=["x", "y", "z"]).class_names == ("x", "y", "z")
+
+
+def test_limits_choose_from_a_stream_of_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("gppdm_pipeline.streams.readers.npy._BLOCK", 70)  # two images
+    file = write(tmp_path)
+    everything = Npz(file=file, class_names=[*"abc"]).read("train")
+    some = Npz(file=file, class_names=[*"abc"], train_per_class=2).read("train")
+    assert np.bincount(some.labels).tolist() == [2, 2, 2]
+    assert {image.tobytes() for image in some.images} < {i.tobytes() for i in everything.images}
+
+
+def test_images_are_resized_and_coloured_by_the_same_rules(tmp_path):
+    data = Npz(file=write(tmp_path), class_names=[*"abc"], resize=[3, 5], colour="rgb").read("test")
+    assert data.image_shape == (3, 5, 3)
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ("it ran",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test_labels": np.arange(6)}, r"label 5 \(test_labels, row 5\), expected labels 0 to 2"),
+        ({"test_labels": np.array([0, 1, -1] * 2)}, r"label -1 \(test_labels, row 2\)"),
+        (
+            {"test_labels": np.zeros((6, 14), int)},
+            "test_labels of int64 .*one whole number for each",
+        ),
+        ({"test_labels": np.zeros(6)}, "test_labels of float64"),
+        (
+            {"test_labels": np.zeros(5, int)},
+            "found 6 images, expected 5, one for each label in test",
+        ),
+        ({"test_labels": np.array([0, 1] * 3)}, "no test image of class 'c'"),
+        (
+            {"test_labels": np.array([Payload()] * 6)},
+            "damaged file .Object arrays cannot be loaded",
+        ),
+        (
+            {"test_images": np.zeros((6, 6, 5))},
+            r"test_images of float64 \[6, 6, 5\], expected uint8",
+        ),
+        ({"test_images": np.zeros((6, 6, 5, 4), np.uint8)}, r"of uint8 \[6, 6, 5, 4\]"),
+        ({"test_images": np.zeros((6, 9, 9, 9), np.uint8)}, r"of uint8 \[6, 9, 9, 9\]"),
+        ({"test_images": np.array([Payload()] * 6)}, "test_images of object"),
+    ],
+)
+def test_what_is_wrong_with_an_array_is_named(tmp_path, changes, message, capsys):
+    file = write(tmp_path, **changes)
+    with pytest.raises(SourceError, match=f"{file}: .*{message}"):
+        Npz(file=file, class_names=[*"abc"]).read("test")
+    assert "it ran" not in capsys.readouterr().out
+
+
+def test_damaged_files_are_named(tmp_path):
+    file = write(tmp_path)
+    whole = file.read_bytes()
+    middle = len(whole) // 8
+    for damaged in (
+        whole[:-10],
+        b"",
+        pickle.dumps({}),
+        whole[:middle] + b"~~" + whole[middle + 2 :],
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(SourceError, match=f"{file}: found a damaged file"):
+            Npz(file=file, class_names=[*"abc"]).read("train")
+    with pytest.raises(SourceError, match=r"cannot be read \(No such file"):
+        Npz(file=tmp_path / "nothing.npz", class_names=[*"abc"]).read("train")
+
+
+def test_missing_arrays_and_data_are_named(tmp_path):
+    file = tmp_path / "set.npz"
+    np.savez(file, x=np.zeros(3))
+    with pytest.raises(SourceError, match="found the arrays x, expected one called train_labels"):
+        Npz(file=file, class_names=[*"abc"]).read("train")
+    short = write(tmp_path, packed=False)
+    with zipfile.ZipFile(short) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    for change, message in (
+        (lambda d: d[:-10], "cut short at image 0"),
+        (lambda d: d + b"0", "more"),
+    ):
+        with zipfile.ZipFile(short, "w") as archive:
+            for name, data in content.items():
+                archive.writestr(name, change(data) if name == "test_images.npy" else data)
+        with pytest.raises(SourceError, match=f"{short}: .*{message}"):
+            Npz(file=short, class_names=[*"abc"]).read("test")
+
+
+@pytest.mark.skipif(not CIFAR100, reason="GPPDM_CIFAR100 does not name the file")
+def test_cifar100():
+    source = Npz(file=CIFAR100, test_per_class=5)
+    assert len(source.class_names) == 100
+    assert source.class_names[:2] == ("apple", "aquarium_fish")
+    data = source.read("test")
+    assert data.image_shape == (32, 32, 3)
+    assert np.bincount(data.labels).tolist() == [5] * 100
+    assert fingerprint(data) == ("24f37a7ae2485848ac9eb4e36efc9ec6de34ad67764799c3425a16f112fa7518")

@@ -1,0 +1,121 @@
+"""Parquet as the Hugging Face hub stores images."""
+
+import json
+import logging
+from io import BytesIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from gppdm_pipeline.streams.readers import parquet
+from gppdm_pipeline.streams.readers.parquet import Parquet
+from gppdm_pipeline.streams.sources import SourceError
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def png(value, size=(6, 4)):
+    stream = BytesIO()
+    Image.new("L", size, value).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(file, labels, first=0, names=("ant", "bee"), image="image", label="label", data=None):
+    """Images of one value each, counting from `first`; as datasets.Dataset.to_parquet writes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    images = data or [png(first + i) for i in range(len(labels))]
+    features = {
+        image: {"_type": "Image"},
+        label: {"names": names, "_type": "ClassLabel"} if names else {"dtype": "int64"},
+    }
+    schema = pa.schema(
+        [(image, IMAGE), (label, pa.int64())],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
+    )
+    rows = [{"bytes": each, "path": None} for each in images]
+    table = pa.table({image: pa.array(rows, IMAGE), label: pa.array(labels, pa.int64())}, schema)
+    pq.write_table(table, file, row_group_size=3)
+    return file
+
+
+def write_both(folder):
+    write(folder / "data/train-00000-of-00002.parquet", [0, 1, 0, 1, 1])
+    write(folder / "data/train-00001-of-00002.parquet", [1, 0], first=5)
+    write(folder / "data/test-00000-of-00001.parquet", [1, 0], first=50)
+    return folder
+
+
+def values(data):
+    return [*zip(data.labels.tolist(), data.images[:, 0, 0, 0].tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("together", [1, 2, 256])
+def test_shards_are_read_one_after_the_other(tmp_path, monkeypatch, together):
+    monkeypatch.setattr(parquet, "_TOGETHER", together)
+    source = Parquet(folder=write_both(tmp_path))
+    assert source.class_names == ("ant", "bee")
+    train = source.read("train")
+    assert values(train) == [(0, 0), (1, 1), (0, 2), (1, 3), (1, 4), (1, 5), (0, 6)]
+    assert values(source.read("test")) == [(1, 50), (0, 51)]
+    some = Parquet(folder=tmp_path, train_per_class=2).read("train")
+    assert np.bincount(some.labels).tolist() == [2, 2]
+    assert set(values(some)) < set(values(train))
+
+
+def test_other_columns_and_files_can_be_named(tmp_path):
+    write(tmp_path / "train.parquet", [0, 1], names=None, image="img", label="fine_label")
+    write(tmp_path / "validation.parquet", [1, 0], names=None, image="img", label="fine_label")
+    columns = {"image": "img", "label": "fine_label", "test": "validation*.parquet"}
+    source = Parquet(folder=tmp_path, class_names=["a", "b"], **columns)
+    assert source.read("test").labels.tolist() == [1, 0]
+    with pytest.raises(ValidationError, match="class_names is not set, and these files name no"):
+        Parquet(folder=tmp_path, **columns)
+    with pytest.raises(SourceError, match=r"columns img: struct.*, expected image with the image"):
+        Parquet(folder=tmp_path, class_names=["a", "b"]).read("train")
+    with pytest.raises(SourceError, match=r"columns img: .*, expected label with whole numbers"):
+        Parquet(folder=tmp_path, class_names=["a", "b"], image="img").read("train")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 2], r"label 2 \(row 2\), expected labels 0 to 1"),
+        ([0, -1, 1], r"label -1 \(row 1\)"),
+        ([0, None, 1], r"no label \(row 1\)"),
+        ([0, 0, 0], "no training image of class 'bee'"),
+    ],
+)
+def test_labels_are_checked_before_images(tmp_path, labels, message, monkeypatch):
+    write(tmp_path / "train.parquet", labels)
+    monkeypatch.setattr(Parquet, "decode", None)
+    with pytest.raises(SourceError, match=f"{tmp_path}.*{message}"):
+        Parquet(folder=tmp_path).read("train")
+
+
+def test_a_damaged_image_is_named_by_its_row(tmp_path, caplog):
+    images = [png(0), b"no image", png(2), None, png(4)]
+    file = write(tmp_path / "train.parquet", [0, 1, 0, 1, 1], data=images)
+    with pytest.raises(
+        SourceError, match=rf"(?s){file} \(row 1\): no image\n.*\(row 3\): no image"
+    ):
+        Parquet(folder=tmp_path).read("train")
+    with caplog.at_level(logging.WARNING):
+        data = Parquet(folder=tmp_path, damaged="skip").read("train")
+    assert values(data) == [(0, 0), (0, 2), (1, 4)]
+    assert "2 damaged images are left out" in caplog.text
+
+
+def test_damaged_and_missing_files_are_named(tmp_path):
+    source = Parquet(folder=tmp_path, class_names=["a", "b"])
+    with pytest.raises(SourceError, match=r"no such file, expected train\*.parquet in it or below"):
+        source.read("train")
+    file = write(tmp_path / "train.parquet", [0, 1])
+    whole = file.read_bytes()
+    for damaged in (whole[:-9], b"", b"PAR1 no PAR1", whole[:40] + b"\xff" * 60 + whole[100:]):
+        file.write_bytes(damaged)
+        with pytest.raises(SourceError, match=f"{file}|{tmp_path}"):
+            source.read("train")
