@@ -91,16 +91,13 @@ class Gppdm(Method):
         replay: LabelledImages,
         context: Context,
     ) -> tuple[LearnerState, StageLog]:
-        """On the replay, and on images of the new classes: generated or real, as `order` says."""
+        """On the replay, and on images of this task's classes: generated or real (`order`)."""
         state = state.begin(context.task, train.classes, train.image_shape)
-        new = set(train.classes) - set(state.classes_before(context.task))
         if not self.generator_first:
             images = all_images(train, replay)
-        elif new:
-            drawn = self._draw(state, sorted(new), context, "draw_new_classes")
-            images = all_images(drawn, replay)
-        else:
-            images = replay
+        else:  # a class that comes back, too, from the generator that has just seen it again
+            drawn = self._draw(state, train.classes, context, "draw_new_classes")
+            images = all_images(drawn, replay.of_classes(set(replay.classes) - {*train.classes}))
         return fit_classifier(state, self.classifier, images, validation, context)
 
     def _draw(

@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+_MOST_TASKS = 12  # side by side; of more, the average is shown
+
 
 def print_summary(report: Mapping[str, Any], places: Mapping[str, Path | str]) -> None:
     """Tables of accuracies and seconds, the run's measures, and where things are.
@@ -33,12 +35,14 @@ def _accuracies(report: Mapping[str, Any]) -> Table:
     matrix = report["accuracy_matrix"]
     table = Table(title="accuracy, %", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("after task", justify="right")
-    for number in range(1, len(matrix) + 1):
-        table.add_column(f"task {number}", justify="right")
+    tested = [i for i, accuracy in enumerate(matrix[-1]) if accuracy is not None]
+    shown = tested if len(tested) <= _MOST_TASKS else []
+    for i in shown:
+        table.add_column(f"task {i + 1}", justify="right")
     table.add_column("average", justify="right", style="bold")
     rows = zip(matrix, report["average_accuracy_after_task"], strict=True)
     for number, (accuracies, average) in enumerate(rows, start=1):
-        table.add_row(str(number), *map(_percent, accuracies), _percent(average))
+        table.add_row(str(number), *(_percent(accuracies[i]) for i in shown), _percent(average))
     return table
 
 

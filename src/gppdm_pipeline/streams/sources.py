@@ -110,6 +110,10 @@ class Reader(BaseModel, ABC):
             return data
         return data.select(choose_per_class(data.labels, lambda _: limit, [_LIMIT_SEED]))
 
+    def batches(self) -> tuple[NDArray[np.int64], ...] | None:
+        """The training batches that the source publishes, in order, as indices of read("train")."""
+        return None
+
     @abstractmethod
     def _read(self, split: Split) -> LabelledImages:
         """All images of the split."""
