@@ -48,6 +48,15 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(Text)]
 
 
+def test_tasks_without_new_classes_have_no_line():
+    a = [[0.5, None, None], [0.4, None, None], [0.3, None, 1.0]]
+    lines = figures.accuracy_over_tasks_figure(a, [0.5, 0.4, 0.6])
+    rendered(lines)
+    rendered(figures.accuracy_matrix_figure(a))
+    labels = [line.get_label() for line in lines.axes[0].lines]
+    assert labels == ["task 1", "task 3", "average accuracy"]
+
+
 @pytest.mark.parametrize("total", [1, 2, 5, 20])
 def test_accuracy_figures(total):
     heat = figures.accuracy_matrix_figure(matrix(total))

@@ -58,7 +58,8 @@ def accuracy_by_class_figure(comparison: Comparison) -> Figure:
     groups = comparison.groups
     classes = list(dict.fromkeys(label for group in groups for label in _per_class(group)))
     values = np.array([[_per_class(g).get(label, np.nan) for label in classes] for g in groups])
-    figure = new_figure(WIDTH, 0.35 * len(groups) + 1.8)
+    turned = any(len(name) > 3 for name in classes)
+    figure = new_figure(WIDTH, 0.35 * len(groups) + (2.2 if turned else 1.4))
     axes = figure.add_subplot()
     axes.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     if len(classes) <= 20:
@@ -68,11 +69,10 @@ def accuracy_by_class_figure(comparison: Comparison) -> Figure:
                 axes.text(column, row, f"{value:.0f}", color=ink, ha="center", va="center")
     style(axes, title="Final accuracy by class, %", x="class, in order of arrival")
     step = -(-len(classes) // 20)
-    turned = 90 if any(len(name) > 3 for name in classes) else 0
     axes.set_xticks(
         range(0, len(classes), step),
         [shorten(name.replace("_", " "), 20, placeholder="…") for name in classes[::step]],
-        rotation=turned,
+        rotation=90 if turned else 0,
         fontsize=SMALL,
         parse_math=False,
     )
