@@ -27,6 +27,8 @@ from gppdm_pipeline.loader import ExperimentLoader
 from gppdm_pipeline.pipelines import growing, guard
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW, RESULTS
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
+from gppdm_pipeline.pipelines.inspect.page import as_markdown
+from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
 from gppdm_pipeline.pipelines.scratch import Command, Lock, RefusedError, Scratch
 from gppdm_pipeline.pipelines.summary import print_summary
 from gppdm_pipeline.reports import MlflowReports
@@ -94,16 +96,16 @@ class ExperimentHooks:
             with _plainly():
                 guard.check_reports(self._experiment.benchmark, catalog)
             return
+        if _inspects(pipeline):
+            with _plainly():
+                self._check(pipeline)
+            return
         self._scratch = catalog.load("scratch")
         first = self._first_new_task
         asked = {} if first else run_params  # the nodes of new tasks are chosen by the session
         self._command = Command(self._scratch.folder, self._experiment, asked)
         with _plainly(), self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
-            try:
-                resolve_device(self._experiment.device)
-            except ValueError as error:
-                raise ConfigurationError(str(error)) from error
-            guard.check_stream(self._experiment, pipeline)
+            self._check(pipeline)
             if first:
                 growing.check_growth(self._experiment, first, catalog)
             else:
@@ -119,6 +121,13 @@ class ExperimentHooks:
             catalog.save("configuration", self._experiment.record())
             self._scratch.mlflow_run.write_text(self._tracker.run_id)
         _stop_at_signals()
+
+    def _check(self, pipeline: Pipeline) -> None:
+        try:
+            resolve_device(self._experiment.device)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        guard.check_stream(self._experiment, pipeline)
 
     @hook_impl
     def after_node_run(self, node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
@@ -141,6 +150,10 @@ class ExperimentHooks:
         """Keep the report in MLflow, and show it."""
         if _compares(pipeline):
             self._keep_comparison(catalog)
+            return
+        if _inspects(pipeline):
+            click.echo(as_markdown(catalog.load("inspection.json")))
+            click.echo(f"Page and picture: {_path(catalog, 'inspection.markdown').parent}")
             return
         made = sorted(name for name in pipeline.all_outputs() if name.startswith("report."))
         paths = {name: _path(catalog, name) for name in made}
@@ -189,6 +202,10 @@ class ExperimentHooks:
 
 def _compares(pipeline: Pipeline) -> bool:
     return bool(pipeline.all_outputs() & {*RESULTS})
+
+
+def _inspects(pipeline: Pipeline) -> bool:
+    return bool(pipeline.all_outputs() & {*INSPECTION})
 
 
 def _stop_at_signals() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.guard import besides_stream, differences
 from gppdm_pipeline.pipelines.scratch import RefusedError
 from gppdm_pipeline.provenance import code_digest
-from gppdm_pipeline.streams.scenario import TaskSplit, read_task
+from gppdm_pipeline.streams.scenario import TaskSplit, read_tasks
 from gppdm_pipeline.streams.sources import fingerprint
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def check_growth(experiment: Experiment, first: int, catalog: DataCatalog) -> No
     state, evaluation = _last_of(first - 1, catalog)
     manifest = state.manifest()
     faults = _changed_settings(experiment, catalog) or _changed_classes(experiment, manifest)
-    faults = faults or list(_changed_images(experiment, manifest, evaluation, catalog))
+    faults = faults or [*_changed_images(experiment, manifest, evaluation, catalog)]
     if faults:
         raise RefusedError(
             f"{experiment.run} has learnt {first - 1} tasks, and cannot go on to "
@@ -158,37 +158,49 @@ def _changed_images(
     evaluation: Mapping[str, Any],
     catalog: DataCatalog,
 ) -> Iterator[str]:
+    numbers = range(1, len(manifest["data"]) + 1)
     tests: list[LabelledImages] = []
-    for number, known in enumerate(manifest["data"], start=1):
-        now = read_task(experiment.stream, experiment.seed, number)
+    for number, now in zip(numbers, _read(experiment, numbers), strict=True):
         tests.append(now.test)
-        if fingerprint(now.train) != known:
-            yield _difference(experiment, number, "train", now, catalog)
+        if fingerprint(now.train) != manifest["data"][number - 1]:
+            yield (
+                _difference(experiment, number, "train", now.train, catalog)
+                or f"task {number}: the kept training images are not those it was learnt from"
+            )
     if fingerprint(LabelledImages.concatenate(tests)) != evaluation["test_data"]:
-        for number in range(1, len(tests) + 1):
-            now = read_task(experiment.stream, experiment.seed, number)
-            if fault := _difference(experiment, number, "test", now, catalog):
-                yield fault
+        found = [
+            _difference(experiment, number, "test", test, catalog)
+            for number, test in zip(numbers, tests, strict=True)
+        ]
+        yield from filter(None, found)
+        if not any(found):
+            yield "the kept test images are not those that the tasks were tested on"
+
+
+def _read(experiment: Experiment, numbers: Sequence[int]) -> Iterator[TaskSplit]:
+    return read_tasks(experiment.stream, experiment.seed, numbers)
 
 
 def _difference(
-    experiment: Experiment, number: int, split: str, now: TaskSplit, catalog: DataCatalog
+    experiment: Experiment, number: int, split: str, now: LabelledImages, catalog: DataCatalog
 ) -> str:
-    """Which classes of a task have other images than those that the run has kept beside it."""
-    kept, images = catalog[f"{task_name(number)}.{split}"], getattr(now, split)
+    """Which classes of a task have other images than those that the run has kept beside it.
+
+    Empty if none has.
+    """
+    kept = catalog[f"{task_name(number)}.{split}"]
     what = f"task {number}: {'training' if split == 'train' else split} images"
     if not kept.exists():
-        return f"{what} differ"
+        return f"{what} differ, or those of another task do"
     there: LabelledImages = kept.load()
     faults = []
-    for label in sorted({*there.classes, *images.classes}):
-        before, after = (data.of_classes([label]).images for data in (there, images))
+    for label in sorted({*there.classes, *now.classes}):
+        before, after = (data.of_classes([label]).images for data in (there, now))
         if not np.array_equal(before, after):
             counts = f"{len(before)} there, {len(after)} now"
-            faults.append(
-                f"{experiment.stream.class_names[label]} "
-                f"({'as many, others' if len(before) == len(after) else counts})"
-            )
+            same = "as many, but others"
+            name = experiment.stream.class_names[label]
+            faults.append(f"{name} ({counts if len(before) != len(after) else same})")
     return f"{what} of {', '.join(faults)}" if faults else ""
 
 

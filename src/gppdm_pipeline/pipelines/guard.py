@@ -162,7 +162,7 @@ def check_stream(experiment: Experiment, pipeline: Pipeline) -> None:
         SourceError: naming the file that is missing or damaged.
         RefusedError: naming the setting that does not fit the images.
     """
-    if not any(node.name.endswith(".split") for node in pipeline.nodes):
+    if not any(node.name.endswith((".split", "look")) for node in pipeline.nodes):
         return
     images = read_task(experiment.stream, experiment.seed, 1).train
     try:

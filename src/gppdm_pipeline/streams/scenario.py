@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -16,7 +16,7 @@ from gppdm_pipeline.streams.repetition import divide, draw, first_seen
 from gppdm_pipeline.streams.sources import SourceError, choose_per_class
 from gppdm_pipeline.streams.stream_config import StreamConfig
 
-__all__ = ["StreamConfig", "TaskSplit", "read_task"]
+__all__ = ["StreamConfig", "TaskSplit", "read_task", "read_tasks"]
 
 _VALIDATION_SEED = 2  # keeps random choices apart that start from one seed
 
@@ -49,14 +49,35 @@ def read_task(config: StreamConfig, seed: int, task: int) -> TaskSplit:
         SourceError: if a file is missing or damaged, or any class of the stream (of this task or
             not) lacks a training or a test image, or has too few to be dealt out.
     """
+    total = config.number_of_tasks
+    if not 1 <= task <= total:
+        raise ValueError(f"task {task} does not exist: the stream has tasks 1 to {total}")
+    (split,) = read_tasks(config, seed, [task])
+    return split
+
+
+def read_tasks(
+    config: StreamConfig, seed: int, numbers: Sequence[int] | None = None
+) -> Iterator[TaskSplit]:
+    """`read_task` for several tasks, one after the other; the source is read once.
+
+    Args:
+        config: the stream.
+        seed: the run's, at least 0.
+        numbers: of the tasks, counted from 1; None: all.
+
+    Raises:
+        SourceError: as `read_task`.
+    """
     tasks = config.classes_by_task(seed)
-    if not 1 <= task <= len(tasks):
-        raise ValueError(f"task {task} does not exist: the stream has tasks 1 to {len(tasks)}")
     train, test = config.read("train"), config.read("test")
     _check_images(train, test, tasks, config)
-    chosen, held_out = _training_images(config, train.labels, tasks, seed, task)
-    new = first_seen(tasks)[task - 1]
-    return TaskSplit(train.select(chosen), train.select(held_out), test.of_classes(new))
+    new = first_seen(tasks)
+    for task in numbers or range(1, len(tasks) + 1):
+        chosen, held_out = _training_images(config, train.labels, tasks, seed, task)
+        yield TaskSplit(
+            train.select(chosen), train.select(held_out), test.of_classes(new[task - 1])
+        )
 
 
 def _training_images(
