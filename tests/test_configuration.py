@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from gppdm_pipeline.configuration import Experiment, resolve
 from gppdm_pipeline.layers import ConfigurationError, Layer, flatten
 from gppdm_pipeline.methods import METHODS
+from gppdm_pipeline.streams.scenario import StreamConfig
+from gppdm_pipeline.streams.sources import SklearnDigits
 
 CONF = Path(__file__).parents[1] / "conf" / "base"
 PRESET = {
@@ -85,6 +88,32 @@ def test_bad_settings_are_named_with_their_place_and_repair(params, message):
         experiment(**params)
 
 
+def test_a_stream_told_in_another_way_takes_the_place_of_the_presets():
+    tasks = [["0", "1", "2"], ["3", "4", "5", "6", "7", "8", "9"]]
+    chosen = experiment(stream={"tasks": tasks}).stream
+    assert (chosen.classes_per_task, chosen.number_of_tasks) == (None, 2)
+    again = experiment(stream={"repetition": {"experiences": 7, "probability": 0.5},
+                               "returning_images": "divide"})  # fmt: skip
+    assert again.number_of_tasks == 7
+    assert experiment(stream={"first_classes": "half", "classes_per_task": 1}).number_of_tasks == 6
+    # Within one layer nothing is taken back.
+    with pytest.raises(ConfigurationError, match=r"stream \(--params\): how classes come must be"):
+        experiment(stream={"tasks": tasks, "classes_per_task": 2})
+    with pytest.raises(ConfigurationError, match=r"tasks = .* \(--params\): .*mean '9'"):
+        experiment(stream={"tasks": [["0"], ["99"]]})
+
+
+def test_labels_of_a_run_that_is_there_are_kept():
+    names = "0123456789"
+    assert experiment().numbered(names) == experiment()
+    assert experiment().numbered(names[:4]) == experiment()  # the others come behind as it is
+    kept = experiment().numbered("31")
+    assert kept.stream.class_names == tuple("3102456789")
+    assert kept.record()["classes"] == list("3102456789")
+    assert kept.numbered("3102456789") == kept
+    assert experiment().numbered(["0", "gone"]) == experiment()
+
+
 def test_all_problems_are_told_each_once():
     with pytest.raises(ConfigurationError) as caught:
         experiment(seed=-1, classifier={"steps": 0, "width": 9})
@@ -126,14 +155,31 @@ def test_identity_and_fingerprint():
     assert experiment(classifier={"steps": 1}).fingerprint() != experiment().fingerprint()
 
 
+@pytest.fixture
+def readers(monkeypatch):
+    """Gives a preset whose reader is not there another one, which lists batches as it would."""
+
+    def known(preset):
+        source = preset["stream"]["source"]
+        try:
+            StreamConfig.model_validate({"source": source, "tasks": []})
+        except ValidationError as error:
+            if all(detail["type"] != "union_tag_invalid" for detail in error.errors()):
+                return preset
+        monkeypatch.setattr(SklearnDigits, "batches", lambda self: (), raising=False)
+        return {**preset, "stream": {**preset["stream"], "source": {"reader": "sklearn_digits"}}}
+
+    return known
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("file", sorted((CONF / "benchmarks").iterdir()), ids=lambda f: f.stem)
-def test_shipped_presets_are_valid(file, method):
+def test_shipped_presets_are_valid(file, method, readers):
     presets = yaml.safe_load(file.read_text())
     assert list(presets) == [file.stem]
     parameters = yaml.safe_load((CONF / "parameters.yml").read_text())
     layers = [Layer({**parameters, "benchmark": file.stem, "method": method}, str)]
-    chosen = resolve({file.stem: Layer(presets[file.stem], str)}, layers)
+    chosen = resolve({file.stem: Layer(readers(presets[file.stem]), str)}, layers)
     assert chosen.number_of_tasks > 1
     assert set(flatten(parameters)) - {"overwrite", "checkpoint_seconds"} <= set(chosen.flatten())
 

@@ -161,10 +161,12 @@ def test_fewer_batches(batched):
 def test_batches_that_do_not_fit_are_told(batched, monkeypatch):
     with pytest.raises(SourceError, match="source_batches is 5, but the source lists 4 batches"):
         batched(source_batches=5).classes_by_task(0)
-    with pytest.raises(ValidationError, match=r"unset where source\.train_per_class is set"):
-        batched(source={"reader": "sklearn_digits", "train_per_class": 2})
     with pytest.raises(ValidationError, match="class_order must be left natural: source_batches"):
         batched(class_order="random")
+    empty = (np.array([], np.int64),)
+    monkeypatch.setattr(sources.SklearnDigits, "batches", lambda self: empty)
+    with pytest.raises(SourceError, match=r"batch 1 has no training image: .*train_per_class"):
+        batched(source_batches=1).classes_by_task(0)
     wrong = (np.array([0, 10]),)
     monkeypatch.setattr(sources.SklearnDigits, "batches", lambda self: wrong)
     with pytest.raises(SourceError, match="batch 1 lists the training images 0 to 10, but there"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import shorten
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -14,13 +15,12 @@ from gppdm_pipeline.evaluation.figures import (
     _montage,
     _padding,
     _show,
-    _wrapped,
     new_figure,
     style,
 )
 
 MOST = 120  # rows, beyond which some are left out
-_LETTER = 0.085  # inches, of the names beside the images
+_LETTERS, _LETTER = 16, 0.085  # of the names beside the images: how many, inches
 
 
 def stream_figure(
@@ -40,8 +40,11 @@ def stream_figure(
     rows, wide = -(-len(shown) // columns), per_row // columns
     height, width, channels = shown[0][2].shape[1:]
     pad = _padding(height)
-    names = [f"{task} · {_wrapped(name)}" for task, name, _ in shown]
-    label = 0.35 + _LETTER * max(len(line) for name in names for line in name.splitlines())
+    names = [
+        f"{task} · {shorten(name.replace('_', ' '), _LETTERS, placeholder='…')}"
+        for task, name, _ in shown
+    ]
+    label = 0.35 + _LETTER * max(map(len, names))
     cell = (WIDTH / columns - label) / wide * (height + pad) / (width + pad)
     figure = new_figure(WIDTH, rows * cell + 0.6)
     for k, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):

@@ -160,14 +160,10 @@ def check_batches(source: Reader) -> None:
     """Whether the source may say which images a task has.
 
     Raises:
-        ValueError: if it lists no batches, or is limited, so that its lists do not fit.
+        ValueError: if it lists no batches.
     """
     if type(source).batches is Reader.batches:
         raise ValueError(
             f"must be unset: reader {getattr(source, 'reader', '')} lists no training batches; "
             "use classes_per_task, tasks or repetition"
-        )
-    if source.train_per_class is not None:
-        raise ValueError(
-            "must be unset where source.train_per_class is set: batches are lists of all images"
         )

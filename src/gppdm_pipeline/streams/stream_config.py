@@ -153,11 +153,16 @@ class StreamConfig(BaseModel):
             )
         batches = batches[: self.source_batches]
         for number, batch in enumerate(batches, start=1):
-            if not len(batch) or batch.min() < 0 or batch.max() >= images:
-                found = f"{batch.min()} to {batch.max()}" if len(batch) else "none"
+            if not len(batch):
                 raise SourceError(
-                    f"the source's batch {number} lists the training images {found}, but there "
-                    f"are 0 to {images - 1}. Fetch the source's files again, from one place."
+                    f"the source's batch {number} has no training image: without "
+                    "stream.source.train_per_class, or with a larger one, it has."
+                )
+            if batch.min() < 0 or batch.max() >= images:
+                raise SourceError(
+                    f"the source's batch {number} lists the training images {batch.min()} to "
+                    f"{batch.max()}, but there are 0 to {images - 1}. Fetch the source's files "
+                    "again, from one place."
                 )
         return batches
 

@@ -23,8 +23,8 @@ def as_markdown(record: Mapping[str, Any], picture: str | None = None) -> str:
     lines = [
         f"# What will be learned: {record['benchmark']}",
         "",
-        f"{_counted(len(classes), 'class')} in {_counted(len(tasks), 'task')}, images of {height} x "
-        f"{width} ({colours}), seed {record['seed']}.",
+        f"{_counted(len(classes), 'class')} in {_counted(len(tasks), 'task')}, images of "
+        f"{height} x {width} ({colours}), seed {record['seed']}.",
         "",
         "| task | classes (training images) | train | validation | test |",
         "|---:|---|---:|---:|---:|",
