@@ -10,8 +10,8 @@ from gppdm_pipeline.algorithm.device import resolve_device
 from gppdm_pipeline.evaluation.inspection_figures import stream_figure
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.inspect.estimate import estimate_costs
+from gppdm_pipeline.pipelines.inspect.looking import Inspection, inspect_stream
 from gppdm_pipeline.pipelines.inspect.page import as_markdown
-from gppdm_pipeline.streams.inspection import Inspection, inspect_stream
 from gppdm_pipeline.streams.scenario import StreamConfig
 
 Record = dict[str, Any]

@@ -7,9 +7,9 @@ import pytest
 from tests.streams.test_scenario import config
 
 from gppdm_pipeline.images import LabelledImages
-from gppdm_pipeline.streams import duplicates
-from gppdm_pipeline.streams.duplicates import Duplicates, find_duplicates, hash_images
-from gppdm_pipeline.streams.inspection import inspect_stream
+from gppdm_pipeline.pipelines.inspect import duplicates
+from gppdm_pipeline.pipelines.inspect.duplicates import Duplicates, find_duplicates, hash_images
+from gppdm_pipeline.pipelines.inspect.looking import inspect_stream
 from gppdm_pipeline.streams.sources import Idx, SklearnDigits
 
 
