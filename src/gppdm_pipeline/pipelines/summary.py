@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-_MOST_TASKS = 12  # side by side; of more, the average is shown
+_BESIDE, _COLUMN = 22, 9  # characters that tasks side by side take
 
 
 def print_summary(report: Mapping[str, Any], places: Mapping[str, Path | str]) -> None:
@@ -24,19 +24,20 @@ def print_summary(report: Mapping[str, Any], places: Mapping[str, Path | str]) -
     console.print(
         "\n[bold]{benchmark} · {method} · seed {seed}".format_map(report["configuration"])
     )
-    console.print(_accuracies(report), _seconds(report["seconds"]))
+    console.print(_accuracies(report, console.width), _seconds(report["seconds"]))
     for name in ("average_accuracy", "average_incremental_accuracy", "forgetting"):
         console.print(f"{name.replace('_', ' '):<30}{_percent(report[name])} %")
     for name, place in places.items():
         console.print(f"{name:<30}{place}", soft_wrap=True)
 
 
-def _accuracies(report: Mapping[str, Any]) -> Table:
+def _accuracies(report: Mapping[str, Any], width: int) -> Table:
+    """Of each task and on average; the average alone where there is no room for all tasks."""
     matrix = report["accuracy_matrix"]
     table = Table(title="accuracy, %", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("after task", justify="right")
     tested = [i for i, accuracy in enumerate(matrix[-1]) if accuracy is not None]
-    shown = tested if len(tested) <= _MOST_TASKS else []
+    shown = tested if _BESIDE + _COLUMN * len(tested) <= width else []
     for i in shown:
         table.add_column(f"task {i + 1}", justify="right")
     table.add_column("average", justify="right", style="bold")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from statistics import median
 from typing import Any
 
@@ -27,7 +27,7 @@ from gppdm_pipeline.methods import Method
 from gppdm_pipeline.streams.repetition import first_seen
 from gppdm_pipeline.streams.scenario import StreamConfig, TaskSplit, read_tasks
 
-STEPS = 6
+STEPS = 12
 IMAGES = 128  # drawn, all classes together
 SAMPLER_STEPS = 2
 PER_CLASS = 64  # real images that are learnt from
@@ -47,9 +47,10 @@ class _Loop:
 
     @property
     def per_unit(self) -> float:
-        """Seconds; the first steps, in which memory is found, do not count."""
-        if len(self.marks) > 2:
-            return median(b - a for a, b in zip(self.marks, self.marks[1:], strict=False))
+        """Seconds; the first half of the steps, in which memory is found, does not count."""
+        late = self.marks[len(self.marks) // 2 - 1 :]
+        if len(self.marks) > 3:
+            return median(b - a for a, b in pairwise(late))
         return self.seconds / max(self.total, 1)
 
 
