@@ -10,13 +10,16 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help run sweep compare ablation results test test-slow audit lint ui viz clean
+.PHONY: help run inspect sweep compare ablation results test test-slow audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 run: .venv/run.stamp  ## Run the pipeline, for example: make run ARGS="--params=method=joint,seed=1"
 	$(BIN)/kedro run --pipeline=continual $(ARGS)
+
+inspect: .venv/run.stamp  ## Show what will be learned, before it is: make inspect ARGS="--params=..."
+	$(BIN)/kedro run --pipeline=inspect $(ARGS)
 
 sweep: .venv/run.stamp  ## Run methods x seeds: make sweep ARGS="--methods=lwf,joint --seeds=0,1,2"
 	$(BIN)/python -m gppdm_pipeline.sweep $(ARGS)

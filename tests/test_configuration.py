@@ -85,6 +85,32 @@ def test_bad_settings_are_named_with_their_place_and_repair(params, message):
         experiment(**params)
 
 
+def test_a_stream_told_in_another_way_takes_the_place_of_the_presets():
+    tasks = [["0", "1", "2"], ["3", "4", "5", "6", "7", "8", "9"]]
+    chosen = experiment(stream={"tasks": tasks}).stream
+    assert (chosen.classes_per_task, chosen.number_of_tasks) == (None, 2)
+    again = experiment(stream={"repetition": {"experiences": 7, "probability": 0.5},
+                               "returning_images": "divide"})  # fmt: skip
+    assert again.number_of_tasks == 7
+    assert experiment(stream={"first_classes": "half", "classes_per_task": 1}).number_of_tasks == 6
+    # Within one layer nothing is taken back.
+    with pytest.raises(ConfigurationError, match=r"stream \(--params\): how classes come must be"):
+        experiment(stream={"tasks": tasks, "classes_per_task": 2})
+    with pytest.raises(ConfigurationError, match=r"tasks = .* \(--params\): .*mean '9'"):
+        experiment(stream={"tasks": [["0"], ["99"]]})
+
+
+def test_labels_of_a_run_that_is_there_are_kept():
+    names = "0123456789"
+    assert experiment().numbered(names) == experiment()
+    assert experiment().numbered(names[:4]) == experiment()  # the others come behind as it is
+    kept = experiment().numbered("31")
+    assert kept.stream.class_names == tuple("3102456789")
+    assert kept.record()["classes"] == list("3102456789")
+    assert kept.numbered("3102456789") == kept
+    assert experiment().numbered(["0", "gone"]) == experiment()
+
+
 def test_all_problems_are_told_each_once():
     with pytest.raises(ConfigurationError) as caught:
         experiment(seed=-1, classifier={"steps": 0, "width": 9})

@@ -18,7 +18,7 @@ from gppdm_pipeline.algorithm.classifier import ClassifierConfig
 from gppdm_pipeline.algorithm.device import Precision
 from gppdm_pipeline.layers import Layer, Problems, choose, flatten, merged
 from gppdm_pipeline.methods import METHODS, Method
-from gppdm_pipeline.streams.scenario import StreamConfig
+from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
 
 
 class Choices(BaseModel):
@@ -67,7 +67,7 @@ class Experiment(Choices):
     @property
     def number_of_tasks(self) -> int:
         """T."""
-        return len(self.stream.tasks(self.seed))
+        return self.stream.number_of_tasks
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, by the keys that the user knows; plain JSON values."""
@@ -76,6 +76,28 @@ class Experiment(Choices):
         learner = values.pop("learner")
         del learner["name"]
         return {**values, "classifier": learner.pop("classifier"), self.method: learner}
+
+    def numbered(self, known: Sequence[str]) -> Experiment:
+        """The same with the labels of a run that is there, where the source would give others.
+
+        Args:
+            known: the names of that run's classes, in the order of their labels.
+        """
+        names = self.stream.source.class_names
+        numbering = (*known, *(name for name in names if name not in known))
+        # If a numbering is written, it holds; if a class is gone, nothing here helps.
+        if numbering == names or self.stream.numbering or sorted(numbering) != sorted(names):
+            return self
+        stream = self.stream.model_copy(update={"numbering": numbering})
+        return self.model_copy(update={"stream": stream})
+
+    def record(self) -> dict[str, Any]:
+        """What a run's outputs say that they were made with: the identity, what labels mean, T."""
+        return {
+            **self.identity(),
+            "classes": list(self.stream.class_names),
+            "number_of_tasks": self.number_of_tasks,
+        }
 
     def settings(self) -> dict[str, Any]:
         """The identity, the variant's name and the device."""
@@ -123,7 +145,8 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     top = {key: value for key, value in top.items() if key not in sections}
     problems = Problems(layers)
     choices = problems.validate(Choices, top, elsewhere=elsewhere)
-    stream = problems.validate(StreamConfig, merged(layers, "stream"), ("stream",))
+    chosen = merged(layers, "stream", alternatives=SCENARIOS)
+    stream = problems.validate(StreamConfig, chosen, ("stream",))
     learners = {
         name: problems.validate(kind, merged(layers, name, shared=["classifier"]), (name,))
         for name, kind in METHODS.items()

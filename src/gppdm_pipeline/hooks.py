@@ -24,9 +24,11 @@ from gppdm_pipeline.datasets import OnDisk
 from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.layers import ConfigurationError
 from gppdm_pipeline.loader import ExperimentLoader
-from gppdm_pipeline.pipelines import guard
+from gppdm_pipeline.pipelines import growing, guard
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW, RESULTS
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
+from gppdm_pipeline.pipelines.inspect.page import as_markdown
+from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
 from gppdm_pipeline.pipelines.scratch import Command, Lock, RefusedError, Scratch
 from gppdm_pipeline.pipelines.summary import print_summary
 from gppdm_pipeline.reports import MlflowReports
@@ -57,6 +59,7 @@ class ExperimentHooks:
 
     _command: Command
     _experiment: Experiment
+    _first_new_task: int | None
     _mlflow: dict[str, str]
     _project: Path
     _scratch: Scratch
@@ -72,6 +75,7 @@ class ExperimentHooks:
         loader = context.config_loader
         assert isinstance(loader, ExperimentLoader)
         self._experiment = loader.experiment
+        self._first_new_task = loader.first_new_task
         self._mlflow = loader["mlflow"]
 
     @hook_impl
@@ -92,22 +96,38 @@ class ExperimentHooks:
             with _plainly():
                 guard.check_reports(self._experiment.benchmark, catalog)
             return
+        if _inspects(pipeline):
+            with _plainly():
+                self._check(pipeline)
+            return
         self._scratch = catalog.load("scratch")
-        self._command = Command(self._scratch.folder, self._experiment, run_params)
+        first = self._first_new_task
+        asked = {} if first else run_params  # the nodes of new tasks are chosen by the session
+        self._command = Command(self._scratch.folder, self._experiment, asked)
         with _plainly(), self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
-            try:
-                resolve_device(self._experiment.device)
-            except ValueError as error:
-                raise ConfigurationError(str(error)) from error
-            guard.check_stream(self._experiment, pipeline)
-            guard.check_outputs(self._experiment, pipeline, catalog, whole)
+            self._check(pipeline)
+            if first:
+                growing.check_growth(self._experiment, first, catalog)
+            else:
+                guard.check_outputs(self._experiment, pipeline, catalog, whole)
             guard.check_inputs(self._experiment, pipeline, catalog, run_params)
             record = None if whole else self._scratch.mlflow_run
             self._tracker = Tracker.start(self._mlflow, self._project, self._experiment, record)
-            catalog.save("configuration", self._experiment.identity())
-            self._command.begin()
+            if first and self._command.first_new_task() is None:
+                growing.set_report_aside(first, pipeline.all_outputs(), catalog)
+                self._log_earlier_tasks(first, catalog)
+            # In this order: whatever happens between the two, the same command goes on.
+            self._command.begin(first)
+            catalog.save("configuration", self._experiment.record())
             self._scratch.mlflow_run.write_text(self._tracker.run_id)
         _stop_at_signals()
+
+    def _check(self, pipeline: Pipeline) -> None:
+        try:
+            resolve_device(self._experiment.device)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        guard.check_stream(self._experiment, pipeline)
 
     @hook_impl
     def after_node_run(self, node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
@@ -130,6 +150,10 @@ class ExperimentHooks:
         """Keep the report in MLflow, and show it."""
         if _compares(pipeline):
             self._keep_comparison(catalog)
+            return
+        if _inspects(pipeline):
+            click.echo(as_markdown(catalog.load("inspection.json")))
+            click.echo(f"Page and picture: {_path(catalog, 'inspection.markdown').parent}")
             return
         made = sorted(name for name in pipeline.all_outputs() if name.startswith("report."))
         paths = {name: _path(catalog, name) for name in made}
@@ -162,6 +186,13 @@ class ExperimentHooks:
         with _plainly():
             raise error
 
+    def _log_earlier_tasks(self, first: int, catalog: DataCatalog) -> None:
+        """So that the curves of a run that goes on from other tasks begin where these do."""
+        for number in range(1, first):
+            task = task_name(number)
+            evaluation = catalog.load(f"{task}.evaluation")
+            self._tracker.log_metrics(number, _so_far(task, evaluation, catalog))
+
     def _keep_comparison(self, catalog: DataCatalog) -> None:
         files = [path for path in (_path(catalog, name) for name in RESULTS) if path.exists()]
         with _plainly():
@@ -171,6 +202,10 @@ class ExperimentHooks:
 
 def _compares(pipeline: Pipeline) -> bool:
     return bool(pipeline.all_outputs() & {*RESULTS})
+
+
+def _inspects(pipeline: Pipeline) -> bool:
+    return bool(pipeline.all_outputs() & {*INSPECTION})
 
 
 def _stop_at_signals() -> None:

@@ -32,7 +32,12 @@ class Layer:
     locate: Callable[[Path], str]
 
 
-def merged(layers: Sequence[Layer], section: str, shared: Sequence[str] = ()) -> Any:
+def merged(
+    layers: Sequence[Layer],
+    section: str,
+    shared: Sequence[str] = (),
+    alternatives: Sequence[Sequence[str]] = (),
+) -> Any:
     """The section of all layers, each on top of the one before.
 
     Args:
@@ -40,13 +45,23 @@ def merged(layers: Sequence[Layer], section: str, shared: Sequence[str] = ()) ->
         section: a key at the top level; what it holds should be a mapping.
         shared: keys at the top level that go into the section, below what the same layer's section
             says.
+        alternatives: groups of keys of the section. A layer that sets one takes back what those
+            below it set of the other groups.
     """
     result: Any = {}
     for layer in layers:
         result = _merge(result, {key: layer.values[key] for key in shared if key in layer.values})
         own = layer.values.get(section)
-        result = _merge(result, {} if own is None else own)
+        result = _merge(_without_others(result, own, alternatives), {} if own is None else own)
     return result
+
+
+def _without_others(below: Any, own: Any, alternatives: Sequence[Sequence[str]]) -> Any:
+    if not isinstance(below, Mapping) or not isinstance(own, Mapping):
+        return below
+    chosen = [group for group in alternatives if any(own.get(key) is not None for key in group)]
+    others = {key for group in alternatives if chosen and group not in chosen for key in group}
+    return {key: value for key, value in below.items() if key not in others}
 
 
 def _merge(below: Any, above: Any) -> Any:

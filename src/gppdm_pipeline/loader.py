@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,11 @@ class ExperimentLoader(OmegaConfigLoader):
 
     Attributes:
         experiment: what files and command line say.
+        first_new_task: where the run begins, if it adds tasks to others that are there.
     """
+
+    experiment: Experiment
+    first_new_task: int | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As Kedro's.
@@ -38,15 +42,23 @@ class ExperimentLoader(OmegaConfigLoader):
         ignore_known_warnings()
         super().__init__(*args, **kwargs)
         try:
-            self.experiment = self._resolve()
+            experiment = self._resolve()
         except (ConfigurationError, SourceError) as error:  # names of classes come from files
             raise click.ClickException(str(error)) from error
+        self._use(experiment)
+
+    def keep_numbering(self, known: Sequence[str]) -> None:
+        """Let the classes of a run that is there keep their labels (`Experiment.numbered`)."""
+        self._use(self.experiment.numbered(known))
+
+    def _use(self, experiment: Experiment) -> None:
+        self.experiment = experiment
         self["parameters"] = _parameters(self.experiment)
         names = {
             "run": self.experiment.run,
             "benchmark": self.experiment.benchmark,
             "checkpoint_seconds": self.experiment.checkpoint_seconds,
-            "configuration": self.experiment.identity(),
+            "configuration": self.experiment.record(),
         }
         self["globals"] = {**self["globals"], **names}
         pipeline_registry.use(self.experiment)

@@ -10,7 +10,7 @@ from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project
 
 from gppdm_pipeline.configuration import Experiment
-from gppdm_pipeline.pipelines import compare, continual
+from gppdm_pipeline.pipelines import compare, continual, inspect
 
 _experiments: list[Experiment] = []  # the one in use, if there is any
 
@@ -40,4 +40,9 @@ def register_pipelines() -> dict[str, Pipeline]:
         )
     (experiment,) = _experiments
     learn = continual.create_pipeline(experiment.learner, experiment.number_of_tasks)
-    return {"continual": learn, "compare": compare.create_pipeline(), "__default__": learn}
+    return {
+        "continual": learn,
+        "compare": compare.create_pipeline(),
+        "inspect": inspect.create_pipeline(),
+        "__default__": learn,
+    }

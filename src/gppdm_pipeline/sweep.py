@@ -88,7 +88,8 @@ def is_finished(experiment: Experiment) -> bool:
     settings_file = STATES / experiment.run / "configuration.json"
     if not (settings_file.exists() and (REPORTS / experiment.run / "metrics.json").exists()):
         return False
-    return bool(json.loads(settings_file.read_text()) == experiment.identity())
+    record = json.loads(settings_file.read_text())
+    return bool(record == experiment.numbered(record.get("classes", ())).record())
 
 
 def run(params: str) -> bool:

@@ -138,3 +138,16 @@ def test_figures_show_every_method(tasks):
     np.testing.assert_allclose(lines.lines[0].get_ydata()[-1], 45 if tasks > 1 else 100)
     assert [label.get_text() for label in heat.get_xticklabels()] == ["3", "1", "2"]
     assert [label.get_text() for label in heat.get_yticklabels()] == ["ewc", "joint", "gppdm"]
+
+
+def test_classes_are_named_in_the_figure():
+    named = report()
+    names = ["T-shirt_top", "ankle boot", "a name that is far too long for an axis"]
+    named["per_class_accuracy"] = dict.fromkeys(names, 0.5)
+    figure = comparison_figures.accuracy_by_class_figure(compare([named]))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = figure.get_tightbbox(canvas.get_renderer())
+    assert drawn.y0 >= 0
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == ["T-shirt top", "ankle boot", "a name that is far…"]

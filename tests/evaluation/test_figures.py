@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from gppdm_pipeline.evaluation import figures
+from gppdm_pipeline.evaluation.inspection_figures import stream_figure
 from gppdm_pipeline.images import LabelledImages
 
 NAMES = tuple(f"class_{label}" for label in range(100))
@@ -46,6 +47,15 @@ def rendered(figure):
 
 def texts(figure):
     return [text.get_text() for text in figure.findobj(Text)]
+
+
+def test_tasks_without_new_classes_have_no_line():
+    a = [[0.5, None, None], [0.4, None, None], [0.3, None, 1.0]]
+    lines = figures.accuracy_over_tasks_figure(a, [0.5, 0.4, 0.6])
+    rendered(lines)
+    rendered(figures.accuracy_matrix_figure(a))
+    labels = [line.get_label() for line in lines.axes[0].lines]
+    assert labels == ["task 1", "task 3", "average accuracy"]
 
 
 @pytest.mark.parametrize("total", [1, 2, 5, 20])
@@ -128,3 +138,17 @@ def test_a_class_name_is_no_mathematics_and_may_be_long():
 def test_pyplot_keeps_no_figure():
     figures.accuracy_matrix_figure(matrix(2))
     assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape"), [(1, (8, 8, 1)), (12, (8, 8, 1)), (40, (28, 20, 1)), (300, (16, 16, 3))]
+)
+def test_stream_figure(rows, shape):
+    image = np.full((9, *shape), 100, np.uint8)
+    samples = [(i // 5 + 1, f"a_class_of_long name {i}", image[: 1 + i % 9]) for i in range(rows)]
+    figure = stream_figure(samples)
+    assert rendered(figure).shape[1] <= 800
+    names = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+    assert len(names) == min(rows, 120)
+    assert names[0] == "1 · a class of long…"
+    assert ("task · class (120 of 300 shown)" in texts(figure)) is (rows == 300)

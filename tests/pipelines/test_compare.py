@@ -120,7 +120,7 @@ def test_only_a_whole_run_with_the_same_settings_is_finished():
     experiment = sweep.experiment_of("benchmark=digits,method=finetune,seed=0")
     configuration = Path("data/06_models/digits/finetune/seed_0/configuration.json")
     configuration.parent.mkdir(parents=True)
-    configuration.write_text(json.dumps(experiment.identity()))
+    configuration.write_text(json.dumps(experiment.record()))
     assert not sweep.is_finished(experiment)
     (REPORTS / "finetune" / "seed_0").mkdir(parents=True)
     (REPORTS / "finetune" / "seed_0" / "metrics.json").write_text("{}")

@@ -137,6 +137,25 @@ def test_whole_run(method):
     assert (Path.cwd() / "mlruns").is_dir()
 
 
+@pytest.mark.parametrize("method", ["gppdm", "joint"])
+def test_a_run_in_which_classes_come_back(method, capsys):
+    tasks = [["3", "1"], ["1"], ["8", "3"]]
+    source = TINY["stream"]["source"]
+    stream = {"source": source, "tasks": tasks, "unlisted": "leave_out", "returning_images": 5}
+    run({"method": method, "stream": stream})
+    reports = outputs("08_reporting", f"digits/{method}/seed_0")
+    report = json.loads((reports / "metrics.json").read_text())
+    assert report["classes_by_task"] == [["1", "3"], ["1"], ["3", "8"]]
+    assert [value is None for value in report["accuracy_matrix"][-1]] == [False, True, False]
+    assert list(report["per_class_accuracy"]) == ["1", "3", "8"]
+    assert None not in (report["forgetting"], report["backward_transfer"])
+    assert "task 1   task 3   average" in capsys.readouterr().out
+    (tracked,) = mlflow_runs()
+    assert {"accuracy/task_01", "accuracy/task_03"} <= set(tracked.data.metrics)
+    assert "accuracy/task_02" not in tracked.data.metrics
+    assert [path.name for path in reports.glob("task_02/*.json")]
+
+
 def test_sessions_of_one_process_have_their_own_tasks():
     run()
     assert len([node for node in pipelines["continual"].nodes if node.name.endswith("split")]) == 2

@@ -32,7 +32,7 @@ def rows(data):
 )
 def test_tasks_use_each_class_once(classes_per_task, sizes):
     for order in ("natural", "random", REVERSED):
-        tasks = config(classes_per_task=classes_per_task, class_order=order).tasks(seed=3)
+        tasks = config(classes_per_task=classes_per_task, class_order=order).classes_by_task(seed=3)
         assert [len(task) for task in tasks] == sizes
         assert sorted(label for task in tasks for label in task) == list(range(10))
 
@@ -40,24 +40,24 @@ def test_tasks_use_each_class_once(classes_per_task, sizes):
 def test_orders():
     natural = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
     backwards = ((9, 8), (7, 6), (5, 4), (3, 2), (1, 0))
-    assert config().tasks(0) == config().tasks(1) == natural
-    assert config(class_order=REVERSED).tasks(0) == backwards
-    assert config(class_order=REVERSED.split("-")).tasks(0) == backwards
-    assert config(class_order=[9, 8, 7, 6, 5, 4, 3, 2, 1, 0]).tasks(0) == backwards
+    assert config().classes_by_task(0) == config().classes_by_task(1) == natural
+    assert config(class_order=REVERSED).classes_by_task(0) == backwards
+    assert config(class_order=REVERSED.split("-")).classes_by_task(0) == backwards
+    assert config(class_order=[9, 8, 7, 6, 5, 4, 3, 2, 1, 0]).classes_by_task(0) == backwards
     shuffled = config(class_order="random")
-    assert shuffled.tasks(0) == shuffled.tasks(0) != natural
-    assert len({shuffled.tasks(seed) for seed in range(5)}) == 5
+    assert shuffled.classes_by_task(0) == shuffled.classes_by_task(0) != natural
+    assert len({shuffled.classes_by_task(seed) for seed in range(5)}) == 5
 
 
 def test_tasks_read_no_image(monkeypatch):
     monkeypatch.setattr(Reader, "read", None)
-    assert len(config(class_order="random").tasks(0)) == 5
+    assert len(config(class_order="random").classes_by_task(0)) == 5
 
 
 def test_names_with_a_dash_can_be_joined_by_dashes(tmp_path):
     source = {"reader": "idx", "folder": tmp_path, "class_names": FASHION}
     stream = config(source=source, class_order="-".join(FASHION[::-1]))
-    assert stream.tasks(0) == config(class_order=REVERSED).tasks(0)
+    assert stream.classes_by_task(0) == config(class_order=REVERSED).classes_by_task(0)
 
 
 def test_a_configuration_survives_json():
@@ -114,7 +114,7 @@ def test_unknown_names_get_the_nearest_and_long_lists_are_cut(tmp_path):
 def test_splits_are_disjoint_stratified_and_complete(fraction):
     stream = config(classes_per_task=[4, 6], class_order="random", validation_fraction=fraction)
     train, test = SklearnDigits().read("train"), SklearnDigits().read("test")
-    for task, classes in enumerate(stream.tasks(5), start=1):
+    for task, classes in enumerate(stream.classes_by_task(5), start=1):
         split = read_task(stream, seed=5, task=task)
         parts = [rows(part) for part in (split.train, split.validation, split.test)]
         assert sum(map(len, parts)) == len(set.union(*parts))
@@ -151,7 +151,7 @@ def test_an_image_keeps_its_class_under_any_order():
     truth = rows(SklearnDigits().read("train"))
     for order in ("natural", "random", REVERSED):
         stream = config(class_order=order)
-        for task, classes in enumerate(stream.tasks(0), start=1):
+        for task, classes in enumerate(stream.classes_by_task(0), start=1):
             split = read_task(stream, 0, task)
             assert split.train.classes == split.test.classes == tuple(sorted(classes))
             assert rows(split.train) <= truth

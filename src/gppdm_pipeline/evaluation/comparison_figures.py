@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from statistics import fmean
+from textwrap import shorten
 
 import numpy as np
 from matplotlib import colormaps
@@ -57,7 +58,8 @@ def accuracy_by_class_figure(comparison: Comparison) -> Figure:
     groups = comparison.groups
     classes = list(dict.fromkeys(label for group in groups for label in _per_class(group)))
     values = np.array([[_per_class(g).get(label, np.nan) for label in classes] for g in groups])
-    figure = new_figure(WIDTH, 0.35 * len(groups) + 1.4)
+    turned = any(len(name) > 3 for name in classes)
+    figure = new_figure(WIDTH, 0.35 * len(groups) + (2.2 if turned else 1.4))
     axes = figure.add_subplot()
     axes.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     if len(classes) <= 20:
@@ -67,7 +69,13 @@ def accuracy_by_class_figure(comparison: Comparison) -> Figure:
                 axes.text(column, row, f"{value:.0f}", color=ink, ha="center", va="center")
     style(axes, title="Final accuracy by class, %", x="class, in order of arrival")
     step = -(-len(classes) // 20)
-    axes.set_xticks(range(0, len(classes), step), classes[::step], fontsize=SMALL)
+    axes.set_xticks(
+        range(0, len(classes), step),
+        [shorten(name.replace("_", " "), 20, placeholder="…") for name in classes[::step]],
+        rotation=90 if turned else 0,
+        fontsize=SMALL,
+        parse_math=False,
+    )
     names = [group.name for group in groups]
     axes.set_yticks(range(len(groups)), names, fontsize=TEXT, parse_math=False)
     axes.spines[:].set_visible(False)
@@ -76,7 +84,7 @@ def accuracy_by_class_figure(comparison: Comparison) -> Figure:
 
 
 def _per_class(group: Group) -> dict[str, float]:
-    """Mean over seeds, in per cent, by the class's label; in the first seed's order of arrival."""
+    """Mean over seeds, in per cent, by the class's name; in the first seed's order of arrival."""
     by_class: dict[str, list[float]] = {}
     for report in group.reports:
         for label, accuracy in report["per_class_accuracy"].items():

@@ -35,7 +35,7 @@ def accuracy_matrix_figure(matrix: Matrix) -> Figure:
     """A heat map of accuracy by task (columns) after each task (rows).
 
     Args:
-        matrix: [T, T] in 0..1, None above the diagonal.
+        matrix: [T, T] in 0..1, None above the diagonal and for tasks without new classes.
     """
     total = len(matrix)
     values = np.array(matrix, np.float64)  # None becomes NaN, which is left blank
@@ -66,17 +66,18 @@ def accuracy_over_tasks_figure(matrix: Matrix, average_accuracy: Sequence[float]
     """Accuracy on each task, and the average accuracy, as tasks are learnt.
 
     Args:
-        matrix: [T, T] in 0..1, None above the diagonal.
+        matrix: [T, T] in 0..1, None above the diagonal and for tasks without new classes.
         average_accuracy: [T] in 0..1, after each task.
     """
     total = len(matrix)
     values = 100 * np.array(matrix, np.float64)
     tasks = np.arange(1, total + 1)
+    tested = tasks[~np.isnan(values[-1])]
     figure = new_figure(WIDTH, 4.2)
     axes = figure.add_subplot()
-    colours = colormaps["viridis"](np.linspace(0, 0.9, total))
-    crowded = total > _MOST_ANNOTATED
-    for task, colour in zip(tasks, colours, strict=True):
+    colours = colormaps["viridis"](np.linspace(0, 0.9, len(tested)))
+    crowded = len(tested) > _MOST_ANNOTATED
+    for task, colour in zip(tested, colours, strict=True):
         x, y = tasks[task - 1 :], values[task - 1 :, task - 1]
         axes.plot(x, y, "-o", ms=2 if crowded else 4, lw=1.3, color=colour, label=f"task {task}")
     average = 100 * np.array(average_accuracy)
@@ -90,7 +91,7 @@ def accuracy_over_tasks_figure(matrix: Matrix, average_accuracy: Sequence[float]
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     if crowded:  # the colours run evenly from the first task to the last
-        handles, labels = [[part[i] for i in (0, total - 1, total)] for part in (handles, labels)]
+        handles, labels = [[part[i] for i in (0, -2, -1)] for part in (handles, labels)]
     figure.legend(
         handles[::-1], labels[::-1], loc="outside right upper", frameon=False, fontsize=SMALL
     )

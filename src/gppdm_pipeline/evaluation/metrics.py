@@ -1,9 +1,12 @@
 """Measures of a class-incremental learner.
 
 Notation: T tasks; a[t, i] is the accuracy on task i's test images after task t, over all classes
-seen, without a mask. Forgetting after Chaudhry et al. (2018, arXiv 1801.10112), backward transfer
-after Lopez-Paz and Ranzato (2017, arXiv 1706.08840). Counts are kept as integers, and accuracies
-are derived from them.
+seen, without a mask. A class that comes back belongs to the task that first brought it, and so do
+its test images: every image counts once. A task that brings no new class has no test image, and
+a[t, i] is undefined there.
+
+Forgetting after Chaudhry et al. (2018, arXiv 1801.10112), backward transfer after Lopez-Paz and
+Ranzato (2017, arXiv 1706.08840). Counts are kept as integers, and accuracies are derived from them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gppdm_pipeline.streams.repetition import first_seen
 
 Matrix = list[list[float | None]]
 
@@ -75,14 +80,14 @@ def evaluate_predictions(
         logits: float32 [n, k], finite; column j is class head_classes[j].
         labels: int64 [n], each one of head_classes.
         head_classes: k classes.
-        tasks: the classes of each task so far: together head_classes, each once.
+        tasks: the classes of each task so far: together head_classes.
 
     Raises:
-        ValueError: if an argument is not as above, or a task has no image.
+        ValueError: if an argument is not as above, or a task with new classes has no image.
     """
     _check_predictions(logits, labels, head_classes, tasks)
     column_of = {label: column for column, label in enumerate(head_classes)}
-    task_of = {label: task for task, classes in enumerate(tasks) for label in classes}
+    task_of = {label: task for task, classes in enumerate(first_seen(tasks)) for label in classes}
     true = np.array([column_of[int(label)] for label in labels])
     owner = np.array([task_of[label] for label in head_classes])  # column -> its task
     task = owner[true]
@@ -114,10 +119,16 @@ def accuracy_matrix(
     evaluations: Sequence[TaskEvaluation],
     correct: Literal["correct", "correct_task_masked"] = "correct",
 ) -> Matrix:
-    """a[t, i], [T, T] in 0..1: row t after task t, column i task i; None above the diagonal."""
+    """a[t, i], [T, T] in 0..1: row t after task t, column i task i.
+
+    None above the diagonal, and in the columns of tasks without new classes.
+    """
     total = len(evaluations)
     return [
-        [counts[correct] / counts["count"] for counts in evaluation["per_task"]]
+        [
+            counts[correct] / counts["count"] if counts["count"] else None
+            for counts in evaluation["per_task"]
+        ]
         + [None] * (total - t)
         for t, evaluation in enumerate(evaluations, start=1)
     ]
@@ -138,19 +149,16 @@ def average_incremental_accuracy(evaluations: Sequence[TaskEvaluation]) -> float
 
 
 def forgetting(matrix: Matrix) -> float | None:
-    """The mean over i < T of (max over t < T of a[t, i]) - a[T, i]; None if T is 1."""
-    *earlier, last = _rows(matrix)
-    if not earlier:
-        return None
-    return _mean([max(row[i] for row in earlier[i:]) - last[i] for i in range(len(earlier))])
+    """The mean over i < T of (max over t < T of a[t, i]) - a[T, i]; None if there is no such i.
+
+    Tasks i without new classes are left out.
+    """
+    return _mean_of([max(column[:-1]) - column[-1] for column in _earlier_tasks(matrix)])
 
 
 def backward_transfer(matrix: Matrix) -> float | None:
-    """The mean over i < T of a[T, i] - a[i, i]; None if T is 1."""
-    *earlier, last = _rows(matrix)
-    if not earlier:
-        return None
-    return _mean([last[i] - row[i] for i, row in enumerate(earlier)])
+    """The mean over i < T of a[T, i] - a[i, i]; None if there is no such i."""
+    return _mean_of([column[-1] - column[0] for column in _earlier_tasks(matrix)])
 
 
 def task_masked_accuracy(evaluations: Sequence[TaskEvaluation]) -> float:
@@ -159,7 +167,8 @@ def task_masked_accuracy(evaluations: Sequence[TaskEvaluation]) -> float:
     It takes each test image's task for known, and so is no class-incremental accuracy: it is there
     to be set beside published numbers that were measured in this way.
     """
-    return _mean(_rows(accuracy_matrix(evaluations, "correct_task_masked"))[-1])
+    last = accuracy_matrix(evaluations, "correct_task_masked")[-1]
+    return _mean([accuracy for accuracy in last if accuracy is not None])
 
 
 def per_class_accuracy(evaluation: TaskEvaluation) -> dict[str, float | None]:
@@ -200,9 +209,14 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _rows(matrix: Matrix) -> list[list[float]]:
-    """The rows without what lies above the diagonal: row t has t entries."""
-    return [[value for value in row if value is not None] for row in matrix]
+def _mean_of(values: Sequence[float]) -> float | None:
+    return _mean(values) if values else None
+
+
+def _earlier_tasks(matrix: Matrix) -> list[list[float]]:
+    """a[i, i] to a[T, i] of every task i < T with new classes."""
+    columns = [[row[i] for row in matrix[i:]] for i in range(len(matrix) - 1)]
+    return [[a for a in column if a is not None] for column in columns if column[-1] is not None]
 
 
 def _check_predictions(
@@ -218,16 +232,15 @@ def _check_predictions(
         )
     if not np.isfinite(logits).all():
         raise ValueError("logits hold NaN or infinity: the classifier's training diverged")
-    in_tasks = sorted(label for classes in tasks for label in classes)
-    if in_tasks != sorted(head_classes) or len(set(in_tasks)) < len(in_tasks):
+    if sorted({label for classes in tasks for label in classes}) != sorted(head_classes):
         raise ValueError(
-            f"the tasks {tasks} do not divide the head's classes {head_classes}: each class "
-            "must be in one task"
+            f"the tasks {tasks} do not have the head's classes {head_classes}: each class must be "
+            "in a task"
         )
     if unknown := sorted(set(labels.tolist()) - set(head_classes)):
         raise ValueError(f"labels {unknown} are not among the head's classes {head_classes}")
-    for task, classes in enumerate(tasks, start=1):
-        if not np.isin(labels, classes).any():
+    for task, classes in enumerate(first_seen(tasks), start=1):
+        if classes and not np.isin(labels, classes).any():
             raise ValueError(f"task {task} (classes {classes}) has no test image")
 
 

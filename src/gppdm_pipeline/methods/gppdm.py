@@ -131,16 +131,14 @@ class Gppdm(Method):
         replay: LabelledImages,
         context: Context,
     ) -> tuple[LearnerState, StageLog]:
-        """On the replay, and on images of the new classes: generated or real, as `order` says."""
+        """On the replay, and on images of this task's classes: generated or real (`order`)."""
         before = state.classifier
         state = state.begin(context.task, train.classes, train.image_shape)
-        new = set(train.classes) - set(state.classes_before(context.task))
         if not self.generator_first:
             images = all_images(train, replay)
-        elif new:
-            images = all_images(self._of_new_classes(state, sorted(new), context), replay)
-        else:
-            images = replay
+        else:  # a class that comes back, too, from the generator that has just seen it again
+            drawn = self._of_this_task(state, train.classes, context)
+            images = all_images(drawn, replay.of_classes(set(replay.classes) - {*train.classes}))
         objective = self._objective(before, state, train, context)
         return fit_classifier(state, self.classifier, images, validation, context, objective)
 
@@ -157,10 +155,10 @@ class Gppdm(Method):
             )
         return objective
 
-    def _of_new_classes(
+    def _of_this_task(
         self, state: LearnerState, classes: Sequence[int], context: Context
     ) -> LabelledImages:
-        """From the new generator; no classifier knows them yet."""
+        """From the new generator, as it is: no classifier knows new classes yet."""
         if self.replay.keep:
             return kept_replay(state, classes)
         return self._drawn(state, classes, context, "draw_new_classes")[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +41,23 @@ def check_outputs(
     if whole and experiment.overwrite:
         for folder in _folders(experiment.run, pipeline, catalog):
             shutil.rmtree(folder)
-    now = flatten(experiment.identity())
     if record.exists():
-        differences = _differences(flatten(record.load()), now)
+        faults = differences(record.load(), experiment.record())
     else:
         folders = _folders(experiment.run, pipeline, catalog)
-        differences = [f"  {folder} has no {record.path.name}" for folder in folders]
-    if differences and not experiment.overwrite:
+        faults = [f"{folder} has no {record.path.name}" for folder in folders]
+    if faults and not experiment.overwrite:
         repair = (
             "Keep both: --params=variant=<name of this run>. Or remove those first: "
             "--params=overwrite=true."
             if whole
             else "A run of some of the nodes goes on from those outputs: give it their settings, "
-            "or run the whole pipeline with --params=variant=<name of this run>."
+            "or run the whole pipeline with --params=variant=<name of this run>. (If all that is "
+            "new are tasks behind the others, the whole pipeline learns these alone.)"
         )
         raise RefusedError(
             f"There are outputs of {experiment.run} already, made with other settings:\n"
-            + "\n".join(differences)
+            + "\n".join(f"  {fault}" for fault in faults)
             + f"\n{repair}"
         )
 
@@ -76,7 +76,7 @@ def check_inputs(
     read = {name for node in pipeline.nodes for name in node.inputs}
     for name, dataset in _on_disk(sorted(read), catalog):
         there = dataset.exists()
-        if name in free and not there and not run_params["only_missing_outputs"]:
+        if name in free and not there:
             maker = next(node.name for node in pipelines["continual"].nodes if name in node.outputs)
             raise RefusedError(
                 f"{dataset.path} is missing, and this run starts behind {maker}, which makes it. "
@@ -91,31 +91,52 @@ def check_inputs(
 
 def _check_state(dataset: StateDataset, experiment: Experiment) -> None:
     """A state is of these settings; its tasks may have come from a stream that has others later."""
-    manifest, now = dataset.manifest(), flatten(experiment.identity())
-    there = flatten(manifest["configuration"] or {})
+    manifest = dataset.manifest()
+    there = manifest["configuration"]
     if not there:
         raise RefusedError(
             f"{dataset.path} does not say what it was made with: make it again by running its task."
         )
-    differences = _differences(
-        *({k: v for k, v in each.items() if not k.startswith("stream.")} for each in (there, now))
-    )
-    tasks = [sorted(task) for task in experiment.stream.tasks(experiment.seed)]
-    if manifest["tasks"] != tasks[: len(manifest["tasks"])]:
-        differences.append(f"  tasks: {manifest['tasks']} there, {tasks} now")
-    if differences:
+    faults = differences(besides_stream(there), besides_stream(experiment.record()))
+    names, known = experiment.stream.class_names, there.get("classes", ())
+    learnt = [[_name(label, known) for label in sorted(task)] for task in manifest["tasks"]]
+    tasks = experiment.stream.classes_by_task(experiment.seed)[: len(learnt)]
+    now = [[_name(label, names) for label in sorted(task)] for task in tasks]
+    if learnt != now:
+        faults.append(f"tasks: {learnt} there, {now} now")
+    elif manifest["tasks"] != [sorted(task) for task in tasks]:
+        faults.append(f"numbers of the classes: {list(known)} there, {list(names)} now")
+    if faults:
         raise RefusedError(
             f"{dataset.path} was made with other settings:\n"
-            + "\n".join(differences)
+            + "\n".join(f"  {fault}" for fault in faults)
             + "\nGive the run the state's settings, or make the state again by running its task."
         )
 
 
-def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _name(label: int, names: Sequence[str]) -> str:
+    return names[label] if label < len(names) else str(label)
+
+
+def besides_stream(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a record that do not concern which images come when."""
+    return {key: record[key] for key in record if key not in ("stream", *_OUTCOMES)}
+
+
+_OUTCOMES = ("classes", "number_of_tasks")
+"""What a record has besides settings; classes that have come behind change nothing."""
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What two records differ in; what is None is as good as not there."""
+    known = there.get("classes", ())
+    if [*now.get("classes", ())][: len(known)] == [*known]:
+        there, now = ({k: r[k] for k in r if k != "classes"} for r in (there, now))
+    flat, other = flatten(there), flatten(now)
     return [
-        f"  {key}: {there.get(key, 'unset')} there, {now.get(key, 'unset')} now"
-        for key in sorted({*there, *now})
-        if there.get(key, "unset") != now.get(key, "unset")
+        f"{key}: {flat.get(key, 'unset')} there, {other.get(key, 'unset')} now"
+        for key in sorted({*flat, *other})
+        if flat.get(key) != other.get(key)
     ]
 
 
@@ -141,11 +162,11 @@ def check_stream(experiment: Experiment, pipeline: Pipeline) -> None:
         SourceError: naming the file that is missing or damaged.
         RefusedError: naming the setting that does not fit the images.
     """
-    if not any(node.name.endswith(".split") for node in pipeline.nodes):
+    if not any(node.name.endswith((".split", "look")) for node in pipeline.nodes):
         return
     images = read_task(experiment.stream, experiment.seed, 1).train
     try:
-        classes = len(experiment.stream.source.class_names)
+        classes = len(experiment.stream.class_names)
         experiment.learner.check(images.image_shape, classes)
     except ValueError as error:
         raise RefusedError(f"{experiment.method} cannot learn these images: {error}") from error

@@ -35,6 +35,7 @@ FILTERS = (
     "to_outputs",
     "namespaces",
 )
+_GROWS = "new from task "
 
 
 class RefusedError(RuntimeError):
@@ -91,7 +92,7 @@ class Command:
 
     def goes_on(self) -> bool:
         """Whether the same command has begun before, with the same code, and has not ended."""
-        if not self._mark.exists():
+        if not self._mark.exists() or self.first_new_task():
             return False
         if self._mark.read_text() == code_digest():
             return True
@@ -101,13 +102,21 @@ class Command:
         )
         return False
 
-    def begin(self) -> None:
+    def first_new_task(self) -> int | None:
+        """Where a run began that has added tasks to others, and has not ended.
+
+        It goes on with other code, too, since the tasks before it are not to be made anew.
+        """
+        mark = self._mark.read_text() if self._mark.exists() else ""
+        return int(mark.removeprefix(_GROWS)) if mark.startswith(_GROWS) else None
+
+    def begin(self, first_new_task: int | None = None) -> None:
         """Mark it as begun; what was stopped of other settings cannot go on any more."""
         self._mark.parent.mkdir(parents=True, exist_ok=True)
         for mark in self._mark.parent.iterdir():
             if not mark.name.startswith(self._settings):
                 mark.unlink()
-        self._mark.write_text(code_digest())
+        self._mark.write_text(f"{_GROWS}{first_new_task}" if first_new_task else code_digest())
 
     def end(self) -> None:
         """Mark it as ended."""

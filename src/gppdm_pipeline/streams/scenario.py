@@ -1,98 +1,24 @@
-"""The stream: in which order, and in which tasks, a source's classes arrive."""
+"""One task's images: what it brings of its classes, and what is held out of that."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
-from typing import Literal
+from itertools import chain
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationInfo, field_validator
+from numpy.typing import NDArray
 
 from gppdm_pipeline.images import LabelledImages
-from gppdm_pipeline.streams.sources import Source, SourceError, choose_per_class
+from gppdm_pipeline.streams.names import listed
+from gppdm_pipeline.streams.repetition import divide, draw, first_seen
+from gppdm_pipeline.streams.sources import SourceError, choose_per_class
+from gppdm_pipeline.streams.stream_config import StreamConfig
 
-# Keep the random choices apart that start from one seed.
-_ORDER_SEED = 1
-_VALIDATION_SEED = 2
+__all__ = ["StreamConfig", "TaskSplit", "read_task", "read_tasks"]
 
-
-class StreamConfig(BaseModel):
-    """Which classes each task brings.
-
-    Attributes:
-        source: the reader of the images.
-        classes_per_task: one number for all tasks, or one for each task.
-        class_order: "natural" (the source's), "random" (by the run's seed), or the names of all
-            classes, as a list or joined by "-".
-        validation_fraction: the share of each class's training images set apart for validation.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
-
-    # The later fields are validated against the source: it stays the first.
-    source: Source
-    classes_per_task: PositiveInt | tuple[PositiveInt, ...]
-    class_order: Literal["natural", "random"] | tuple[str, ...] = "natural"
-    validation_fraction: float = Field(0.1, ge=0, le=0.5)
-
-    @field_validator("classes_per_task")
-    @classmethod
-    def _tasks_use_up_the_classes(
-        cls, value: int | tuple[int, ...], info: ValidationInfo
-    ) -> int | tuple[int, ...]:
-        if "source" not in info.data:  # invalid itself, and reported as such
-            return value
-        n = len(info.data["source"].class_names)
-        if isinstance(value, int) and n % value:
-            divisors = ", ".join(str(d) for d in range(1, n + 1) if n % d == 0)
-            raise ValueError(
-                f"{value} classes a task do not divide the source's {n} classes: use one of "
-                f"{divisors}, or a list of numbers that sum to {n}"
-            )
-        if isinstance(value, tuple) and sum(value) != n:
-            raise ValueError(
-                f"{list(value)} sum to {sum(value)}, but the source has {n} classes: "
-                f"use numbers that sum to {n}"
-            )
-        return value
-
-    @field_validator("class_order", mode="before")
-    @classmethod
-    def _split_joined_names(cls, value: object, info: ValidationInfo) -> object:
-        joined = isinstance(value, str) and value not in ("natural", "random")
-        if not joined or "source" not in info.data:
-            return value
-        return _split_names(str(value), info.data["source"].class_names)
-
-    @field_validator("class_order")
-    @classmethod
-    def _order_names_each_class_once(
-        cls, value: str | tuple[str, ...], info: ValidationInfo
-    ) -> str | tuple[str, ...]:
-        if isinstance(value, tuple) and "source" in info.data:
-            _check_order(value, info.data["source"].class_names)
-        return value
-
-    def tasks(self, seed: int) -> tuple[tuple[int, ...], ...]:
-        """The classes of each task, in order of arrival; reads no image.
-
-        Args:
-            seed: the run's, at least 0; matters only to the random order.
-        """
-        names = self.source.class_names
-        if self.class_order == "natural":
-            order = list(range(len(names)))
-        elif self.class_order == "random":
-            order = np.random.default_rng([seed, _ORDER_SEED]).permutation(len(names)).tolist()
-        else:
-            order = [names.index(name) for name in self.class_order]
-        sizes = self.classes_per_task
-        if isinstance(sizes, int):
-            sizes = (sizes,) * (len(names) // sizes)
-        return tuple(tuple(order[a:b]) for a, b in pairwise(accumulate(sizes, initial=0)))
+_VALIDATION_SEED = 2  # keeps random choices apart that start from one seed
 
 
 @dataclass(frozen=True)
@@ -107,8 +33,11 @@ class TaskSplit:
 def read_task(config: StreamConfig, seed: int, task: int) -> TaskSplit:
     """Read the images of one task.
 
-    Validation is taken out of the training images, class by class, by (seed, task). Labels stay in
-    the source's own numbering, images in the source's order, whatever the order of the classes.
+    Validation is taken out of the training images, class by class, by (seed, task); out of all of
+    a class's images once and for all (by the seed) where every occurrence draws its own. The test
+    images are those of the classes that no earlier task has, so that over the tasks each test image
+    comes once. Labels are the stream's, images in the source's order, whatever the order of the
+    classes.
 
     Args:
         config: the stream.
@@ -118,65 +47,103 @@ def read_task(config: StreamConfig, seed: int, task: int) -> TaskSplit:
     Raises:
         ValueError: if the stream has no such task.
         SourceError: if a file is missing or damaged, or any class of the stream (of this task or
-            not) lacks a training or a test image.
+            not) lacks a training or a test image, or has too few to be dealt out.
     """
-    tasks = config.tasks(seed)
-    if not 1 <= task <= len(tasks):
-        raise ValueError(f"task {task} does not exist: the stream has tasks 1 to {len(tasks)}")
-    train, test = config.source.read("train"), config.source.read("test")
-    _check_images(train, test, config.source.class_names)
-    train, test = (data.of_classes(tasks[task - 1]) for data in (train, test))
-    held_out = choose_per_class(
-        train.labels,
-        lambda n: round(n * config.validation_fraction),
-        [seed, task, _VALIDATION_SEED],
-    )
-    return TaskSplit(train.select(~held_out), train.select(held_out), test)
+    total = config.number_of_tasks
+    if not 1 <= task <= total:
+        raise ValueError(f"task {task} does not exist: the stream has tasks 1 to {total}")
+    (split,) = read_tasks(config, seed, [task])
+    return split
 
 
-def _split_names(joined: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Undo `"-".join`, where names may hold a "-" themselves: the longest known name wins."""
-    parts = joined.split("-")
-    found: list[str] = []
-    while parts:
-        lengths = range(len(parts), 0, -1)
-        length = next((k for k in lengths if "-".join(parts[:k]) in names), 1)
-        found.append("-".join(parts[:length]))
-        parts = parts[length:]
-    return tuple(found)
+def read_tasks(
+    config: StreamConfig, seed: int, numbers: Sequence[int] | None = None
+) -> Iterator[TaskSplit]:
+    """`read_task` for several tasks, one after the other; the source is read once.
 
+    Args:
+        config: the stream.
+        seed: the run's, at least 0.
+        numbers: of the tasks, counted from 1; None: all.
 
-def _check_order(order: Sequence[str], names: Sequence[str]) -> None:
-    faults = []
-    for name in dict.fromkeys(name for name in order if name not in names):
-        near = difflib.get_close_matches(name, [*names, "natural", "random"], n=1)
-        faults.append(f"unknown {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-    repeated = [name for name in names if order.count(name) > 1]
-    missing = [name for name in names if name not in order]
-    faults += [
-        f"{fault} {_listed(found)}"
-        for fault, found in (("repeated", repeated), ("missing", missing))
-        if found
-    ]
-    if faults:
-        raise ValueError(
-            f'must be "natural", "random", or name each of the {len(names)} classes once: '
-            + "; ".join(faults)
+    Raises:
+        SourceError: as `read_task`.
+    """
+    tasks = config.classes_by_task(seed)
+    train, test = config.read("train"), config.read("test")
+    _check_images(train, test, tasks, config)
+    new = first_seen(tasks)
+    for task in numbers or range(1, len(tasks) + 1):
+        chosen, held_out = _training_images(config, train.labels, tasks, seed, task)
+        yield TaskSplit(
+            train.select(chosen), train.select(held_out), test.of_classes(new[task - 1])
         )
 
 
-def _listed(names: Sequence[str], most: int = 10) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+def _training_images(
+    config: StreamConfig,
+    labels: NDArray[np.int64],
+    tasks: Sequence[Sequence[int]],
+    seed: int,
+    task: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the task's images: for training, and held out for validation; int64, ascending."""
+    fraction = config.validation_fraction
+    if isinstance(config.returning_images, int) and config.source_batches is None:
+        mine = np.flatnonzero(np.isin(labels, tasks[task - 1]))
+        held = choose_per_class(
+            labels[mine], lambda n: round(n * fraction), [seed, 0, _VALIDATION_SEED]
+        )
+        free, count = mine[~held], config.returning_images
+        parts = [draw(free[labels[free] == k], k, count, task, seed) for k in tasks[task - 1]]
+        return np.sort(np.concatenate(parts)), mine[held]
+    mine = _share(config, labels, tasks, seed, task)
+    held = choose_per_class(
+        labels[mine], lambda n: round(n * fraction), [seed, task, _VALIDATION_SEED]
+    )
+    return mine[~held], mine[held]
 
 
-def _check_images(train: LabelledImages, test: LabelledImages, names: Sequence[str]) -> None:
+def _share(
+    config: StreamConfig,
+    labels: NDArray[np.int64],
+    tasks: Sequence[Sequence[int]],
+    seed: int,
+    task: int,
+) -> NDArray[np.int64]:
+    """All images of the task's classes, but of a class that comes more often its share."""
+    if config.source_batches is not None:
+        return np.sort(config.batches(len(labels))[task - 1])
+    occurrences = Counter(chain(*tasks))
+    once = [label for label in tasks[task - 1] if occurrences[label] == 1]
+    parts = [np.flatnonzero(np.isin(labels, once))]
+    for label in tasks[task - 1]:
+        if occurrences[label] > 1:
+            which = sum(label in classes for classes in tasks[: task - 1])
+            members = np.flatnonzero(labels == label)
+            parts.append(divide(members, label, occurrences[label], which, seed))
+    return np.sort(np.concatenate(parts))
+
+
+def _check_images(
+    train: LabelledImages,
+    test: LabelledImages,
+    tasks: Sequence[Sequence[int]],
+    config: StreamConfig,
+) -> None:
+    names, used = config.class_names, sorted(set(chain(*tasks)))
+    lost = [name for label, name in enumerate(names) if label not in used]
+    if lost and config.unlisted == "refuse":
+        raise SourceError(
+            f"no batch of the source has an image of class {listed(lost)}: take more batches, or "
+            "leave such classes out with stream.unlisted=leave_out."
+        )
     for split, data in (("training", train), ("test", test)):
-        present = data.classes
-        lacking = [name for label, name in enumerate(names) if label not in present]
+        present = set(data.classes)
+        lacking = [names[label] for label in used if label not in present]
         if lacking:
             raise SourceError(
-                f"the source has no {split} image of class {_listed(lacking)}, but each "
+                f"the source has no {split} image of class {listed(lacking)}, but each "
                 "class needs at least one. Correct class_names or the files."
             )
     if train.image_shape != test.image_shape:
@@ -184,3 +151,12 @@ def _check_images(train: LabelledImages, test: LabelledImages, names: Sequence[s
             f"the source's training images are {train.image_shape} (height, width, channels), its "
             f"test images {test.image_shape}. Take both from one data set."
         )
+    if config.returning_images == "divide" and config.source_batches is None:
+        counts = np.bincount(train.labels, minlength=len(names))
+        for label, times in Counter(chain(*tasks)).items():
+            if times > counts[label]:
+                raise SourceError(
+                    f"class {names[label]!r} comes {times} times and has {counts[label]} training "
+                    "images: too few to divide. Let it come less often, or set "
+                    "stream.returning_images to a number of images that are drawn each time."
+                )

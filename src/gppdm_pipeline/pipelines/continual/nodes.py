@@ -138,11 +138,14 @@ def evaluate(
     return {**counts, "test_data": fingerprint(test), "state_bytes": state.bytes()}, cost
 
 
-def summarise(configuration: Record, **records: Record) -> tuple[Record, Record]:
+def summarise(
+    configuration: Record, stream: StreamConfig, **records: Record
+) -> tuple[Record, Record]:
     """Everything that is reported of a run: what came out, and the same with what it cost.
 
     Args:
         configuration: every setting that was used.
+        stream: names the classes.
         records: by `<task>.<stage>` what each stage cost, and by `<task>.evaluation` what came out;
             in the order of the tasks.
     """
@@ -158,8 +161,12 @@ def summarise(configuration: Record, **records: Record) -> tuple[Record, Record]
         elif record:  # of a task that was learnt elsewhere, costs are not known here
             seconds.setdefault(task, {})[stage] = record["seconds"]
             peaks.append(record["peak_memory_bytes"])
+    summary, names = metrics.summarise(evaluations), stream.class_names
+    accuracies = {names[int(k)]: a for k, a in summary["per_class_accuracy"].items()}
     results = {
-        **metrics.summarise(evaluations),
+        **summary,
+        "per_class_accuracy": accuracies,
+        "classes_by_task": [[names[k] for k in task] for task in evaluations[-1]["tasks"]],
         "state_bytes": state_bytes,
         "configuration": configuration,
     }
@@ -182,7 +189,7 @@ def draw_accuracy_over_tasks(report: Record) -> Figure:
 def draw_replay(stream: StreamConfig, replay: LabelledImages, *tests: LabelledImages) -> Figure:
     """The last task's replay beside real test images of the same classes."""
     real = LabelledImages.concatenate(tests)
-    return figures.replay_grid_figure(replay, real, stream.source.class_names)
+    return figures.replay_grid_figure(replay, real, stream.class_names)
 
 
 def draw_prototypes(stream: StreamConfig, state: LearnerState) -> Figure:
@@ -192,4 +199,4 @@ def draw_prototypes(stream: StreamConfig, state: LearnerState) -> Figure:
         {label: tensor.numpy() for label, tensor in tensors.items()}
         for tensors in (state.condition.starts, state.condition.prototypes)
     )
-    return figures.prototypes_figure(starts, ends, stream.source.class_names)
+    return figures.prototypes_figure(starts, ends, stream.class_names)

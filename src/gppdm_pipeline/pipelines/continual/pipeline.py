@@ -100,7 +100,7 @@ def _report(learner: Method, tasks: list[str]) -> Pipeline:
     template = [
         node(
             nodes.summarise,
-            {"configuration": "params:configuration", **records},
+            {"configuration": "params:configuration", "stream": "params:stream", **records},
             ["report.results", "report.metrics"],
             name="summarise",
         ),

@@ -1,0 +1,244 @@
+"""How long a stream will take to learn, and how much it will leave on disk.
+
+The method itself learns the first two tasks, with its own networks, batches and image shape but a
+few steps and images; a stopwatch in place of the progress bars sees every loop. What a unit of a
+loop took is multiplied by the units that the whole stream has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+from gppdm_pipeline.algorithm.classifier import predict_logits
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.methods import Method
+from gppdm_pipeline.streams.repetition import first_seen
+from gppdm_pipeline.streams.scenario import StreamConfig, TaskSplit, read_tasks
+
+STEPS = 12
+IMAGES = 128  # drawn, all classes together
+SAMPLER_STEPS = 2
+PER_CLASS = 64  # real images that are learnt from
+
+
+@dataclass
+class _Loop:
+    """One loop, as its progress bar would see it."""
+
+    total: int
+    seconds: float = 0.0
+    marks: list[float] = field(default_factory=list)
+
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        """`n` more are done."""
+        self.marks.append(time.perf_counter())
+
+    @property
+    def per_unit(self) -> float:
+        """Seconds; the first half of the steps, in which memory is found, does not count."""
+        late = self.marks[len(self.marks) // 2 - 1 :]
+        if len(self.marks) > 3:
+            return median(b - a for a, b in pairwise(late))
+        return self.seconds / max(self.total, 1)
+
+
+@dataclass
+class _Stopwatch:
+    """The loops of one stage, by title."""
+
+    loops: dict[str, _Loop] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, total: int, title: str) -> Iterator[_Loop]:
+        loop = self.loops[title] = _Loop(total)
+        start = time.perf_counter()
+        yield loop
+        loop.seconds = time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What one task took, by stage: its loops, and seconds besides them."""
+
+    loops: dict[str, dict[str, _Loop]]
+    besides: dict[str, float]
+    state_bytes: int
+    replayed: int
+
+
+def estimate_costs(
+    learner: Method, stream: StreamConfig, seed: int, device: torch.device
+) -> dict[str, Any]:
+    """Seconds by stage and bytes by kind, for the whole stream.
+
+    Args:
+        learner: with its settings.
+        stream: what it will learn.
+        seed: the run's.
+        device: where it will compute.
+
+    Returns:
+        Plain JSON values: `device`, `seconds` (by stage, and `total`), `bytes` (by kind, and
+        `total`).
+    """
+    counts, tried = _read(stream, seed)
+    new = [len(classes) for classes in first_seen(stream.classes_by_task(seed))]
+    images = max(1, IMAGES // len(tried[0].train.classes))
+    small = _reduced(learner, images)
+    trials, test_seconds = _try(small, tried, seed, device)
+    classes = [len(task) for task in stream.classes_by_task(seed)]
+    seen = [*accumulate(new)]
+    seconds: dict[str, float] = {}
+    for task in range(len(classes)):
+        trial = trials[min(task, len(trials) - 1)]
+        for stage, loops in trial.loops.items():
+            spent = trial.besides[stage]
+            for title, loop in loops.items():
+                old = seen[task - 1] if task else 0
+                drawn = old if title == "synthesise_replay" else classes[task]
+                spent += loop.per_unit * _units(learner, title, drawn)
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    seconds["evaluate"] = test_seconds * sum(accumulate(each["test"] for each in counts))
+    size = _bytes(learner, stream, trials, counts, seen, images)
+    return {
+        "device": str(device),
+        "seconds": {**seconds, "total": sum(seconds.values())},
+        "bytes": {**size, "total": sum(size.values())},
+    }
+
+
+def _read(stream: StreamConfig, seed: int) -> tuple[list[dict[str, int]], list[TaskSplit]]:
+    """How many images each task has; and of the first two, some of every class."""
+    counts, tried = [], []
+    for number, split in enumerate(read_tasks(stream, seed)):
+        parts = {"train": split.train, "validation": split.validation, "test": split.test}
+        counts.append({name: len(data) for name, data in parts.items()})
+        if number < 2:
+            tried.append(TaskSplit(*map(_some, parts.values())))
+    return counts, tried
+
+
+def _some(data: LabelledImages) -> LabelledImages:
+    places = [np.flatnonzero(data.labels == label)[:PER_CLASS] for label in data.classes]
+    return data.select(np.concatenate([np.empty(0, np.int64), *places]))
+
+
+def _reduced(model: Any, images: int) -> Any:
+    """The same settings with a few steps and images."""
+    least = {"steps": STEPS, "images_per_class": images, "sampler_steps": SAMPLER_STEPS}
+    changes: dict[str, Any] = {}
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            changes[name] = _reduced(value, images)
+        elif name in least and isinstance(value, int):
+            changes[name] = min(value, least[name])
+    return model.model_copy(update=changes)
+
+
+def _try(
+    learner: Method, splits: Sequence[TaskSplit], seed: int, device: torch.device
+) -> tuple[list[_Trial], float]:
+    """A trial of each task, and seconds to classify an image."""
+    state, trials, earlier = LearnerState.empty(), [], list[LabelledImages]()
+    for number, split in enumerate(splits, start=1):
+        given = earlier if learner.reads_earlier_images else []
+        state, trial = _try_task(learner, state, split, number, seed, device, given)
+        trials.append(trial)
+        earlier.append(split.train)
+    context, images = Context(seed, len(splits), device), splits[0].train.images
+    predict_logits(state, images, context)
+    start = time.perf_counter()
+    predict_logits(state, images, context)
+    return trials, (time.perf_counter() - start) / len(images)
+
+
+def _try_task(
+    learner: Method,
+    state: LearnerState,
+    split: TaskSplit,
+    number: int,
+    seed: int,
+    device: torch.device,
+    earlier: Sequence[LabelledImages],
+) -> tuple[LearnerState, _Trial]:
+    loops: dict[str, dict[str, _Loop]] = {}
+    besides: dict[str, float] = {}
+
+    @contextmanager
+    def timed(stage: str) -> Iterator[Context]:
+        watch = _Stopwatch(loops.setdefault(stage, {}))
+        start = time.perf_counter()
+        yield Context(seed, number, device, progress=watch)
+        inside = sum(loop.seconds for loop in watch.loops.values())
+        besides[stage] = time.perf_counter() - start - inside
+
+    with timed("synthesise_replay") as context:
+        replay, _ = learner.synthesise_replay(state, context, earlier)
+    order = ["train_classifier", "train_generator"]
+    for stage in reversed(order) if learner.generator_first else order:
+        with timed(stage) as context:
+            if stage == "train_generator":
+                state, _ = learner.train_generator(state, split.train, replay, context)
+            else:
+                state, _ = learner.train_classifier(
+                    state, split.train, split.validation, replay, context
+                )
+    return state, _Trial(loops, besides, state.bytes(), len(replay))
+
+
+def _units(learner: Method, title: str, classes: int) -> float:
+    """How many units a loop will have: steps of a training; or images, of so many classes."""
+    if title.startswith("train_"):
+        trained: Any = learner.classifier
+        if title == "train_generator":
+            parts = [getattr(learner, k) for k in type(learner).model_fields if k != "classifier"]
+            trained = next(part for part in parts if hasattr(part, "steps"))
+        return float(trained.steps)
+    replay: Any = getattr(learner, "replay", None)
+    drawn: Any = getattr(learner, "projection", None) if title == "bases" else replay
+    sampler = getattr(replay, "sampler_steps", None)
+    slower = sampler / SAMPLER_STEPS if sampler else 1.0
+    return float(classes * getattr(drawn, "images_per_class", 0)) * slower
+
+
+def _bytes(
+    learner: Method,
+    stream: StreamConfig,
+    trials: Sequence[_Trial],
+    counts: Sequence[dict[str, int]],
+    seen: Sequence[int],
+    images: int,
+) -> dict[str, int]:
+    """What stays on disk at most: images are packed there."""
+    height, width, channels = stream.read("test").image_shape
+    image = height * width * channels + 8
+    first, last = trials[0].state_bytes, trials[-1].state_bytes
+    more = seen[min(1, len(seen) - 1)] - seen[0]
+    slope = max(0.0, (last - first) / more) if more else 0.0
+    states = [first + slope * (known - seen[0]) for known in seen]
+    old = [0, *seen[:-1]]
+    if learner.reads_earlier_images:
+        replayed = sum(accumulate(each["train"] for each in counts[:-1]))
+    else:
+        each = getattr(getattr(learner, "replay", None), "images_per_class", None)
+        if each is None:  # what is kept of every class
+            each = trials[-1].replayed / max(1, seen[0]) if len(trials) > 1 else 0
+        replayed = round(each * sum(old))
+    return {
+        "task images": image * sum(sum(each.values()) for each in counts),
+        "replay": image * replayed,
+        "states": 2 * round(sum(states)),  # after each of a task's two trainings
+    }

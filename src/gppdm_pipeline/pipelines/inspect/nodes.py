@@ -1,0 +1,39 @@
+"""From the stream and the method to a picture and a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from gppdm_pipeline.algorithm.device import resolve_device
+from gppdm_pipeline.evaluation.inspection_figures import stream_figure
+from gppdm_pipeline.methods import Method
+from gppdm_pipeline.pipelines.inspect.estimate import estimate_costs
+from gppdm_pipeline.pipelines.inspect.looking import Inspection, inspect_stream
+from gppdm_pipeline.pipelines.inspect.page import as_markdown
+from gppdm_pipeline.streams.scenario import StreamConfig
+
+Record = dict[str, Any]
+
+
+def look(stream: StreamConfig, seed: int) -> Inspection:
+    """What the stream brings."""
+    return inspect_stream(stream, seed)
+
+
+def estimate(learner: Method, device: str, stream: StreamConfig, seed: int) -> Record:
+    """What learning it will take."""
+    return estimate_costs(learner, stream, seed, resolve_device(device))
+
+
+def draw(found: Inspection) -> Figure:
+    """Images of every task and class."""
+    return stream_figure(found.samples)
+
+
+def describe(configuration: Record, found: Inspection, costs: Record) -> tuple[Record, str]:
+    """All of it as JSON, and as a page in Markdown beside the picture."""
+    names = {key: configuration[key] for key in ("benchmark", "method", "seed")}
+    record = {**names, **found.record, "estimate": costs}
+    return record, as_markdown(record, picture="images.png")

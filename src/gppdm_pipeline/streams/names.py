@@ -1,0 +1,40 @@
+"""Classes as people write them: by name, with the nearest right spelling where one is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def split_names(joined: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Undo `"-".join`, where names may hold a "-" themselves: the longest known name wins."""
+    parts = joined.split("-")
+    found: list[str] = []
+    while parts:
+        lengths = range(len(parts), 0, -1)
+        length = next((k for k in lengths if "-".join(parts[:k]) in names), 1)
+        found.append("-".join(parts[:length]))
+        parts = parts[length:]
+    return tuple(found)
+
+
+def unknown_names(given: Iterable[str], names: Iterable[str]) -> list[str]:
+    """What to say of each name given that is none of `names`: "unknown 'ct' (did you mean ...)"."""
+    known = list(names)
+    faults = []
+    for name in dict.fromkeys(given):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            faults.append(f"unknown {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+    return faults
+
+
+def repeated_names(given: Sequence[str]) -> list[str]:
+    """Each name that is there more than once."""
+    return [name for name in dict.fromkeys(given) if given.count(name) > 1]
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Names in quotes, the first of them where there are many."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
