@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from gppdm_pipeline.algorithm.classifier import ClassifierConfig
+from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.layers import Layer, Problems, choose, flatten, merged
 from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.streams.scenario import StreamConfig
@@ -50,10 +51,12 @@ class Experiment(Choices):
     Attributes:
         stream: the tasks.
         learner: the method with its settings.
+        evaluation: what is measured and drawn of it, which decides nothing.
     """
 
     stream: StreamConfig
     learner: SerializeAsAny[Method]
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @property
     def run(self) -> str:
@@ -68,7 +71,7 @@ class Experiment(Choices):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, by the keys that the user knows; plain JSON values."""
-        besides = {"device", "variant", "overwrite", "checkpoint_seconds"}
+        besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation"}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
@@ -110,6 +113,7 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     sections: dict[str, type[BaseModel]] = {
         "stream": StreamConfig,
         "classifier": ClassifierConfig,
+        "evaluation": EvaluationConfig,
         **METHODS,
     }
     elsewhere = {
@@ -121,10 +125,13 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     problems = Problems(layers)
     choices = problems.validate(Choices, top, elsewhere=elsewhere)
     stream = problems.validate(StreamConfig, merged(layers, "stream"), ("stream",))
+    evaluation = problems.validate(EvaluationConfig, merged(layers, "evaluation"), ("evaluation",))
     learners = {
         name: problems.validate(kind, merged(layers, name, shared=["classifier"]), (name,))
         for name, kind in METHODS.items()
     }
     problems.check()
-    assert choices and stream
-    return Experiment(**dict(choices), stream=stream, learner=learners[method])
+    assert choices and stream and evaluation
+    return Experiment(
+        **dict(choices), stream=stream, learner=learners[method], evaluation=evaluation
+    )

@@ -39,5 +39,7 @@ def register_pipelines() -> dict[str, Pipeline]:
             **settings.CONFIG_LOADER_ARGS,
         )
     (experiment,) = _experiments
-    learn = continual.create_pipeline(experiment.learner, experiment.number_of_tasks)
+    learn = continual.create_pipeline(
+        experiment.learner, experiment.number_of_tasks, experiment.evaluation
+    )
     return {"continual": learn, "compare": compare.create_pipeline(), "__default__": learn}
