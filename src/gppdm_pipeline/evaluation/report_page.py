@@ -218,7 +218,7 @@ def _replay_tables(report: Mapping[str, Any], class_names: Sequence[str]) -> lis
     note = (
         f"{quality['settings']['images_per_class']} images a class, drawn after the last task, "
         f"beside real test images; features of {extractor}. In brackets: as many real training "
-        "images, nearer than which nothing can be expected to come. Numbers of another extractor "
+        "images, about as near as can be expected. Numbers of another extractor "
         "or another number of images cannot be set beside these."
     )
     head = ["class", f"Frechet distance ({extractor})", f"kernel distance ({extractor})"]

@@ -48,8 +48,8 @@ def drift_strip_picture(
 ) -> Picture:
     """The first classes as they are, and as they are replayed after each task.
 
-    The Frechet distance to the real test images is below; below the real images, what real training
-    images reach, nearer than which nothing can be expected to come.
+    The Frechet distance to the real test images is below; below the real images, what as many
+    real training images reach, which is about as near as can be expected.
 
     Args:
         replays: after each task.
