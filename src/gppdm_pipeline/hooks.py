@@ -100,6 +100,7 @@ class ExperimentHooks:
                 resolve_device(self._experiment.device)
             except ValueError as error:
                 raise ConfigurationError(str(error)) from error
+            guard.check_extractors(self._experiment, pipeline)
             guard.check_stream(self._experiment, pipeline)
             guard.check_outputs(self._experiment, pipeline, catalog, whole)
             guard.check_inputs(self._experiment, pipeline, catalog, run_params)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import configure_project, pipelines
@@ -215,6 +216,17 @@ def test_evaluation_can_be_changed_without_learning_again(monkeypatch):
     run({"method": "vae_replay", "seed": 1})
     assert [*oracle.parent.iterdir()] == [oracle]
     assert (oracle / "state.json").stat().st_mtime_ns == made
+
+
+def test_an_extractor_that_is_not_there_is_told_before_training(tmp_path):
+    file = tmp_path / "inception.pth"
+    settings = {"extractors": ["oracle", "inception"], "inception_weights": str(file)}
+    with refused("inception.pth is missing", "inception_weights"):
+        run({"method": "vae_replay", "evaluation": settings})
+    torch.save({"other": torch.zeros(1)}, file)
+    with refused("the weights are not those of inception_features"):
+        run({"method": "vae_replay", "evaluation": settings})
+    assert not outputs("06_models", "digits/vae_replay/seed_0").exists()
 
 
 def test_results_and_their_pictures_are_the_same_to_the_byte():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from gppdm_pipeline.evaluation.figures import (
     FAINT,
@@ -109,6 +109,7 @@ def losses_picture(logs: Logs) -> Picture:
         drawn = [row["value"] for row in rows if row["loss"] == name]
         if min(drawn) > 0 and max(drawn) > 10 * min(drawn):  # type: ignore[type-var, operator]
             axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
     handles, labels = grid[0].get_legend_handles_labels()
     kept = range(len(labels)) if len(labels) <= 12 else (0, len(labels) - 1)
     figure.legend(
