@@ -10,7 +10,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help run inspect sweep compare ablation results test test-slow audit lint ui viz clean
+.PHONY: help run inspect sweep compare ablation results test test-slow test-browser audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,13 @@ test: lint  ## Run the checks and the tests, for example: make test ARGS="-k con
 
 test-slow: .venv/dev.stamp  ## Run the tests that take minutes: kills, failing disks, DVC
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(ARGS)
+
+test-browser: .venv/dev.stamp  ## Open reports and MLflow in Chromium, which apt installs if it may
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+		then apt-get update && apt-get install --yes --no-install-recommends chromium; \
+		else echo "Install Chromium first, on Debian: sudo apt-get install chromium"; exit 1; fi; }
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/slow/test_browser.py $(ARGS)
 
 audit: .venv/dev.stamp  ## Look the pinned requirements up among known vulnerabilities (network)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import re
 
@@ -11,11 +12,12 @@ from matplotlib.figure import Figure
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.datasets import (
     EmptyStateDataset,
-    FigureDataset,
     ImagesDataset,
     JsonDataset,
+    PictureDataset,
     StateDataset,
 )
+from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.images import LabelledImages, room_for
 
 
@@ -128,12 +130,30 @@ def test_json_preview(tmp_path):
 
 
 def test_figures_are_pictures(tmp_path):
-    dataset = FigureDataset(filepath=str(tmp_path / "figure.png"))
-    dataset.save(Figure())
-    assert dataset.path.read_bytes().startswith(b"\x89PNG")
+    dataset = PictureDataset(filepath=str(tmp_path / "figure.png"))
+    figure = Figure()
+    figure.add_subplot().plot([1, 2])
+    dataset.save(Picture(figure, [{"x": 1, "y": None}, {"x": 2, "y": 0.5}]))
+    content = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert content["figure.png"].startswith(b"\x89PNG")
+    assert content["figure.csv"] == b"x,y\n1,\n2,0.5\n"
+    assert b"<svg" in content["figure.svg"]
     assert dataset.preview()
-    with pytest.raises(DatasetError, match="nothing reads it"):
-        dataset.load()
+    kind, _, encoded = dataset.load().partition(";base64,")
+    assert kind == "data:image/svg+xml"
+    assert base64.b64decode(encoded) == content["figure.svg"]
+    dataset.save(Picture(figure, [{"x": 1, "y": None}, {"x": 2, "y": 0.5}]))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == content
+
+
+def test_a_large_drawing_is_shown_as_pixels(tmp_path):
+    dataset = PictureDataset(filepath=str(tmp_path / "figure.png"))
+    figure = Figure()
+    rng = np.random.default_rng(0)
+    figure.add_subplot().plot(*rng.normal(size=(2, 20_000)), ",")
+    dataset.save(Picture(figure, [{"points": 20_000}]))
+    assert (tmp_path / "figure.svg").stat().st_size > 300_000
+    assert dataset.load().startswith("data:image/png;base64,")
 
 
 def test_a_damaged_state_is_named(tmp_path):

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 from gppdm_pipeline.algorithm.classifier import ClassifierConfig
 from gppdm_pipeline.algorithm.device import Precision
+from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.layers import Layer, Problems, choose, flatten, merged
 from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
@@ -53,10 +54,12 @@ class Experiment(Choices):
     Attributes:
         stream: the tasks.
         learner: the method with its settings.
+        evaluation: what is measured and drawn of it, which decides nothing.
     """
 
     stream: StreamConfig
     learner: SerializeAsAny[Method]
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @property
     def run(self) -> str:
@@ -71,7 +74,7 @@ class Experiment(Choices):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, by the keys that the user knows; plain JSON values."""
-        besides = {"device", "variant", "overwrite", "checkpoint_seconds"}
+        besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation"}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
@@ -135,6 +138,7 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     sections: dict[str, type[BaseModel]] = {
         "stream": StreamConfig,
         "classifier": ClassifierConfig,
+        "evaluation": EvaluationConfig,
         **METHODS,
     }
     elsewhere = {
@@ -147,13 +151,14 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     choices = problems.validate(Choices, top, elsewhere=elsewhere)
     chosen = merged(layers, "stream", alternatives=SCENARIOS)
     stream = problems.validate(StreamConfig, chosen, ("stream",))
+    evaluation = problems.validate(EvaluationConfig, merged(layers, "evaluation"), ("evaluation",))
     learners = {
         name: problems.validate(kind, merged(layers, name, shared=["classifier"]), (name,))
         for name, kind in METHODS.items()
     }
     problems.check()
-    assert choices and stream
+    assert choices and stream and evaluation
     learner = learners[method]
     assert learner is not None
     learner = learner.with_class_names(stream.source.class_names)
-    return Experiment(**dict(choices), stream=stream, learner=learner)
+    return Experiment(**dict(choices), stream=stream, learner=learner, evaluation=evaluation)

@@ -15,18 +15,21 @@ from pathlib import Path
 from typing import Any, BinaryIO, NewType, NoReturn, TypeVar
 
 from kedro.io import AbstractDataset, DatasetError
-from matplotlib.figure import Figure
 
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.storage import StateError, load_state, save_state, verify_state
+from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.image_files import read_images, write_images
 from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.pipelines.oracle import OracleFolder
 from gppdm_pipeline.pipelines.scratch import Scratch
 from gppdm_pipeline.provenance import provenance
 
 Saved = TypeVar("Saved")
 Loaded = TypeVar("Loaded")
 T = TypeVar("T")
+
+_LARGEST_SVG = 300_000  # bytes; a page of figures stays below 5 MB
 
 # kedro-viz tells previews apart by the names of these types.
 ImagePreview = NewType("ImagePreview", str)
@@ -144,6 +147,14 @@ class TextDataset(_File[str, str]):
         file.write(data.encode())
 
 
+class _BytesDataset(_File[bytes, bytes]):
+    def _read(self, file: BinaryIO) -> bytes:
+        return file.read()
+
+    def _write(self, data: bytes, file: BinaryIO) -> None:
+        file.write(data)
+
+
 class LogDataset(JsonDataset):
     """What a stage cost and told: none where the stage's result came from elsewhere.
 
@@ -158,14 +169,26 @@ class LogDataset(JsonDataset):
         return True
 
 
-class FigureDataset(_File[Figure, NoReturn]):
-    """A figure as PNG, to be looked at and not loaded."""
+class PictureDataset(_File[Picture, str]):
+    """A picture as PNG, as SVG, and its data as CSV, side by side; loaded for a page."""
 
-    def _read(self, file: BinaryIO) -> NoReturn:
-        raise DatasetError(f"{self.path} is a picture; nothing reads it")
+    def save(self, data: Picture) -> None:
+        """Write the three files; the PNG, which is what is asked for, last."""
+        for suffix in (".csv", ".svg"):
+            beside = _BytesDataset(filepath=str(self.path.with_suffix(suffix)))
+            beside.save(data.csv().encode() if suffix == ".csv" else data.rendered("svg"))
+        super().save(data)
 
-    def _write(self, data: Figure, file: BinaryIO) -> None:
-        data.savefig(file, format="png")
+    def _read(self, file: BinaryIO) -> str:
+        """A data URI: of the SVG, which is sharp at every size, unless it is a large one."""
+        drawing = self.path.with_suffix(".svg")
+        small = drawing.exists() and drawing.stat().st_size <= _LARGEST_SVG
+        kind = "svg+xml" if small else "png"
+        content = drawing.read_bytes() if small else file.read()
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+    def _write(self, data: Picture, file: BinaryIO) -> None:
+        file.write(data.rendered("png"))
 
     def preview(self) -> ImagePreview:
         """For kedro-viz."""
@@ -236,6 +259,27 @@ class ScratchDataset(AbstractDataset[NoReturn, Scratch]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._scratch.folder)}
+
+
+class OraclesDataset(AbstractDataset[NoReturn, OracleFolder]):
+    """The cache of a benchmark's oracles (see `gppdm_pipeline.pipelines.oracle`)."""
+
+    def __init__(self, *, filepath: str) -> None:
+        self._folder = OracleFolder(Path(filepath))
+
+    def load(self) -> OracleFolder:
+        """The folder; it need not exist."""
+        return self._folder
+
+    def save(self, data: NoReturn) -> None:
+        """Refuse: oracles are written where they are trained."""
+        raise DatasetError(f"{self._folder.path} is written by the node that trains the oracle")
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._folder.path)}
 
 
 class EmptyStateDataset(AbstractDataset[NoReturn, LearnerState]):

@@ -22,6 +22,7 @@ from gppdm_pipeline.algorithm.device import resolve_device
 from gppdm_pipeline.configuration import Experiment
 from gppdm_pipeline.datasets import OnDisk
 from gppdm_pipeline.evaluation import metrics
+from gppdm_pipeline.evaluation.replay_quality import numbers_of
 from gppdm_pipeline.layers import ConfigurationError
 from gppdm_pipeline.loader import ExperimentLoader
 from gppdm_pipeline.pipelines import growing, guard
@@ -105,6 +106,7 @@ class ExperimentHooks:
         asked = {} if first else run_params  # the nodes of new tasks are chosen by the session
         self._command = Command(self._scratch.folder, self._experiment, asked)
         with _plainly(), self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
+            guard.check_extractors(self._experiment, pipeline)
             self._check(pipeline)
             if first:
                 growing.check_growth(self._experiment, first, catalog)
@@ -134,10 +136,14 @@ class ExperimentHooks:
         """Send what a stage left behind to MLflow."""
         for name, value in outputs.items():
             namespace, _, dataset = name.partition(".")
+            if not namespace.startswith("task_"):
+                continue
             if dataset.endswith("_log"):
                 self._tracker.log_stage(_number(namespace), dataset.removesuffix("_log"), value)
             elif dataset == "evaluation":
                 self._tracker.log_metrics(_number(namespace), _so_far(namespace, value, catalog))
+            elif dataset == "replay_quality":
+                self._tracker.log_metrics(_number(namespace), numbers_of(value))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
@@ -168,6 +174,7 @@ class ExperimentHooks:
                 catalog.load("report.metrics"),
                 {
                     "states": _path(catalog, "configuration").parent,
+                    "report": _path(catalog, "report.page"),
                     "metrics.json and figures": reports,
                     "MLflow": "make ui" + (" (this run is incomplete there)" * self._tracker.lost),
                 },
@@ -239,7 +246,12 @@ def _so_far(
         f"accuracy/{task_name(n)}": accuracy
         for n, accuracy in enumerate(metrics.accuracy_matrix([evaluation])[0], start=1)
     }
+    numbers |= {
+        f"accuracy/class_{label}": accuracy
+        for label, accuracy in metrics.per_class_accuracy(evaluation).items()
+    }
     numbers["average_accuracy"] = metrics.average_accuracy([evaluation])[0]
+    numbers["calibration_error"] = evaluation["calibration_error"]  # type: ignore[typeddict-item]
     if all(catalog.exists(name) for name in earlier):
         summary = metrics.summarise([*map(catalog.load, earlier), evaluation])
         for key in ("average_incremental_accuracy", "forgetting", "backward_transfer"):

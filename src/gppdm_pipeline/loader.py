@@ -107,6 +107,7 @@ def _parameters(experiment: Experiment) -> dict[str, Any]:
         "device": experiment.device,
         "stream": experiment.stream.model_dump(mode="json"),
         "learner": experiment.learner.model_dump(mode="json"),
+        "evaluation": experiment.evaluation.model_dump(mode="json"),
         "configuration": experiment.settings(),
         **tasks,
     }

@@ -39,7 +39,9 @@ def register_pipelines() -> dict[str, Pipeline]:
             **settings.CONFIG_LOADER_ARGS,
         )
     (experiment,) = _experiments
-    learn = continual.create_pipeline(experiment.learner, experiment.number_of_tasks)
+    learn = continual.create_pipeline(
+        experiment.learner, experiment.number_of_tasks, experiment.evaluation
+    )
     return {
         "continual": learn,
         "compare": compare.create_pipeline(),

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import torch
 
+import gppdm_pipeline
+
 PACKAGE = Path(__file__).parent
 COMPUTING = ("algorithm", "methods", "streams", "images.py")
 """The parts of the package that decide what is computed."""
+
+REPORTED = ("torch", "diffusers", "numpy", "scikit-learn", "kedro", "mlflow")
 
 
 @cache
@@ -40,6 +44,20 @@ def provenance(folder: Path) -> dict[str, object]:
         "platform": platform.platform(),
         "processor": platform.machine(),
         "threads": torch.get_num_threads(),
+    }
+
+
+def environment() -> dict[str, str]:
+    """What a run's page names of where it was made; the commit is that of the current folder."""
+    versions = {name: version(name) for name in REPORTED}
+    return {
+        "gppdm_pipeline": gppdm_pipeline.__version__,
+        "commit": git_commit(Path.cwd()),
+        "python": platform.python_version(),
+        **versions,
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "threads": str(torch.get_num_threads()),
     }
 
 

@@ -25,6 +25,7 @@ PARAMS = (
     "stream.classes_per_task=5,classifier.width=8"
 )
 REPORTS = Path("data/08_reporting/digits")
+DATA = {"average_accuracy.csv", "forgetting_against_cost.csv", "accuracy_by_class.csv"}
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +91,9 @@ def test_sweep_then_compare(monkeypatch, capsys):
     run, *others = client.search_runs([experiment.experiment_id])
     assert run.info.run_name == "comparison"
     kept = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert kept == {file.name for file in folder.iterdir()}
-    assert len(kept) == 5
+    assert kept == {f.name for f in folder.iterdir() if f.suffix != ".svg"} - DATA
+    assert len(kept) == 6
+    assert (folder / "comparison.html").read_text().count("<img ") == 3
     assert all(
         {"classifier.steps", "stream.classes_per_task"} <= set(o.data.params) for o in others
     )

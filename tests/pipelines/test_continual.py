@@ -11,6 +11,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import configure_project, pipelines
@@ -21,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.methods.finetune import Finetune
 from gppdm_pipeline.pipelines.continual import create_pipeline
+from gppdm_pipeline.pipelines.continual.assessment import STAGES
 from gppdm_pipeline.session import Session
 
 ROOT = Path(__file__).parents[2]
@@ -107,18 +109,31 @@ def test_whole_run(method):
         assert -1 <= report[key] <= 1
     stages = ["synthesise_replay", "train_classifier", "train_generator", "evaluate"]
     results = json.loads((reports / "results.json").read_text())
-    costs = {key: report.pop(key) for key in ("seconds", "peak_memory_bytes")}
+    apart = ("seconds", "evaluation_seconds", "peak_memory_bytes", "free_directions")
+    costs = {key: report.pop(key) for key in apart}
     assert report == results
     for seconds in (costs["seconds"][task] for task in ("task_01", "task_02")):
         assert sorted(seconds) == sorted(stages)
     assert costs["peak_memory_bytes"] > 1e7
     assert report["state_bytes"][1] > report["state_bytes"][0] > 0
     assert report["configuration"]["classifier"]["steps"] == 10
-    figures = {"accuracy_matrix.png", "accuracy_over_tasks.png"}
+    figures = {"accuracy_matrix", "accuracy_over_tasks", "confusion", "memory"}
+    diagnostics = {"bounds", "losses", "seconds"}
     learner = METHODS[method]()
-    figures |= {"replay.png"} if learner.has_generator else set()
-    figures |= {"prototypes.png"} if learner.has_prototypes else set()
-    assert {file.name for file in reports.glob("figures/*.png")} == figures
+    if learner.has_generator:
+        figures |= {"drift", "replay", "replay_quality"}
+        assert costs["evaluation_seconds"].keys() == {*STAGES, "assess_replay"}
+        assert report["replay_quality"]["after_task"][1].keys() == set(map(str, range(10)))
+    if learner.has_prototypes:
+        figures |= {"prototypes"}
+        diagnostics |= {"projection"}
+        assert costs["free_directions"]
+    for folder, pictures in (("figures", figures), ("diagnostics", diagnostics)):
+        files = {file.name for file in reports.glob(f"{folder}/*")}
+        assert files == {f"{name}.{kind}" for name in pictures for kind in ("png", "svg", "csv")}
+    page = (reports / "report.html").read_text()
+    assert page.count("<img ") == len(figures | diagnostics)
+    assert f"{100 * report['average_accuracy']:.1f}" in page
 
     (tracked,) = mlflow_runs()
     assert tracked.info.status == "FINISHED"
@@ -127,11 +142,15 @@ def test_whole_run(method):
     assert tracked.data.params["number_of_tasks"] == "2"
     assert {"benchmark", "method", "seed", "git_commit"} <= set(tracked.data.tags)
     names = {file.path for file in client().list_artifacts(tracked.info.run_id)}
-    assert names == figures | {"metrics.json", "results.json"}
+    pictures = {f"{name}.png" for name in figures | diagnostics}
+    assert names == pictures | {"metrics.json", "results.json", "report.html"}
     history = client().get_metric_history(tracked.info.run_id, "average_accuracy")
     assert [point.step for point in history] == [1, 2]
     assert history[-1].value == report["average_accuracy"]
     assert tracked.data.metrics["forgetting"] == report["forgetting"]
+    of_class = client().get_metric_history(tracked.info.run_id, "accuracy/class_0")
+    assert [point.step for point in of_class] == [1, 2]
+    assert ("frechet_distance_oracle/class_0" in tracked.data.metrics) == learner.has_generator
     losses = client().get_metric_history(tracked.info.run_id, "task_02/classifier_loss")
     assert [point.step for point in losses] == [10]
     assert (Path.cwd() / "mlruns").is_dir()
@@ -171,17 +190,70 @@ def test_only_named_nodes_read_images_of_earlier_tasks(method):
         foreign = {
             dataset.split(".")[1]
             for dataset in node.inputs
-            if not dataset.startswith(("params:", "scratch", f"{node.namespace}."))
+            if not dataset.startswith(("params:", "scratch", "oracles", f"{node.namespace}."))
         }
         stage = node.name.split(".")[1]
         if stage == "evaluate":
             assert foreign <= {"test"}
         elif stage == "synthesise_replay" and learner.reads_earlier_images:
             assert foreign <= {"state", "train"}
-        elif node.namespace != "report":
+        elif node.namespace not in ("report", "assessment"):
             assert foreign <= {"state"}
         else:
             assert "train" not in foreign and "validation" not in foreign
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_learner_reads_what_was_measured(method):
+    learner = METHODS[method]()
+    graph = create_pipeline(learner, 3)
+    measured = {
+        output
+        for node in graph.nodes
+        if node.namespace in ("report", "assessment") or node.name.endswith(".evaluate")
+        for output in node.outputs
+    }
+    readers = {node.namespace for node in graph.nodes if measured & {*node.inputs}}
+    assert readers <= {"report", "assessment"}
+    assert any(node.namespace == "assessment" for node in graph.nodes) == learner.has_generator
+
+
+def test_evaluation_can_be_changed_without_learning_again(monkeypatch):
+    settings = {"replay": True, "images_per_class": 10, "nearest": 1, "embedding": True}
+    run({"method": "vae_replay", "evaluation": {"replay": False}})
+    reports = outputs("08_reporting", "digits/vae_replay/seed_0")
+    assert "replay_quality" not in json.loads((reports / "results.json").read_text())
+    states = contents(outputs("06_models", "digits/vae_replay/seed_0"))
+    run({"method": "vae_replay", "evaluation": settings}, tags=["report"])
+    assert contents(outputs("06_models", "digits/vae_replay/seed_0")) == states
+    report = json.loads((reports / "results.json").read_text())
+    assert report["replay_quality"]["settings"]["nearest"] == 1
+    assert (reports / "figures" / "embedding.png").exists()
+    # The oracle is kept, and is that of every seed and method.
+    (oracle,) = Path("data/06_models/digits/oracles").iterdir()
+    made = (oracle / "state.json").stat().st_mtime_ns
+    run({"method": "vae_replay", "seed": 1})
+    assert [*oracle.parent.iterdir()] == [oracle]
+    assert (oracle / "state.json").stat().st_mtime_ns == made
+
+
+def test_an_extractor_that_is_not_there_is_told_before_training(tmp_path):
+    file = tmp_path / "inception.pth"
+    settings = {"extractors": ["oracle", "inception"], "inception_weights": str(file)}
+    with refused("inception.pth is missing", "inception_weights"):
+        run({"method": "vae_replay", "evaluation": settings})
+    torch.save({"other": torch.zeros(1)}, file)
+    with refused("the weights are not those of inception_features"):
+        run({"method": "vae_replay", "evaluation": settings})
+    assert not outputs("06_models", "digits/vae_replay/seed_0").exists()
+
+
+def test_results_and_their_pictures_are_the_same_to_the_byte():
+    run({"method": "gppdm"})
+    reports = outputs("08_reporting", "digits/gppdm/seed_0")
+    before = contents(reports / "figures"), (reports / "results.json").read_bytes()
+    run({"method": "gppdm"}, tags=["report"])
+    assert (contents(reports / "figures"), (reports / "results.json").read_bytes()) == before
 
 
 def test_the_methods_order_decides_which_training_comes_first():

@@ -30,7 +30,7 @@ from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFiles
 from gppdm_pipeline.configuration import flatten
 from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.pipelines import scratch
-from gppdm_pipeline.pipelines.continual.pipeline import STAGES
+from gppdm_pipeline.pipelines.continual.report_graph import TASK_STAGES as STAGES
 
 GPPDM = {"method": "gppdm", "checkpoint_seconds": 0}
 OFFERS = {11: "bases", 15: "train_classifier", 23: "synthesise_replay"}

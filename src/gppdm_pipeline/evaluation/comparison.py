@@ -124,16 +124,25 @@ def as_csv(comparison: Comparison) -> str:
     return file.getvalue()
 
 
+def as_cells(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """The table as text to be read: its header, and its rows."""
+    rows = []
+    for group, row in zip(comparison.groups, table(comparison), strict=True):
+        seeds = f"{row['seeds']} ({', '.join(map(str, group.seeds))})"
+        cells = [_cell(row[measure], row[f"{measure}_spread"]) for measure in _COLUMNS]
+        rows.append([group.name, seeds, *cells])
+    return ["method", "seeds", *_COLUMNS.values()], rows
+
+
 def as_markdown(comparison: Comparison) -> str:
     """The table, what the runs have in common, and the refused runs with their reasons."""
     shared = comparison.groups[0].reports[0]["configuration"]
     lines = [f"# {shared['benchmark']}", "", "Mean ± standard deviation over seeds.", ""]
-    lines += _row(["method", "seeds", *_COLUMNS.values()])
+    head, rows = as_cells(comparison)
+    lines += _row(head)
     lines += _row(["---", *["---:"] * (len(_COLUMNS) + 1)])
-    for group, row in zip(comparison.groups, table(comparison), strict=True):
-        seeds = f"{row['seeds']} ({', '.join(map(str, group.seeds))})"
-        cells = [_cell(row[measure], row[f"{measure}_spread"]) for measure in _COLUMNS]
-        lines += _row([group.name, seeds, *cells])
+    for cells in rows:
+        lines += _row(cells)
     if comparison.refusals:
         lines += ["", "## Not comparable", ""]
         lines += _row(["run", "differs in", "its value", "theirs"]) + _row(["---"] * 4)

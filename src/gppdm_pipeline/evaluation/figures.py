@@ -22,10 +22,10 @@ from gppdm_pipeline.images import LabelledImages
 
 WIDTH = 8.0  # inches
 _DPI = 100
-_TITLE, TEXT, SMALL = 12, 10, 9  # points
-_GREY = "#595959"
+TITLE, TEXT, SMALL = 12, 10, 9  # points
+GREY = "#595959"
 FAINT = "#E5E5E5"
-_VERMILION = "#D55E00"  # Okabe and Ito's
+VERMILION = "#D55E00"  # Okabe and Ito's
 _GAP = 0.08  # between images, as a part of an image's height
 _COLUMNS = 10  # prototypes side by side
 _MOST_ANNOTATED = 12  # tasks, beyond which a matrix's numbers would not be legible
@@ -57,7 +57,7 @@ def accuracy_matrix_figure(matrix: Matrix) -> Figure:
         axis.set_tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(heat, ax=axes, ticks=[0, 0.5, 1], shrink=0.8)
-    bar.ax.set_yticklabels(["0", "50", "100"], fontsize=SMALL, color=_GREY)
+    bar.ax.set_yticklabels(["0", "50", "100"], fontsize=SMALL, color=GREY)
     bar.outline.set_visible(False)
     return figure
 
@@ -82,7 +82,7 @@ def accuracy_over_tasks_figure(matrix: Matrix, average_accuracy: Sequence[float]
         axes.plot(x, y, "-o", ms=2 if crowded else 4, lw=1.3, color=colour, label=f"task {task}")
     average = 100 * np.array(average_accuracy)
     size = 3 if crowded else 6
-    axes.plot(tasks, average, "-s", ms=size, lw=3, color=_VERMILION, label="average accuracy")
+    axes.plot(tasks, average, "-s", ms=size, lw=3, color=VERMILION, label="average accuracy")
     style(axes, title="Accuracy as tasks are learnt", x="after task", y="test accuracy, %")
     axes.set(ylim=(-2, 102), xlim=(0.7, total + 0.3))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -120,13 +120,13 @@ def replay_grid_figure(
     sides = figure.subplots(1, 2)
     for axes, data, title in zip(sides, (replay, real), ("replayed", "real"), strict=True):
         rows = [data.of_classes([label]).images[:per_class] for label in classes]
-        _show(axes, _montage(rows, per_class, real.image_shape))
+        show(axes, montage(rows, per_class, real.image_shape))
         style(axes, title=title)
         middle = per_class * (width + pad) / 2
         for row, images in enumerate(rows):
             if not len(images):
                 _centred_text(axes, middle, row * (height + pad) + height / 2, f"no {title} image")
-    names = [_wrapped(class_names[label]) for label in classes]
+    names = [wrapped(class_names[label]) for label in classes]
     places = np.arange(len(classes)) * (height + pad) + height / 2
     sides[0].set_yticks(places, names, fontsize=SMALL, parse_math=False)
     sides[1].set_yticks([])
@@ -165,13 +165,13 @@ def prototypes_figure(
     grid = figure.subplots(len(blocks), 1, squeeze=False)[:, 0]
     for axes, block in zip(grid, blocks, strict=True):
         rows = [np.stack([_to_uint8(side[label]) for label in block]) for side in (starts, ends)]
-        _show(axes, _montage(rows, columns, (height, width, channels)))
+        show(axes, montage(rows, columns, (height, width, channels)))
         style(axes)
         axes.set_yticks([height / 2, height * 1.5 + pad], ["start", "end"])
-        names = [_wrapped(class_names[label]) for label in block]
+        names = [wrapped(class_names[label]) for label in block]
         places = np.arange(len(block)) * (width + pad) + width / 2
         axes.set_xticks(places, names, fontsize=SMALL, parse_math=False)
-    figure.suptitle("Class prototypes", fontsize=_TITLE)
+    figure.suptitle("Class prototypes", fontsize=TITLE)
     return figure
 
 
@@ -183,14 +183,14 @@ def new_figure(width: float, height: float) -> Figure:
 
 def style(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     """Title and labels, all of one size in every figure."""
-    axes.set_title(title, fontsize=_TITLE)
+    axes.set_title(title, fontsize=TITLE)
     axes.set_xlabel(x, fontsize=TEXT)
     axes.set_ylabel(y, fontsize=TEXT)
-    axes.tick_params(labelsize=SMALL, color=_GREY)
+    axes.tick_params(labelsize=SMALL, color=GREY)
 
 
 def _centred_text(axes: Axes, x: float, y: float, text: str) -> None:
-    axes.text(x, y, text, ha="center", va="center", fontsize=SMALL, color=_GREY, style="italic")
+    axes.text(x, y, text, ha="center", va="center", fontsize=SMALL, color=GREY, style="italic")
 
 
 def _padding(height: int) -> int:
@@ -198,7 +198,7 @@ def _padding(height: int) -> int:
     return max(1, round(_GAP * height))
 
 
-def _montage(
+def montage(
     rows: Sequence[NDArray[np.uint8]], columns: int, image_shape: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
     """Images [n <= columns, h, w, c] of each row side by side on white: uint8 [H, W, c]."""
@@ -213,7 +213,8 @@ def _montage(
     return canvas
 
 
-def _show(axes: Axes, canvas: NDArray[np.uint8]) -> None:
+def show(axes: Axes, canvas: NDArray[np.uint8]) -> None:
+    """A montage, uint8 [H, W, 1 or 3], without ticks."""
     # In RGB also where grey, so that white is white whatever the images' own range.
     axes.imshow(np.broadcast_to(canvas, (*canvas.shape[:2], 3)), extent=None)
     axes.spines[:].set_visible(False)
@@ -227,8 +228,8 @@ def _to_uint8(prototype: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return np.moveaxis(scaled.astype(np.uint8), 0, -1)
 
 
-def _wrapped(name: str) -> str:
-    """A class's name in lines of 11 characters, two at most."""
+def wrapped(name: str, width: int = 11, lines: int = 2) -> str:
+    """A class's name in so many lines of so many characters at most."""
     return textwrap.fill(
-        name.replace("_", " "), 11, max_lines=2, placeholder="…", break_on_hyphens=False
+        name.replace("_", " "), width, max_lines=lines, placeholder="…", break_on_hyphens=False
     )

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from gppdm_pipeline.evaluation.figures import (
     SMALL,
     WIDTH,
-    _montage,
     _padding,
-    _show,
+    montage,
     new_figure,
+    show,
     style,
 )
 
@@ -52,7 +52,7 @@ def stream_figure(
         # As many rows in the last column as in the others, so that images are of one size.
         images = [sample[:wide] for _, _, sample in part]
         images += [np.empty((0, height, width, channels), np.uint8)] * (rows - len(part))
-        _show(axes, _montage(images, wide, (height, width, channels)))
+        show(axes, montage(images, wide, (height, width, channels)))
         style(axes)
         places = np.arange(len(part)) * (height + pad) + height / 2
         axes.set_yticks(places, names[k * rows : (k + 1) * rows], fontsize=SMALL, parse_math=False)

@@ -65,6 +65,16 @@ class Method(BaseModel, ABC):
         """This method, told that class i is called names[i]; only some ask."""
         return self
 
+    def replaying(self, images_per_class: int) -> Method:
+        """The same method, replaying at most so many images of each class.
+
+        For methods with a generator, whose settings have a `replay.images_per_class`.
+        """
+        values = self.model_dump()
+        fewer = min(images_per_class, values["replay"]["images_per_class"])
+        values["replay"]["images_per_class"] = fewer
+        return type(self).model_validate(values)
+
     @abstractmethod
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()

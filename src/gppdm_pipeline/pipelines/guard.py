@@ -7,14 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
+from gppdm_pipeline.algorithm.device import CPU
 from gppdm_pipeline.configuration import Experiment
 from gppdm_pipeline.datasets import JsonDataset, OnDisk, StateDataset
+from gppdm_pipeline.evaluation.extractors import ExtractorError, build_extractors
 from gppdm_pipeline.layers import flatten
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_FOLDER, FROM_MLFLOW
+from gppdm_pipeline.pipelines.continual.assessment import NAMESPACE
 from gppdm_pipeline.pipelines.scratch import FILTERS, RefusedError
 from gppdm_pipeline.streams.scenario import read_task
 
@@ -170,6 +174,21 @@ def check_stream(experiment: Experiment, pipeline: Pipeline) -> None:
         experiment.learner.check(images.image_shape, classes)
     except ValueError as error:
         raise RefusedError(f"{experiment.method} cannot learn these images: {error}") from error
+
+
+def check_extractors(experiment: Experiment, pipeline: Pipeline) -> None:
+    """The feature extractors that replay will be measured with are there and work.
+
+    Raises:
+        RefusedError: naming the package or the file, and the repair.
+    """
+    if not any(node.namespace == NAMESPACE for node in pipeline.nodes):
+        return
+    try:
+        for extract in build_extractors(experiment.evaluation, CPU).values():
+            extract(np.zeros((1, 8, 8, 1), np.uint8))
+    except ExtractorError as error:
+        raise RefusedError(str(error)) from error
 
 
 def command(run_params: Mapping[str, Any], *options: str) -> str:

@@ -6,9 +6,8 @@ Images are `LabelledImages`, states `LearnerState`, records plain JSON values.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
 from gppdm_pipeline.algorithm.checkpoints import Checkpoints, no_checkpoints
@@ -16,7 +15,9 @@ from gppdm_pipeline.algorithm.classifier import predict_logits
 from gppdm_pipeline.algorithm.device import Context, Precision, resolve_device
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.evaluation import figures, metrics
+from gppdm_pipeline.evaluation import metrics
+from gppdm_pipeline.evaluation.accuracies import correct_when_masked
+from gppdm_pipeline.evaluation.calibration import expected_calibration_error
 from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.measure import measured
@@ -135,68 +136,13 @@ def evaluate(
     test = LabelledImages.concatenate(tests)
     logits, cost = measured(lambda: (predict_logits(state, test.images, context), StageLog()))
     counts = metrics.evaluate_predictions(logits, test.labels, state.classes, state.tasks)
-    return {**counts, "test_data": fingerprint(test), "state_bytes": state.bytes()}, cost
-
-
-def summarise(
-    configuration: Record, stream: StreamConfig, **records: Record
-) -> tuple[Record, Record]:
-    """Everything that is reported of a run: what came out, and the same with what it cost.
-
-    Args:
-        configuration: every setting that was used.
-        stream: names the classes.
-        records: by `<task>.<stage>` what each stage cost, and by `<task>.evaluation` what came out;
-            in the order of the tasks.
-    """
-    evaluations: list[metrics.TaskEvaluation] = []
-    seconds: dict[str, dict[str, float]] = {}
-    state_bytes: list[int] = []
-    peaks: list[int] = []
-    for name, record in records.items():
-        task, stage = name.split(".")
-        if stage == "evaluation":
-            evaluations.append(cast(metrics.TaskEvaluation, record))
-            state_bytes.append(record["state_bytes"])
-        elif record:  # of a task that was learnt elsewhere, costs are not known here
-            seconds.setdefault(task, {})[stage] = record["seconds"]
-            peaks.append(record["peak_memory_bytes"])
-    summary, names = metrics.summarise(evaluations), stream.class_names
-    accuracies = {names[int(k)]: a for k, a in summary["per_class_accuracy"].items()}
-    results = {
-        **summary,
-        "per_class_accuracy": accuracies,
-        "classes_by_task": [[names[k] for k in task] for task in evaluations[-1]["tasks"]],
-        "state_bytes": state_bytes,
-        "configuration": configuration,
+    calibration_error = expected_calibration_error(logits, test.labels, state.classes)
+    more = {
+        "per_class_task_masked": correct_when_masked(
+            logits, test.labels, state.classes, state.tasks
+        ),
+        "calibration_error": round(calibration_error, 6),
+        "test_data": fingerprint(test),
+        "state_bytes": state.bytes(),
     }
-    costs = {"seconds": seconds, "peak_memory_bytes": max(peaks, default=None)}
-    return results, {**results, **costs}
-
-
-def draw_accuracy_matrix(report: Record) -> Figure:
-    """Accuracy by task after each task."""
-    return figures.accuracy_matrix_figure(report["accuracy_matrix"])
-
-
-def draw_accuracy_over_tasks(report: Record) -> Figure:
-    """Accuracy of each task, and on average, as tasks are learnt."""
-    return figures.accuracy_over_tasks_figure(
-        report["accuracy_matrix"], report["average_accuracy_after_task"]
-    )
-
-
-def draw_replay(stream: StreamConfig, replay: LabelledImages, *tests: LabelledImages) -> Figure:
-    """The last task's replay beside real test images of the same classes."""
-    real = LabelledImages.concatenate(tests)
-    return figures.replay_grid_figure(replay, real, stream.class_names)
-
-
-def draw_prototypes(stream: StreamConfig, state: LearnerState) -> Figure:
-    """Every prototype as it started and as it was frozen."""
-    assert state.condition is not None
-    starts, ends = (
-        {label: tensor.numpy() for label, tensor in tensors.items()}
-        for tensors in (state.condition.starts, state.condition.prototypes)
-    )
-    return figures.prototypes_figure(starts, ends, stream.class_names)
+    return {**counts, **more}, cost

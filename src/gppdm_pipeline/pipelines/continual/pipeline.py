@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kedro.pipeline import Node, Pipeline, node
-from matplotlib.figure import Figure
 
+from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.continual import nodes
-
-STAGES = ("synthesise_replay", "train_classifier", "train_generator", "evaluate")
+from gppdm_pipeline.pipelines.continual.assessment import assessment_nodes
+from gppdm_pipeline.pipelines.continual.report_graph import report_nodes
 
 
 def task_name(number: int) -> str:
@@ -22,16 +22,29 @@ def task_name(number: int) -> str:
     return f"task_{number:02d}"
 
 
-def create_pipeline(learner: Method, number_of_tasks: int) -> Pipeline:
+def create_pipeline(
+    learner: Method, number_of_tasks: int, evaluation: EvaluationConfig | None = None
+) -> Pipeline:
     """The whole graph for one method and stream.
 
     Args:
         learner: decides the order of the trainings, and who reads what.
         number_of_tasks: T, at least 1.
+        evaluation: what is measured and drawn; by default what is by default.
     """
+    evaluation = evaluation or EvaluationConfig()
     tasks = [task_name(number) for number in range(number_of_tasks + 1)]
     copies = [_task(learner, tasks[: number + 1]) for number in range(1, number_of_tasks + 1)]
-    return Pipeline([*copies, _report(learner, tasks[1:])])
+    assessed = learner.has_generator and evaluation.replay
+    if assessed:
+        copies.append(_tagged(assessment_nodes(tasks[1:]), "assessment"))
+    report = report_nodes(learner, tasks[1:], assessed, evaluation.embedding)
+    return Pipeline([*copies, _tagged(report, "report")])
+
+
+def _tagged(template: list[Node], namespace: str) -> Pipeline:
+    """In the stage of the report, whose pictures need all of it."""
+    return _named([each.tag("report") for each in template], namespace)
 
 
 def _task(learner: Method, tasks: list[str]) -> Pipeline:
@@ -89,36 +102,6 @@ def _trainings(learner: Method, before: str, task: str, context: list[str]) -> l
         )
         for i, (stage, data) in enumerate(stages)
     ]
-
-
-def _report(learner: Method, tasks: list[str]) -> Pipeline:
-    records = {
-        f"{task}.{stage}": f"{task}.{stage}" if stage == "evaluation" else f"{task}.{stage}_log"
-        for task in tasks
-        for stage in (*STAGES, "evaluation")
-    }
-    template = [
-        node(
-            nodes.summarise,
-            {"configuration": "params:configuration", "stream": "params:stream", **records},
-            ["report.results", "report.metrics"],
-            name="summarise",
-        ),
-        _drawing(nodes.draw_accuracy_matrix, ["report.metrics"]),
-        _drawing(nodes.draw_accuracy_over_tasks, ["report.metrics"]),
-    ]
-    if learner.has_generator:
-        last, replayed = tasks[-1], tasks[:-1] or tasks
-        replay = ["params:stream", f"{last}.replay", *_each(replayed, "test")]
-        template.append(_drawing(nodes.draw_replay, replay))
-    if learner.has_prototypes:
-        template.append(_drawing(nodes.draw_prototypes, ["params:stream", f"{tasks[-1]}.state"]))
-    return _named([each.tag("report") for each in template], "report")
-
-
-def _drawing(function: Callable[..., Figure], inputs: list[str]) -> Node:
-    name = function.__name__
-    return node(function, inputs, f"report.{name.removeprefix('draw_')}", name=name)
 
 
 def _each(tasks: list[str], dataset: str) -> list[str]:

@@ -1,0 +1,155 @@
+"""How good replay is, in nodes of their own: they read states and replay, no learner reads them.
+
+What is replayed after task t is what task t + 1 has learnt from. After the last task nothing
+follows, and a few images are drawn for the purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+from kedro.pipeline import Node, node
+
+from gppdm_pipeline.algorithm.device import resolve_device
+from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.evaluation.extractors import build_extractors
+from gppdm_pipeline.evaluation.replay_quality import (
+    EvaluationConfig,
+    Extractor,
+    Quality,
+    first_of_each,
+    measure,
+)
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.methods import Method
+from gppdm_pipeline.pipelines.continual.nodes import Record, Task
+from gppdm_pipeline.pipelines.measure import measured
+from gppdm_pipeline.pipelines.oracle import OracleFolder, TrainedOracle, trained_oracle
+from gppdm_pipeline.streams.scenario import StreamConfig
+
+NAMESPACE = "assessment"
+LAST_REPLAY = f"{NAMESPACE}.replay"
+REFERENCE = f"{NAMESPACE}.reference"
+ORACLE = f"{NAMESPACE}.oracle"
+STAGES = ("train_oracle", "measure_reference", "draw_last_replay")
+"""Those that come once; their logs are `assessment.<stage>_log`."""
+
+
+def train_oracle(
+    learner: Method, device: str, stream: StreamConfig, oracles: OracleFolder
+) -> tuple[TrainedOracle, Record]:
+    """The oracle classifier of the benchmark, from the cache if it is there."""
+
+    def stage() -> tuple[TrainedOracle, StageLog]:
+        train = stream.source.read("train")
+        where = resolve_device(device)
+        return trained_oracle(train, learner.classifier, where, oracles.path), StageLog()
+
+    return measured(stage)
+
+
+def measure_reference(
+    evaluation: EvaluationConfig, device: str, stream: StreamConfig, oracle: TrainedOracle
+) -> tuple[Record, Record]:
+    """What real training images reach: nothing generated can be expected to be nearer."""
+
+    def stage() -> tuple[Record, StageLog]:
+        train = first_of_each(stream.source.read("train"), evaluation.images_per_class)
+        test = stream.source.read("test")
+        quality = _quality(evaluation, device, oracle, train, test)
+        accuracy = float((oracle.predict(test.images) == test.labels).mean())
+        return {**quality, "oracle_test_accuracy": accuracy}, StageLog()
+
+    return measured(stage)
+
+
+def draw_last_replay(
+    learner: Method,
+    seed: int,
+    device: str,
+    task: Task,
+    evaluation: EvaluationConfig,
+    state: LearnerState,
+) -> tuple[LabelledImages, Record]:
+    """A few images of every class, as a task after the last one would replay them."""
+    few = learner.replaying(evaluation.images_per_class)
+    context = replace(task.context(seed, device), task=task.number + 1)
+    return measured(lambda: few.synthesise_replay(state, context))
+
+
+def assess_replay(
+    evaluation: EvaluationConfig,
+    device: str,
+    oracle: TrainedOracle,
+    replay: LabelledImages,
+    *tests: LabelledImages,
+) -> tuple[Record, Record]:
+    """The quality of what is replayed after a task, class by class."""
+
+    def stage() -> tuple[Record, StageLog]:
+        images = first_of_each(replay, evaluation.images_per_class)
+        real = LabelledImages.concatenate(tests)
+        return cast(Record, _quality(evaluation, device, oracle, images, real)), StageLog()
+
+    return measured(stage)
+
+
+def _quality(
+    evaluation: EvaluationConfig,
+    device: str,
+    oracle: TrainedOracle,
+    images: LabelledImages,
+    real: LabelledImages,
+) -> Quality:
+    built = build_extractors(evaluation, resolve_device(device))
+    extractors: dict[str, Extractor] = {
+        name: built.get(name, oracle) for name in evaluation.extractors
+    }
+    return measure(images, real, extractors, oracle, evaluation)
+
+
+def replay_after(tasks: list[str]) -> dict[str, str]:
+    """The dataset of what is replayed after each of `tasks`, which are all of them."""
+    following = [f"{task}.replay" for task in tasks[1:]]
+    return dict(zip(tasks, [*following, LAST_REPLAY], strict=True))
+
+
+def assessment_nodes(tasks: list[str]) -> list[Node]:
+    """The template for all tasks of a method with a generator."""
+    device = "params:device"
+    inputs: dict[Callable[..., object], list[str]] = {
+        train_oracle: ["params:learner", device, "params:stream", "oracles"],
+        measure_reference: ["params:evaluation", device, "params:stream", ORACLE],
+        draw_last_replay: [
+            "params:learner",
+            "params:seed",
+            device,
+            f"params:{tasks[-1]}.task",
+            "params:evaluation",
+            f"{tasks[-1]}.state",
+        ],
+    }
+    outputs = (ORACLE, REFERENCE, LAST_REPLAY)
+    once = [
+        node(function, given, [output, f"{NAMESPACE}.{stage}_log"], name=stage)
+        for stage, output, (function, given) in zip(STAGES, outputs, inputs.items(), strict=True)
+    ]
+    each = [
+        node(
+            assess_replay,
+            [
+                "params:evaluation",
+                device,
+                ORACLE,
+                replay,
+                *(f"{earlier}.test" for earlier in tasks[: i + 1]),
+            ],
+            [f"{task}.replay_quality", f"{task}.assess_replay_log"],
+            name=f"after_{task}",
+        )
+        for i, (task, replay) in enumerate(replay_after(tasks).items())
+    ]
+    return [*once, *each]

@@ -1,0 +1,114 @@
+"""The report's part of the graph: numbers, then pictures, then the page that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kedro.pipeline import Node, node
+
+from gppdm_pipeline.evaluation.pictures import Picture
+from gppdm_pipeline.methods import Method
+from gppdm_pipeline.pipelines.compare.pipeline import FROM_FOLDER
+from gppdm_pipeline.pipelines.continual import reporting
+from gppdm_pipeline.pipelines.continual.assessment import (
+    LAST_REPLAY,
+    NAMESPACE,
+    ORACLE,
+    REFERENCE,
+    STAGES,
+    replay_after,
+)
+
+TASK_STAGES = ("synthesise_replay", "train_classifier", "train_generator", "evaluate")
+REPORT = "report.metrics"
+_STREAM = "params:stream"
+
+
+def report_nodes(learner: Method, tasks: list[str], assessed: bool, embedded: bool) -> list[Node]:
+    """The template for all tasks.
+
+    Args:
+        learner: what its states carry is drawn.
+        tasks: all of them.
+        assessed: whether the quality of replay was measured.
+        embedded: whether a t-SNE is drawn, if it was.
+    """
+    records, logs = _records(tasks, assessed)
+    drawings = [
+        _drawing(reporting.draw_accuracy_over_tasks, [REPORT]),
+        _drawing(reporting.draw_accuracy_matrix, [REPORT]),
+        _drawing(reporting.draw_memory, [_STREAM, REPORT]),
+        *_of_replay(learner, tasks, assessed, embedded),
+        _drawing(reporting.draw_confusion, [_STREAM, REPORT]),
+        _drawing(reporting.draw_bounds, [REPORT, FROM_FOLDER]),
+        *_of_learning(learner, tasks, logs),
+        _drawing(reporting.draw_seconds, [REPORT]),
+    ]
+    pictures = {
+        drawing.outputs[0].removeprefix("report."): drawing.outputs[0] for drawing in drawings
+    }
+    return [
+        node(
+            reporting.summarise,
+            {"configuration": "params:configuration", "stream": _STREAM, **records, **logs},
+            ["report.results", REPORT],
+            name="summarise",
+        ),
+        *drawings,
+        node(
+            reporting.write_page,
+            {"stream": _STREAM, "report": REPORT, **pictures},
+            "report.page",
+            name="write_page",
+        ),
+    ]
+
+
+def _records(tasks: list[str], assessed: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """What came out, and what the stages told, by `<task>.<stage>`: in the order of the tasks."""
+    made = ["evaluation", *(["replay_quality"] if assessed else [])]
+    stages = [*TASK_STAGES, *(["assess_replay"] if assessed else [])]
+    records = {f"{task}.{name}": f"{task}.{name}" for task in tasks for name in made}
+    logs = {f"{task}.{stage}": f"{task}.{stage}_log" for task in tasks for stage in stages}
+    if assessed:
+        records[REFERENCE] = REFERENCE
+        logs |= {f"{NAMESPACE}.{stage}": f"{NAMESPACE}.{stage}_log" for stage in STAGES}
+    return records, logs
+
+
+def _of_replay(learner: Method, tasks: list[str], assessed: bool, embedded: bool) -> list[Node]:
+    if not learner.has_generator:
+        return []
+    tests = [f"{task}.test" for task in tasks]
+    drawings = []
+    if assessed:
+        total = f"params:{tasks[-1]}.task"
+        replays = [*replay_after(tasks).values()]
+        drawings += [
+            _drawing(reporting.draw_drift, [_STREAM, REPORT, total, *replays, *tests]),
+            _drawing(reporting.draw_replay_quality, [_STREAM, REPORT]),
+        ]
+    replayed = [f"{task}.test" for task in tasks[:-1] or tasks]
+    replay = [_STREAM, f"{tasks[-1]}.replay", *replayed]
+    drawings.append(_drawing(reporting.draw_replay, replay))
+    if assessed and embedded:
+        context = ["params:evaluation", "params:seed", "params:device", _STREAM]
+        inputs = [*context, ORACLE, LAST_REPLAY, *tests]
+        drawings.append(_drawing(reporting.draw_embedding, inputs))
+    return drawings
+
+
+def _of_learning(learner: Method, tasks: list[str], logs: dict[str, str]) -> list[Node]:
+    trained = {name: log for name, log in logs.items() if ".train_" in name}
+    trained = {name: log for name, log in trained.items() if not name.startswith(NAMESPACE)}
+    drawings = [_drawing(reporting.draw_losses, trained)]
+    if learner.has_prototypes:
+        state = f"{tasks[-1]}.state"
+        drawings.append(_drawing(reporting.draw_prototypes, [_STREAM, state]))
+        drawings.append(_drawing(reporting.draw_projection, trained))
+    return drawings
+
+
+def _drawing(function: Callable[..., Picture], inputs: list[str] | dict[str, str]) -> Node:
+    name = function.__name__
+    return node(function, inputs, f"report.{name.removeprefix('draw_')}", name=name)

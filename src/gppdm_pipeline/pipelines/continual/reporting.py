@@ -1,0 +1,204 @@
+"""From records to the report: numbers, pictures, a page."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from gppdm_pipeline.algorithm.device import resolve_device
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.evaluation import diagnostics_figures, figure_data, figures, heat_maps, strips
+from gppdm_pipeline.evaluation.bounds import bounds_of
+from gppdm_pipeline.evaluation.embedding import embedding_picture
+from gppdm_pipeline.evaluation.extractors import build_extractors
+from gppdm_pipeline.evaluation.metrics import TaskEvaluation
+from gppdm_pipeline.evaluation.metrics import summarise as summarise_accuracies
+from gppdm_pipeline.evaluation.pictures import Picture
+from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig, Quality, first_of_each
+from gppdm_pipeline.evaluation.report_page import run_page
+from gppdm_pipeline.evaluation.summary import details, replay_report
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.pipelines.continual.nodes import Record, Task
+from gppdm_pipeline.pipelines.oracle import TrainedOracle
+from gppdm_pipeline.provenance import environment
+from gppdm_pipeline.streams.scenario import StreamConfig
+
+Reports = list[dict[str, Any]]
+
+
+def summarise(
+    configuration: Record, stream: StreamConfig, **records: Record
+) -> tuple[Record, Record]:
+    """Everything that is reported of a run: what came out, and the same with what it cost.
+
+    Args:
+        configuration: every setting that was used.
+        stream: names the classes.
+        records: by `<task>.<stage>` what each stage cost, by `<task>.evaluation` and
+            `<task>.replay_quality` what came out; in the order of the tasks. By
+            `assessment.<stage>` what comes once.
+    """
+    evaluations: list[Record] = []
+    qualities: list[Quality] = []
+    logs: dict[str, Record] = {}
+    for name, record in records.items():
+        stage = name.split(".")[1]
+        if stage == "evaluation":
+            evaluations.append(record)
+        elif stage == "replay_quality":
+            qualities.append(cast(Quality, record))
+        elif stage != "reference" and record:  # none is known here of what was learnt elsewhere
+            logs[name] = record
+    of_tasks = cast(list[TaskEvaluation], evaluations)
+    summary, names = summarise_accuracies(of_tasks), stream.class_names
+    results: Record = {
+        **summary,
+        "per_class_accuracy": {names[int(k)]: a for k, a in summary["per_class_accuracy"].items()},
+        "classes_by_task": [[names[k] for k in task] for task in of_tasks[-1]["tasks"]],
+        **details(evaluations),
+        "state_bytes": [record["state_bytes"] for record in evaluations],
+        "configuration": configuration,
+    }
+    if qualities:
+        results["replay_quality"] = replay_report(records["assessment.reference"], qualities)
+    return results, {**results, **_costs(logs)}
+
+
+def _costs(logs: dict[str, Record]) -> Record:
+    """Seconds of learning by task and stage, of evaluation by stage; memory; what is left free."""
+    free: dict[str, float] = {}
+    seconds: dict[str, dict[str, float]] = {}
+    evaluation: dict[str, float] = {}
+    for name, log in logs.items():
+        task, stage = name.split(".")
+        free |= {
+            key.removeprefix("basis_free/"): value
+            for key, value in log["metrics"].items()
+            if key.startswith("basis_free/")
+        }
+        if task == "assessment" or stage == "assess_replay":
+            evaluation[stage] = evaluation.get(stage, 0.0) + log["seconds"]
+        else:
+            seconds.setdefault(task, {})[stage] = log["seconds"]
+    return {
+        "seconds": seconds,
+        "evaluation_seconds": evaluation,
+        "free_directions": free,
+        "peak_memory_bytes": max((log["peak_memory_bytes"] for log in logs.values()), default=None),
+    }
+
+
+def draw_accuracy_matrix(report: Record) -> Picture:
+    """Accuracy by task after each task."""
+    matrix = report["accuracy_matrix"]
+    return Picture(figures.accuracy_matrix_figure(matrix), figure_data.matrix_rows(matrix))
+
+
+def draw_accuracy_over_tasks(report: Record) -> Picture:
+    """Accuracy of each task, and on average, as tasks are learnt."""
+    matrix, average = report["accuracy_matrix"], report["average_accuracy_after_task"]
+    figure = figures.accuracy_over_tasks_figure(matrix, average)
+    return Picture(figure, figure_data.matrix_rows(matrix, average))
+
+
+def draw_memory(stream: StreamConfig, report: Record) -> Picture:
+    """Accuracy by class after each task."""
+    names = stream.class_names
+    return heat_maps.memory_picture(report["per_class_accuracy_after_task"], names)
+
+
+def draw_confusion(stream: StreamConfig, report: Record) -> Picture:
+    """Which class is taken for which, after the last task."""
+    counts, classes = report["confusion"], report["confusion_classes"]
+    return heat_maps.confusion_picture(counts, classes, stream.class_names)
+
+
+def draw_replay(stream: StreamConfig, replay: LabelledImages, *tests: LabelledImages) -> Picture:
+    """The last task's replay beside real test images of the same classes."""
+    real, names = LabelledImages.concatenate(tests), stream.class_names
+    figure = figures.replay_grid_figure(replay, real, names)
+    return Picture(figure, figure_data.brightness_rows(replay, real, names))
+
+
+def draw_prototypes(stream: StreamConfig, state: LearnerState) -> Picture:
+    """Every prototype as it started and as it was frozen."""
+    assert state.condition is not None
+    starts, ends = (
+        {label: tensor.numpy() for label, tensor in tensors.items()}
+        for tensors in (state.condition.starts, state.condition.prototypes)
+    )
+    names = stream.class_names
+    figure = figures.prototypes_figure(starts, ends, names)
+    return Picture(figure, figure_data.prototype_rows(starts, ends, names))
+
+
+def draw_drift(
+    stream: StreamConfig, report: Record, last: Task, *images: LabelledImages
+) -> Picture:
+    """The first classes' replay after each task beside the real thing.
+
+    Args:
+        stream: names the classes.
+        report: with the quality of replay.
+        last: the last task.
+        images: what is replayed after each task, then the test images of each.
+    """
+    replays, tests = images[: last.total], images[last.total :]
+    real, classes = LabelledImages.concatenate(tests), report["confusion_classes"]
+    return strips.drift_strip_picture(replays, real, report, classes, stream.class_names)
+
+
+def draw_replay_quality(stream: StreamConfig, report: Record) -> Picture:
+    """Measures of replay over the tasks."""
+    names = stream.class_names
+    return strips.replay_quality_picture(report, report["confusion_classes"], names)
+
+
+def draw_embedding(
+    evaluation: EvaluationConfig,
+    seed: int,
+    device: str,
+    stream: StreamConfig,
+    oracle: TrainedOracle,
+    replay: LabelledImages,
+    *tests: LabelledImages,
+) -> Picture:
+    """What is replayed after the last task and real test images, as a t-SNE."""
+    name = evaluation.extractors[0]
+    extract = build_extractors(evaluation, resolve_device(device)).get(name, oracle)
+    sets = (replay, LabelledImages.concatenate(tests))
+    few = [first_of_each(images, evaluation.images_per_class) for images in sets]
+    replayed, real = ((extract(part.images), part.labels.tolist()) for part in few)
+    return embedding_picture(replayed, real, name, stream.class_names, seed)
+
+
+def draw_seconds(report: Record) -> Picture:
+    """Where the seconds went."""
+    return diagnostics_figures.seconds_picture(report["seconds"])
+
+
+def draw_losses(**logs: Record) -> Picture:
+    """Every loss over the steps of each task."""
+    return diagnostics_figures.losses_picture(logs)
+
+
+def draw_projection(**logs: Record) -> Picture:
+    """What is left free in the projected layers, and what drifted."""
+    return diagnostics_figures.projection_picture(logs)
+
+
+def draw_bounds(report: Record, finished: Reports) -> Picture:
+    """Average accuracy between lower and upper bound, where there are such runs."""
+    method = report["configuration"]["method"]
+    average = report["average_accuracy_after_task"]
+    return diagnostics_figures.bounds_picture(method, average, bounds_of(report, finished))
+
+
+def write_page(stream: StreamConfig, report: Record, **pictures: str) -> str:
+    """The report as one page.
+
+    Args:
+        stream: names the classes.
+        report: the run's.
+        pictures: by name, as data URIs.
+    """
+    return run_page(report, stream.class_names, pictures, environment())

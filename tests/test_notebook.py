@@ -1,0 +1,42 @@
+"""The notebook runs, on a run as small as it can be, and is kept without what it has shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from tests.pipelines.test_continual import (
+    ROOT,
+    TINY,
+    empty_database,  # noqa: F401
+    project,  # noqa: F401 (in a folder of its own)
+    run,
+)
+
+NOTEBOOK = ROOT / "notebooks" / "explore_run.ipynb"
+
+
+@pytest.mark.filterwarnings("ignore")  # of jupyter_client
+def test_the_notebook_runs_on_a_finished_run(monkeypatch):
+    run({"method": "gppdm"})
+    params = {**TINY, "method": "gppdm"}
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    settings = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert settings.source.count("PARAMS = ") == 1
+    settings.source = f'PARAMS = {params}\nCLASS, OTHER = "0", "6"\nIMAGES = 16'
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": Path.cwd()}}).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 5
+    assert "**digits/gppdm/seed_0**: average accuracy" in str(shown)
+    assert "guidance 8.0: spread over images" in str(shown)
+    assert [output for output in shown if output.get("name") == "stderr"] == []
+
+
+def test_the_notebook_is_kept_without_outputs():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
