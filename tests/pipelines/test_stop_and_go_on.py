@@ -170,9 +170,11 @@ def test_sigterm_ends_cleanly_and_the_same_command_goes_on(whole):
     while not (outputs("06_models") / "configuration.json").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
+    process.send_signal(signal.SIGSTOP)  # it must not end before the other run has looked
     with refused(f"Process {process.pid} is making digits/finetune/seed_0"):
         run()
     process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGCONT)
     error = process.communicate()[1]
     assert process.returncode == 128 + signal.SIGTERM, error
     assert "The same command goes on from here." in error
