@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import yaml
@@ -23,10 +23,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from gppdm_pipeline import sweep
 from gppdm_pipeline.configuration import Experiment
 from gppdm_pipeline.evaluation.records import Record, as_markdown, record_of
+from gppdm_pipeline.streams.scenario import StreamConfig
 
 RESULTS, TABLES = Path("benchmarks/results"), Path("docs/results.md")
 Setting = bool | int | float | str
-_NAMES = {"variant": None, "device": None}  # these decide no result
 
 
 class PlannedStream(BaseModel):
@@ -211,11 +211,24 @@ def _chosen(option: str, given: str | None, known: Mapping[str, object]) -> list
 def _recorded(experiment: Experiment, file: Path) -> Path | None:
     """A record of these settings: the run's own, or one of another plan."""
     for record in (file, *sorted(RESULTS.rglob("seed_*.json"))):
-        if record.exists():
-            there = json.loads(record.read_text())["configuration"]
-            if {**experiment.settings(), **_NAMES} == {**there, **_NAMES}:
-                return record
+        if record.exists() and _is_of(experiment, json.loads(record.read_text())["configuration"]):
+            return record
     return None
+
+
+def _is_of(experiment: Experiment, there: Mapping[str, Any]) -> bool:
+    """Whether recorded settings are the experiment's; what they do not name is at its default."""
+    if any(there.get(key) != getattr(experiment, key) for key in ("benchmark", "method", "seed")):
+        return False
+    learner = {**there[experiment.method], "classifier": there["classifier"]}
+    try:
+        return (
+            StreamConfig.model_validate(there["stream"]) == experiment.stream
+            and type(experiment.learner).model_validate(learner) == experiment.learner
+            and there.get("precision", "float32") == experiment.precision
+        )
+    except ValidationError:  # of a key that there is no more
+        return False
 
 
 def _records(plan: Plan, stream: str, folder: Path) -> dict[str, list[Record]]:

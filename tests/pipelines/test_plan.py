@@ -86,7 +86,8 @@ def test_what_has_a_record_is_not_run_again_even_where_its_outputs_are_gone():
     assert "old" not in text
     assert "| smooth | 0, 1 |" in text
     file = Path("benchmarks/results/trial/small/smooth/seed_1.json")
-    file.write_text(json.dumps({**record, "configuration": {"seed": 1}}))
+    other = {**record["configuration"], "lwf": {"weight": 3.0}}
+    file.write_text(json.dumps({**record, "configuration": other}))
     planned("--variants=smooth")  # the record of other settings
     assert len(ran) == 0  # is made anew from the finished run
     assert json.loads(file.read_text())["configuration"] == record["configuration"]
@@ -106,6 +107,17 @@ def test_a_record_of_another_plan_will_do():
     assert not ran, done.output
     record = Path("benchmarks/results/other/small/floor/seed_0.json")
     assert record.read_bytes() == Path(str(record).replace("other", "trial")).read_bytes()
+
+
+def test_settings_that_came_later_are_at_their_defaults_in_a_record():
+    experiment = sweep.experiment_of("benchmark=digits,method=lwf,seed=3")
+    there = experiment.settings()
+    del there["lwf"]["softmax"], there["classifier"]["start"], there["precision"]
+    assert plan._is_of(experiment, there)
+    assert not plan._is_of(sweep.experiment_of("benchmark=digits,method=lwf,seed=4"), there)
+    changed = sweep.experiment_of("benchmark=digits,method=lwf,seed=3,lwf.softmax=all")
+    assert not plan._is_of(changed, there)
+    assert not plan._is_of(experiment, {**there, "lwf": {"gone": 1}})
 
 
 def test_tables_alone():
