@@ -62,7 +62,7 @@ class Session(KedroSession):
                 loader.first_new_task = first
                 if only_missing_outputs:  # those of earlier tasks, too: it was asked for
                     return {"only_missing_outputs": True}
-                namespaces = new_namespaces(first, loader.experiment.number_of_tasks)
+                namespaces = new_namespaces(first, loader.experiment)
                 return {"only_missing_outputs": True, "namespaces": namespaces}
         if not only_missing_outputs and command.goes_on():
             logger.info(

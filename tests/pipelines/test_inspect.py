@@ -39,6 +39,8 @@ def test_page_picture_and_json(capsys):
     inspect({"method": "gppdm"})
     assert {file.name for file in FOLDER.iterdir()} == {
         "images.png",
+        "images.svg",
+        "images.csv",
         "inspection.json",
         "page.md",
     }

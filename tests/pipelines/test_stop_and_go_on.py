@@ -30,7 +30,6 @@ from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFiles
 from gppdm_pipeline.configuration import flatten
 from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.pipelines import scratch
-from gppdm_pipeline.pipelines.continual.report_graph import TASK_STAGES as STAGES
 
 GPPDM = {"method": "gppdm", "checkpoint_seconds": 0}
 OFFERS = {11: "bases", 15: "train_classifier", 23: "synthesise_replay"}
@@ -74,11 +73,13 @@ def result(name):
         for layer in layers
         for file, content in contents(outputs(layer, name)).items()
     }
-    costs = {f"{task}/{stage}.json" for task in ("task_01", "task_02") for stage in STAGES}
+    named = {"configuration.json", "metrics.json", "results.json", "report.html"}
     return {
         (layer, file): content
         for (layer, file), content in files.items()
-        if file not in {*costs, "configuration.json", "metrics.json", "results.json"}
+        if file not in named
+        and not file.startswith("diagnostics/")
+        and not (file.endswith(".json") and b'"seconds"' in content)
     }
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 def to_unit_range(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
     """Uint8 [n, h, w, c] -> float32 [n, c, h, w] in [-1, 1] on `device`."""
+    if isinstance(images, np.ndarray) and not images.flags.writeable:
+        images = images.copy()  # of a mapped file; torch takes no array that cannot be written
     tensor = torch.as_tensor(images).to(device).permute(0, 3, 1, 2)
     return tensor.to(torch.float32).div_(127.5).sub_(1).contiguous()
 

@@ -18,6 +18,7 @@ from kedro.io import DataCatalog
 from gppdm_pipeline.configuration import Experiment
 from gppdm_pipeline.datasets import JsonDataset, OnDisk, StateDataset
 from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.pipelines.continual.assessment import NAMESPACE as ASSESSMENT
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.guard import besides_stream, differences
 from gppdm_pipeline.pipelines.scratch import RefusedError
@@ -55,9 +56,11 @@ def first_new_task(record: Mapping[str, Any], experiment: Experiment) -> int | N
     return int(there) + 1
 
 
-def new_namespaces(first: int, total: int) -> list[str]:
-    """Where the nodes are that run: the new tasks, and the report."""
-    return [*(task_name(number) for number in range(first, total + 1)), "report"]
+def new_namespaces(first: int, experiment: Experiment) -> list[str]:
+    """Where the nodes are that run: the new tasks, what replay is like, and the report."""
+    tasks = [task_name(number) for number in range(first, experiment.number_of_tasks + 1)]
+    assessed = experiment.learner.has_generator and experiment.evaluation.replay
+    return [*tasks, *([ASSESSMENT] if assessed else []), "report"]
 
 
 def check_growth(experiment: Experiment, first: int, catalog: DataCatalog) -> None:
@@ -99,6 +102,8 @@ def check_growth(experiment: Experiment, first: int, catalog: DataCatalog) -> No
 def set_report_aside(first: int, outputs: set[str], catalog: DataCatalog) -> None:
     """Move the report of the shorter stream to a folder of its own, `before_task_<tt>`.
 
+    The quality of replay goes with it: the oracle that judges it may know more classes now.
+
     Args:
         first: the number of the first new task.
         outputs: the names of all that the run makes.
@@ -106,10 +111,21 @@ def set_report_aside(first: int, outputs: set[str], catalog: DataCatalog) -> Non
     """
     root = _on_disk("report.metrics", catalog).path.parent
     for name in outputs:
-        if name.startswith("report.") and (path := _on_disk(name, catalog).path).exists():
-            place = root / f"before_{task_name(first)}" / path.relative_to(root)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
+        dataset = catalog[name] if _is_of_report(name) else None
+        if not (isinstance(dataset, OnDisk) and dataset.path.exists()):
+            continue
+        if not dataset.path.is_relative_to(root):  # images drawn to be measured
+            dataset.path.unlink()
+            continue
+        place = root / f"before_{task_name(first)}" / dataset.path.relative_to(root)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        dataset.path.replace(place)
+
+
+def _is_of_report(name: str) -> bool:
+    return name.startswith(("report.", f"{ASSESSMENT}.")) or name.endswith(
+        (".replay_quality", ".assess_replay_log")
+    )
 
 
 def _last_of(task: int, catalog: DataCatalog) -> tuple[StateDataset, Mapping[str, Any]]:

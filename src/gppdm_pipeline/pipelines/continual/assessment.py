@@ -44,7 +44,7 @@ def train_oracle(
     """The oracle classifier of the benchmark, from the cache if it is there."""
 
     def stage() -> tuple[TrainedOracle, StageLog]:
-        train = stream.source.read("train")
+        train = stream.read("train")
         where = resolve_device(device)
         return trained_oracle(train, learner.classifier, where, oracles.path), StageLog()
 
@@ -57,8 +57,8 @@ def measure_reference(
     """What real training images reach: nothing generated can be expected to be nearer."""
 
     def stage() -> tuple[Record, StageLog]:
-        train = first_of_each(stream.source.read("train"), evaluation.images_per_class)
-        test = stream.source.read("test")
+        train = first_of_each(stream.read("train"), evaluation.images_per_class)
+        test = stream.read("test")
         quality = _quality(evaluation, device, oracle, train, test)
         accuracy = float((oracle.predict(test.images) == test.labels).mean())
         return {**quality, "oracle_test_accuracy": accuracy}, StageLog()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from gppdm_pipeline.algorithm.device import resolve_device
 from gppdm_pipeline.evaluation.inspection_figures import stream_figure
+from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.inspect.estimate import estimate_costs
 from gppdm_pipeline.pipelines.inspect.looking import Inspection, inspect_stream
@@ -27,9 +26,11 @@ def estimate(learner: Method, device: str, stream: StreamConfig, seed: int) -> R
     return estimate_costs(learner, stream, seed, resolve_device(device))
 
 
-def draw(found: Inspection) -> Figure:
-    """Images of every task and class."""
-    return stream_figure(found.samples)
+def draw(found: Inspection) -> Picture:
+    """Images of every task and class; its data are how many there are of each."""
+    tasks = found.record["tasks"]
+    rows = [{"task": task["task"], **each} for task in tasks for each in task["classes"]]
+    return Picture(stream_figure(found.samples), rows)
 
 
 def describe(configuration: Record, found: Inspection, costs: Record) -> tuple[Record, str]:
