@@ -18,6 +18,7 @@ MEASURES = (
     "backward_transfer",
     "task_masked_accuracy",
     "per_class_accuracy",
+    "replay_quality",
     "seconds",
     "peak_memory_bytes",
     "state_bytes",
