@@ -43,7 +43,6 @@ class Plan(BaseModel):
     """What is run on what.
 
     Attributes:
-        title: of the tables.
         baseline: the variant that the others' paired differences are taken to.
         streams: by name.
         variants: by name; their settings, the method among them.
@@ -51,7 +50,6 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    title: str
     baseline: str
     streams: dict[str, PlannedStream]
     variants: dict[str, dict[str, Setting]]

@@ -17,7 +17,6 @@ from gppdm_pipeline import plan, sweep
 
 ROOT = Path(__file__).parents[2]
 PLAN = {
-    "title": "Trial",
     "baseline": "floor",
     "streams": {
         "small": {
