@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +31,7 @@ from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
 from gppdm_pipeline.pipelines.scratch import Command, Lock, RefusedError, Scratch
 from gppdm_pipeline.pipelines.summary import print_summary
 from gppdm_pipeline.reports import MlflowReports
+from gppdm_pipeline.stopping import stop_at_signals
 from gppdm_pipeline.streams.sources import SourceError
 from gppdm_pipeline.tracking import Tracker, TrackingError, absolute, log_comparison
 
@@ -122,7 +121,7 @@ class ExperimentHooks:
             self._command.begin(first)
             catalog.save("configuration", self._experiment.record())
             self._scratch.mlflow_run.write_text(self._tracker.run_id)
-        _stop_at_signals()
+        stop_at_signals()
 
     def _check(self, pipeline: Pipeline) -> None:
         try:
@@ -213,18 +212,6 @@ def _compares(pipeline: Pipeline) -> bool:
 
 def _inspects(pipeline: Pipeline) -> bool:
     return bool(pipeline.all_outputs() & {*INSPECTION})
-
-
-def _stop_at_signals() -> None:
-    """End as after Ctrl-C, so that MLflow is told, unless someone else handles them."""
-
-    def stop(number: int, _: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, stop)
 
 
 def _path(catalog: DataCatalog, name: str) -> Path:

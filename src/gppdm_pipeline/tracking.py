@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gppdm_pipeline.configuration import Experiment
 from gppdm_pipeline.provenance import git_commit
+from gppdm_pipeline.stopping import stops_held
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,8 @@ class Tracker:
         if self.lost:
             return
         try:
-            call(self.run_id, value)
+            with stops_held():
+                call(self.run_id, value)
         except FAILURES as error:
             self.lost = True
             logger.error(

@@ -168,7 +168,7 @@ def test_sigterm_ends_cleanly_and_the_same_command_goes_on(whole):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     lock = Path("data/.checkpoints/digits/finetune/seed_0/lock")
-    while not (outputs("06_models") / "configuration.json").exists():
+    while not contents(outputs("03_primary")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGSTOP)  # it must not end before the other run has looked
