@@ -16,16 +16,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import click
+import numpy as np
 import yaml
 from kedro.framework.project import configure_project
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gppdm_pipeline import sweep
 from gppdm_pipeline.configuration import Experiment
-from gppdm_pipeline.evaluation.records import Record, as_markdown, record_of
+from gppdm_pipeline.datasets import ImagesDataset
+from gppdm_pipeline.evaluation.record_pictures import strip_of
+from gppdm_pipeline.evaluation.records import record_of
+from gppdm_pipeline.plan_tables import TABLES, section, write_between
 from gppdm_pipeline.streams.scenario import StreamConfig
 
-RESULTS, TABLES = Path("benchmarks/results"), Path("docs/results.md")
+REPLAYS = Path("data/05_model_input")
+RESULTS = Path("benchmarks/results")
 Setting = bool | int | float | str
 
 
@@ -65,12 +70,16 @@ class Plan(BaseModel):
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run: where it stands in its plan, and its settings as for `kedro run --params`."""
+    """One run: where it stands in its plan, and its settings as for `kedro run --params`.
+
+    Of a stream's first seed, some replayed images are kept (`pictured`).
+    """
 
     stream: str
     variant: str
     seed: int
     params: str
+    pictured: bool
 
     def record(self, folder: Path) -> Path:
         """Its record's file, below the plan's folder."""
@@ -100,8 +109,8 @@ def main(
     )
     failed = [] if tables else run_all(wanted, folder)
     text = "\n".join(
-        f"**{name}**\n\n{as_markdown(_records(plan, name, folder), plan.baseline)}"
-        for name in plan.streams
+        section(folder, name, list(plan.variants), plan.baseline, stream.seeds[0])
+        for name, stream in plan.streams.items()
     )
     write_between(TABLES, file.stem, text)
     click.echo(text)
@@ -127,7 +136,13 @@ def runs_of(
 ) -> list[PlannedRun]:
     """The runs, stream by stream, and of each stream all variants with one seed, then the next."""
     return [
-        PlannedRun(name, variant, seed, _params(plan, name, variant, seed))
+        PlannedRun(
+            name,
+            variant,
+            seed,
+            _params(plan, name, variant, seed),
+            seed == plan.streams[name].seeds[0],
+        )
         for name in streams
         for seed in plan.streams[name].seeds
         if seeds is None or seed in seeds
@@ -144,7 +159,11 @@ def run_all(wanted: list[PlannedRun], folder: Path) -> list[PlannedRun]:
         if record := _recorded(experiment, file):
             if record != file:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(record.read_bytes())
+                for suffix in (".json", ".npz"):
+                    if record.with_suffix(suffix).exists():
+                        file.with_suffix(suffix).write_bytes(
+                            record.with_suffix(suffix).read_bytes()
+                        )
             click.echo(f"{heading}: recorded")
             continue
         click.echo(f"{heading} ...")
@@ -153,13 +172,13 @@ def run_all(wanted: list[PlannedRun], folder: Path) -> list[PlannedRun]:
             failed.append(planned)
             click.echo(f"{heading}: failed; its message is above", err=True)
             continue
-        keep(experiment, file)
+        keep(experiment, file, planned.pictured)
         click.echo(f"{heading}: {time.monotonic() - start:.0f} s, {sweep.result(experiment)}")
     return failed
 
 
-def keep(experiment: Experiment, file: Path) -> None:
-    """Write the record of a finished run."""
+def keep(experiment: Experiment, file: Path, pictured: bool) -> None:
+    """Write the record of a finished run, and if `pictured`, a few of its replayed images."""
     reports = sweep.REPORTS / experiment.run
     last = max((sweep.STATES / experiment.run).glob("task_*/state/provenance.json"))
     logs = sorted(reports.glob("task_*/*.json"))
@@ -170,20 +189,13 @@ def keep(experiment: Experiment, file: Path) -> None:
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, separators=(",", ":")) + "\n")
-
-
-def write_between(file: Path, name: str, text: str) -> None:
-    """Replace what stands in `file` between the marks of `name`.
-
-    Raises:
-        click.ClickException: if the marks are not there.
-    """
-    begin, end = f"<!-- {name}: made by the plan -->\n", f"<!-- end of {name} -->"
-    before, found, rest = file.read_text().partition(begin)
-    _, ended, after = rest.partition(end)
-    if not (found and ended):
-        raise click.ClickException(f"{file} has no lines {begin.strip()!r} and {end!r}")
-    file.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    if pictured and "replay_quality" in record:
+        inputs = REPLAYS / experiment.run
+        tasks = sorted(inputs.glob("task_*/replay.npz"))[1:]  # before the first, there is none
+        kept = [ImagesDataset(filepath=str(path)).load() for path in tasks]
+        kept.append(ImagesDataset(filepath=str(inputs / "assessment/replay.npz")).load())
+        strip = strip_of(kept, record)
+        np.savez_compressed(file.with_suffix(".npz"), replay=strip)
 
 
 def _params(plan: Plan, stream: str, variant: str, seed: int) -> str:
@@ -227,15 +239,6 @@ def _is_of(experiment: Experiment, there: Mapping[str, Any]) -> bool:
         )
     except ValidationError:  # of a key that there is no more
         return False
-
-
-def _records(plan: Plan, stream: str, folder: Path) -> dict[str, list[Record]]:
-    return {
-        variant: [
-            json.loads(file.read_text()) for file in sorted((folder / stream / variant).glob("*"))
-        ]
-        for variant in plan.variants
-    }
 
 
 if __name__ == "__main__":

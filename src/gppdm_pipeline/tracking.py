@@ -89,6 +89,7 @@ class Tracker:
     def log_stage(self, task: int, name: str, record: Mapping[str, Any]) -> None:
         """What a stage cost and told (step: the task), and its curves (step: batches)."""
         numbers = {f"seconds/{name}": record["seconds"]}
+        numbers[f"cpu_seconds/{name}"] = record["cpu_seconds"]
         numbers[f"peak_memory_bytes/{name}"] = record["peak_memory_bytes"]
         numbers |= {f"{name}/{key}": value for key, value in record["metrics"].items()}
         self.log_metrics(task, numbers)

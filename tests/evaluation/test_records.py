@@ -8,7 +8,13 @@ import math
 import numpy as np
 import pytest
 
-from gppdm_pipeline.evaluation.records import MEASURES, as_markdown, paired, record_of
+from gppdm_pipeline.evaluation.records import (
+    MEASURES,
+    as_markdown,
+    paired,
+    record_of,
+    replay_as_markdown,
+)
 
 
 def record(seed, accuracy, drift=None):
@@ -60,6 +66,46 @@ def test_table():
         == "| new | 0, 1 | 70.0 ± 14.1 | 70.0 ± 14.1 | 0.4 ± 0.2 | 3.5 ± 0.0 | 2.5 ± 0.0 | +10.0 |"
     )
     assert missing.startswith("| x | not run |")
+
+
+def test_seconds_of_the_processor_where_records_have_them():
+    old, new = record(0, 0.5), {**record(1, 0.5), "cpu_seconds": {"task_01": {"a": 1.0, "b": 2.0}}}
+    header, _, row = as_markdown({"x": [old, new]}, "x").splitlines()
+    column = header.split("|").index(" CPU seconds ")
+    assert row.split("|")[column] == " 3.0 "
+
+
+def quality(*after):
+    classes = [
+        {
+            label: {"oracle_agreement": share, "frechet_distance": {"lite": 99.0, "oracle": d}}
+            for label, (share, d) in task.items()
+        }
+        for task in after
+    ]
+    return {"settings": {"extractors": ["oracle", "lite"]}, "after_task": classes}
+
+
+def test_replay_of_the_first_two_classes_after_every_task():
+    one = quality(
+        {"7": (1.0, 1.0)},
+        {"7": (0.5, 3.0), "2": (0.9, 2.0)},
+        {"2": (0.8, 4.0), "5": (0.0, 50.0), "7": (0.4, 6.0)},
+    )
+    other = quality(
+        {"7": (0.8, 2.0)},
+        {"7": (0.5, 3.0), "2": (0.9, 2.0)},
+        {"2": (0.6, 4.0), "5": (0.0, 50.0), "7": (0.2, None)},
+    )
+    records = {
+        "a": [record(0, 0.5) | {"replay_quality": one}, record(1, 0.5) | {"replay_quality": other}],
+        "older": [record(0, 0.5)],
+        "x": [],
+    }
+    header, _, row = replay_as_markdown(records).splitlines()
+    assert header == "| replay of the first two classes after task | 1 | 2 | 3 |"
+    assert row == "| a | 90, 1.5 | 70, 2.5 | 50, nan |"
+    assert replay_as_markdown({"older": [record(0, 0.5)], "x": []}) == ""
 
 
 def test_a_record_keeps_measures_settings_and_what_stages_measured():

@@ -20,6 +20,7 @@ MEASURES = (
     "per_class_accuracy",
     "replay_quality",
     "seconds",
+    "cpu_seconds",
     "peak_memory_bytes",
     "state_bytes",
 )
@@ -65,8 +66,9 @@ def as_markdown(records: Mapping[str, Sequence[Record]], baseline: str) -> str:
         "incremental, %": lambda record: _percent(record["average_incremental_accuracy"]),
         "forgetting, %": lambda record: _percent(record["forgetting"]),
         "drift of old keys, values": _drift,
-        "seconds": lambda record: float(
-            sum(sum(stages.values()) for stages in record["seconds"].values())
+        "seconds": lambda record: _total(record["seconds"]),
+        "CPU seconds": lambda record: (
+            _total(record["cpu_seconds"]) if "cpu_seconds" in record else None
         ),
         "state, MB": lambda record: record["state_bytes"][-1] / 1e6,
     }
@@ -88,6 +90,75 @@ def as_markdown(records: Mapping[str, Sequence[Record]], baseline: str) -> str:
         difference = "" if variant == baseline else paired(found, records.get(baseline, []))
         lines.append(_row([variant, seeds, *cells, difference]))
     return "\n".join(lines) + "\n"
+
+
+def replay_as_markdown(records: Mapping[str, Sequence[Record]]) -> str:
+    """A table of the first two classes' replay after every task: how it keeps.
+
+    In a cell, the share that the oracle takes for its class in per cent, and the Frechet distance
+    to real test images in the features of the first extractor asked for; means of both classes and
+    of all seeds whose records have them.
+
+    Args:
+        records: of each variant.
+
+    Returns:
+        The table, or nothing where no record has the quality of replay.
+    """
+    rows = {
+        variant: [_first_classes(record) for record in found if "replay_quality" in record]
+        for variant, found in records.items()
+    }
+    tasks = max((len(cells) for found in rows.values() for cells in found), default=0)
+    if not tasks:
+        return ""
+    lines = [
+        _row(["replay of the first two classes after task", *map(str, range(1, tasks + 1))]),
+        _row(["---"] + ["---:"] * tasks),
+    ]
+    for variant, found in rows.items():
+        after = zip(*found, strict=True)
+        cells = [
+            f"{fmean(share for share, _ in seeds):.0f}, {fmean(d for _, d in seeds):.1f}"
+            for seeds in after
+        ]
+        if cells:
+            lines.append(_row([variant, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def first_labels(record: Record) -> list[str]:
+    """The labels of the first two classes that were learnt."""
+    after_task = record["replay_quality"]["after_task"]
+    return list(dict.fromkeys(label for after in after_task for label in after))[:2]
+
+
+def cost_of(record: Record) -> float:
+    """Seconds of learning: the processor's where the record has them, else those that passed."""
+    return _total(record.get("cpu_seconds", record["seconds"]))
+
+
+def _first_classes(record: Record) -> list[tuple[float, float]]:
+    """The oracle's agreement in per cent and the Frechet distance, after each task."""
+    quality = record["replay_quality"]
+    extractor = quality["settings"]["extractors"][0]
+    first = first_labels(record)
+    return [
+        (
+            fmean(100 * after[label]["oracle_agreement"] for label in first if label in after),
+            fmean(
+                _known(after[label]["frechet_distance"][extractor])
+                for label in first
+                if label in after
+            ),
+        )
+        for after in quality["after_task"]
+    ]
+
+
+def _known(value: float | None) -> float:
+    """A distance may be undefined, for too few images; so is then a mean with it."""
+    return math.nan if value is None else value
 
 
 def paired(found: Sequence[Record], baseline: Sequence[Record]) -> str:
@@ -116,6 +187,11 @@ def _drift(record: Record) -> float | None:
 
 def _by_seed(found: Sequence[Record]) -> dict[int, Record]:
     return {record["configuration"]["seed"]: record for record in found}
+
+
+def _total(costs: Mapping[str, Mapping[str, float]]) -> float:
+    """Of all stages of all tasks."""
+    return float(sum(sum(stages.values()) for stages in costs.values()))
 
 
 def _percent(share: float | None) -> float | None:

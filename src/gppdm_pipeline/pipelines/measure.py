@@ -21,15 +21,18 @@ def measured(stage: Callable[[], tuple[Result, StageLog]]) -> tuple[Result, dict
     """Run a stage, and record what it cost beside what it told.
 
     Returns:
-        The stage's result, and {"seconds", "peak_memory_bytes", "metrics", "curves"}, plain JSON
-        values. The peak is of the whole process's resident memory: during the stage on Linux,
-        since the process started elsewhere (only Linux can set the mark back).
+        The stage's result, and {"seconds", "cpu_seconds", "peak_memory_bytes", "metrics",
+        "curves"}, plain JSON values. CPU seconds are the whole process's, of all its threads: what
+        else the machine does hardly changes them. The peak is of the whole process's resident
+        memory: during the stage on Linux, since the process started elsewhere (only Linux can set
+        the mark back).
     """
     _reset_peak()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     result, log = stage()
     return result, {
         "seconds": time.perf_counter() - start,
+        "cpu_seconds": time.process_time() - cpu,
         "peak_memory_bytes": _peak(),
         "metrics": dict(log.metrics),
         "curves": {name: [list(point) for point in curve] for name, curve in log.curves.items()},

@@ -67,6 +67,7 @@ def _costs(logs: dict[str, Record]) -> Record:
     """Seconds of learning by task and stage, of evaluation by stage; memory; what is left free."""
     free: dict[str, float] = {}
     seconds: dict[str, dict[str, float]] = {}
+    cpu: dict[str, dict[str, float]] = {}
     evaluation: dict[str, float] = {}
     for name, log in logs.items():
         task, stage = name.split(".")
@@ -79,8 +80,10 @@ def _costs(logs: dict[str, Record]) -> Record:
             evaluation[stage] = evaluation.get(stage, 0.0) + log["seconds"]
         else:
             seconds.setdefault(task, {})[stage] = log["seconds"]
+            cpu.setdefault(task, {})[stage] = log["cpu_seconds"]
     return {
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "evaluation_seconds": evaluation,
         "free_directions": free,
         "peak_memory_bytes": max((log["peak_memory_bytes"] for log in logs.values()), default=None),

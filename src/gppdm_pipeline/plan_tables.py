@@ -1,0 +1,79 @@
+"""Tables and pictures of a plan's records, written into the results' page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from gppdm_pipeline.evaluation.pictures import Picture
+from gppdm_pipeline.evaluation.record_pictures import (
+    Strip,
+    accuracy_against_cost_picture,
+    first_classes_picture,
+)
+from gppdm_pipeline.evaluation.records import Record, as_markdown, replay_as_markdown
+
+TABLES = Path("docs/results.md")
+
+
+def section(
+    folder: Path, stream: str, variants: Sequence[str], baseline: str, pictured_seed: int
+) -> str:
+    """Tables and pictures of a stream, as Markdown; the pictures are written.
+
+    Args:
+        folder: of the plan's records.
+        stream: its name.
+        variants: their names, the baseline's among them.
+        baseline: what differences are taken to.
+        pictured_seed: the seed whose replayed images are kept.
+    """
+    records = {name: _records(folder / stream / name) for name in variants}
+    parts = [f"**{stream}**", as_markdown(records, baseline), replay_as_markdown(records)]
+    if any(records.values()):
+        title = f"{folder.name}, {stream}: accuracy against cost"
+        picture = accuracy_against_cost_picture(records, title)
+        parts.append(_shown(picture, f"{folder.name}_{stream}_cost", title))
+    files = {name: folder / stream / name / f"seed_{pictured_seed}.npz" for name in variants}
+    strips = {name: _strip(file) for name, file in files.items() if file.exists()}
+    if strips:
+        title = f"{folder.name}, {stream}: replay of the first two classes after each task"
+        picture = first_classes_picture(strips, f"{title} (seed {pictured_seed})")
+        parts.append(_shown(picture, f"{folder.name}_{stream}_replay", title))
+    return "\n".join(part.strip() + "\n" for part in parts if part)
+
+
+def write_between(file: Path, name: str, text: str) -> None:
+    """Replace what stands in `file` between the marks of `name`.
+
+    Raises:
+        click.ClickException: if the marks are not there.
+    """
+    begin, end = f"<!-- {name}: made by the plan -->\n", f"<!-- end of {name} -->"
+    before, found, rest = file.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise click.ClickException(f"{file} has no lines {begin.strip()!r} and {end!r}")
+    file.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+def _shown(picture: Picture, name: str, title: str) -> str:
+    """Write the picture beside the tables; returns the Markdown that shows it."""
+    file = TABLES.parent / "images" / "plans" / f"{name}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(picture.rendered("png"))
+    return f"![{title}]({file.relative_to(TABLES.parent)})\n"
+
+
+def _strip(file: Path) -> Strip:
+    with np.load(file, allow_pickle=False) as arrays:
+        strip: Strip = arrays["replay"]
+    return strip
+
+
+def _records(folder: Path) -> list[Record]:
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
