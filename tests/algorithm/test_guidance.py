@@ -20,6 +20,7 @@ from gppdm_pipeline.algorithm.guidance import (
     Step,
     ancestral,
     guided_mean,
+    residual_variance,
     with_noise_level,
 )
 from gppdm_pipeline.methods import Method
@@ -60,7 +61,7 @@ def test_the_mean_moves_by_variance_times_gradient(tau, before, scale):
     torch.testing.assert_close(found, mean + scale * variance * gradient)
 
 
-def draw(scale, n=4000, steps=250, prediction="v_prediction"):
+def draw(scale, n=4000, steps=250, prediction="v_prediction", variance="small"):
     generator = torch.Generator().manual_seed(0)
 
     def predict(x, tau):
@@ -73,7 +74,7 @@ def draw(scale, n=4000, steps=250, prediction="v_prediction"):
 
     x = torch.randn(n, 1, 1, 1, generator=generator)
     return ancestral(
-        predict, x, SHARES, prediction, steps, log_likelihood, scale, generator
+        predict, x, SHARES, prediction, steps, log_likelihood, scale, generator, variance
     ).numpy()
 
 
@@ -87,6 +88,25 @@ def test_without_scale_the_prior_is_drawn(prediction):
     x = draw(0, prediction=prediction)
     assert x.mean() == pytest.approx(0, abs=0.02)
     assert x.std() == pytest.approx(S, rel=0.08)
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+def test_few_steps_of_analytic_variance_keep_the_spread(prediction):
+    assert draw(0, steps=20, variance="small").std() < 0.85 * S
+    x = draw(0, steps=20, prediction=prediction, variance="analytic")
+    assert x.mean() == pytest.approx(0, abs=0.02)
+    assert x.std() == pytest.approx(S, rel=0.04)
+    guided = draw(1, steps=100, prediction=prediction, variance="analytic")
+    assert guided.std() == pytest.approx(np.sqrt(S**2 * V / (S**2 + V)), rel=0.08)
+
+
+@pytest.mark.parametrize("tau", [60, 250, 500])
+def test_what_noise_leaves_open_of_an_image(tau):
+    share = SHARES[tau]
+    x = (share * S**2 + 1 - share).sqrt() * torch.randn(40_000, 1, 1, 1)
+    clean, spread = posterior_of_clean(x, share)
+    torch.testing.assert_close(residual_variance(x, clean, share), spread, rtol=0.1, atol=0.002)
+    assert 0 <= residual_variance(3 * x, clean, share) <= 1
 
 
 def test_with_scale_one_the_class_is_drawn():

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -106,6 +107,37 @@ def test_a_record_of_another_plan_will_do():
     assert not ran, done.output
     record = Path("benchmarks/results/other/small/floor/seed_0.json")
     assert record.read_bytes() == Path(str(record).replace("other", "trial")).read_bytes()
+
+
+def test_some_replay_of_the_first_seed_is_kept_and_shown():
+    tiny = {
+        "method": "vae_replay",
+        "vae_replay.vae.steps": 2,
+        "vae_replay.vae.width": 8,
+        "vae_replay.replay.images_per_class": 2,
+    }
+    Path("trial.yml").write_text(
+        yaml.safe_dump({**PLAN, "variants": {**PLAN["variants"], "vae": tiny}})
+    )
+    done = planned("--variants=vae")
+    assert done.exit_code == 0, done.output
+    folder = Path("benchmarks/results/trial/small/vae")
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "seed_0.json",
+        "seed_0.npz",
+        "seed_1.json",
+    ]
+    with np.load(folder / "seed_0.npz", allow_pickle=False) as arrays:
+        strip = arrays["replay"]
+    with np.load("data/05_model_input/digits/vae_replay-small-vae/seed_0/task_02/replay.npz") as of:
+        assert np.array_equal(strip[0, 0, :2], of["images"][of["labels"] == 0])
+    assert strip.shape == (2, 2, 3, 8, 8, 1)
+    text = Path("docs/results.md").read_text()
+    assert "| replay of the first two classes after task | 1 | 2 |" in text
+    for name in ("cost", "replay"):
+        assert f"(images/plans/trial_small_{name}.png)" in text
+        image = Path(f"docs/images/plans/trial_small_{name}.png").read_bytes()
+        assert image.startswith(b"\x89PNG")
 
 
 def test_settings_that_came_later_are_at_their_defaults_in_a_record():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,9 @@ from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images import LabelledImages
 
+Variance = Literal["analytic", "small"]
+"""Of a step, given the image: that of q (small; Ho et al. 2020, eq. 7), as if x_0 were known; or
+that and what is not known of x_0 (analytic; see `residual_variance`)."""
 LogLikelihood = Callable[[Tensor, Tensor], Tensor]
 """(x float32 [b, c, h, w], abar_tau float32 scalar) -> log p(y | x) of each image's class, [b]."""
 
@@ -43,12 +47,14 @@ class Guide:
         columns: int64 [n], the output of each image that will be drawn.
         scale: of its gradient; 0 is plain ancestral sampling.
         time_aware: whether it is told the noise (see `with_noise_level`).
+        variance: of the sampler's steps.
     """
 
     network: nn.Module
     columns: Tensor
     scale: float
     time_aware: bool
+    variance: Variance = "analytic"
 
     def of(self, part: slice) -> LogLikelihood:
         """Log p(y | x) for the images at `part`."""
@@ -94,6 +100,23 @@ class Step:
         )
 
 
+def residual_variance(x: Tensor, clean: Tensor, share: Tensor) -> Tensor:
+    """What x_tau leaves open of x_0, averaged over batch and pixels: a scalar in [0, 1].
+
+    Bao et al. 2022 (Analytic-DPM, arXiv 2201.06503), theorem 1 with x_0 in [-1, 1]:
+    (1 - abar) / abar (1 - E[noise said ^2]). The mean is taken over what is being drawn, not over
+    training images, so that it costs nothing.
+
+    Args:
+        x: float32 [b, c, h, w].
+        clean: the denoiser's x_0, likewise.
+        share: abar_tau, a scalar.
+    """
+    noise = (x - share.sqrt() * clean) / (1 - share).sqrt()
+    left = (1 - share) / share * (1 - noise.square().mean())
+    return left.clamp(0, 1)
+
+
 def guided_mean(
     step: Step, x: Tensor, clean: Tensor, log_likelihood: LogLikelihood, scale: float
 ) -> Tensor:
@@ -122,6 +145,7 @@ def ancestral(
     log_likelihood: LogLikelihood,
     scale: float,
     generator: torch.Generator,
+    variance: Variance = "analytic",
 ) -> Tensor:
     """From noise to images, float32 [b, c, h, w].
 
@@ -134,6 +158,7 @@ def ancestral(
         log_likelihood: of each image's class.
         scale: of its gradient.
         generator: of the noise, on the images' device.
+        variance: of the steps; small loses spread where steps are few.
     """
     taus = torch.linspace(DIFFUSION_STEPS - 1, 0, sampler_steps, device=x.device).round().long()
     for i, tau in enumerate(taus):
@@ -141,6 +166,9 @@ def ancestral(
         before = shares[taus[i + 1]] if i + 1 < sampler_steps else torch.ones_like(share)
         clean = clean_images(x, predict(x, tau), share, prediction)
         step = Step.between(share, before)
+        if variance == "analytic" and i + 1 < sampler_steps:
+            more = step.of_clean**2 * residual_variance(x, clean, share)
+            step = replace(step, variance=step.variance + more)
         x = guided_mean(step, x, clean, log_likelihood, scale)
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         x = x + step.variance.sqrt() * noise

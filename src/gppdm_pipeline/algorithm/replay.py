@@ -124,6 +124,7 @@ def draw_images(
                 likelihood,
                 guide.scale,
                 generator,
+                guide.variance,
             )
         pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         done = start + len(batch)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gppdm_pipeline.algorithm.classifier import build_classifier
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.generator import replay_of
-from gppdm_pipeline.algorithm.guidance import Guide, fit_guide
+from gppdm_pipeline.algorithm.guidance import Guide, Variance, fit_guide
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.replay import ReplayConfig
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -36,6 +36,9 @@ class GuideConfig(BaseModel):
     time_aware: bool = False
     """False: the state's classifier, which has seen clean images only. True: a second one of the
     same size and budget, trained on noisy images and told how noisy they are."""
+    variance: Variance = "analytic"
+    """Of the sampler's steps. small: as published; where steps are few, it draws images too much
+    alike. analytic: Bao et al. 2022 (arXiv 2201.06503), at the same cost."""
 
 
 class Ddgr(DiffusionReplay):
@@ -71,5 +74,6 @@ class Ddgr(DiffusionReplay):
             columns.repeat_interleave(of_each).to(context.device),
             self.guide.scale,
             self.guide.time_aware,
+            self.guide.variance,
         )
         return replay_of(state, tuple(counts), tuple(of_each.tolist()), self, context, stage, guide)
