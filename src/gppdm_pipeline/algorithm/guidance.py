@@ -54,7 +54,7 @@ class Guide:
     columns: Tensor
     scale: float
     time_aware: bool
-    variance: Variance = "analytic"
+    variance: Variance = "small"
 
     def of(self, part: slice) -> LogLikelihood:
         """Log p(y | x) for the images at `part`."""
@@ -145,7 +145,7 @@ def ancestral(
     log_likelihood: LogLikelihood,
     scale: float,
     generator: torch.Generator,
-    variance: Variance = "analytic",
+    variance: Variance = "small",
 ) -> Tensor:
     """From noise to images, float32 [b, c, h, w].
 

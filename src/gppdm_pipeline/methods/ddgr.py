@@ -36,7 +36,7 @@ class GuideConfig(BaseModel):
     time_aware: bool = False
     """False: the state's classifier, which has seen clean images only. True: a second one of the
     same size and budget, trained on noisy images and told how noisy they are."""
-    variance: Variance = "analytic"
+    variance: Variance = "small"
     """Of the sampler's steps. small: as published; where steps are few, it draws images too much
     alike. analytic: Bao et al. 2022 (arXiv 2201.06503), at the same cost."""
 
