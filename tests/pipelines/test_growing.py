@@ -300,6 +300,10 @@ def test_a_stream_with_repetition_grows_behind_its_last_task(caplog):
     assert {node.split(".")[0] for node in ran} == {"task_04", "task_05", "report"}
     assert states() == before
     assert_same_state("digits/finetune/seed_0", "digits/finetune-at_once/seed_0", "task_05")
+    report = json.loads((outputs("08_reporting") / "metrics.json").read_text())
+    tasks = [*report["classes_by_task"], ["4", "0"]]  # told by name, it goes on all the same
+    ran = nodes_of(caplog, {"stream": {**options, "tasks": tasks}})
+    assert {node.split(".")[0] for node in ran} == {"task_06", "report"}
 
 
 def assert_same_state(one, other, task):
