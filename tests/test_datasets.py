@@ -18,7 +18,7 @@ from gppdm_pipeline.datasets import (
     StateDataset,
 )
 from gppdm_pipeline.evaluation.pictures import Picture
-from gppdm_pipeline.images import LabelledImages, room_for
+from gppdm_pipeline.images import LabelledImages, Room
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def nothing_fits(monkeypatch):
 
 
 def is_mapped(array):
-    while array is not None and not isinstance(array, np.memmap):
+    while isinstance(array, np.ndarray):
         array = array.base
-    return array is not None
+    return array is not None  # a file's memory
 
 
 def test_many_images_come_back_mapped(tmp_path, images, nothing_fits):
@@ -84,9 +84,15 @@ def test_many_images_are_put_together_in_a_file(images, nothing_fits):
     assert is_mapped(both.images) and not is_mapped(images.images)
     np.testing.assert_array_equal(both.images[3:], images.images)
     np.testing.assert_array_equal(both.images[:3], images.images)
-    room = room_for((5, 2, 2, 1))
-    room[:] = 7
-    assert (room == 7).all() and room.flags.writeable
+    some = both.select(np.array([5, 0, -2]))
+    assert is_mapped(some.images)
+    np.testing.assert_array_equal(some.images, images.images[[2, 0, 1]])
+    np.testing.assert_array_equal(both.of_classes([images.labels[1]]).images[0], images.images[1])
+    room = Room((5, 2, 2, 1))
+    room.put(0, np.full((3, 2, 2, 1), 7, np.uint8))
+    room.put(3, np.full((2, 2, 2, 1), 8, np.uint8))
+    assert room.images.flags.writeable
+    assert room.images[:, 0, 0, 0].tolist() == [7, 7, 7, 8, 8]
 
 
 def test_pickled_arrays_are_not_read(tmp_path):

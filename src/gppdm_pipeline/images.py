@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,24 +14,50 @@ from numpy.typing import NDArray
 
 IN_MEMORY = 1 << 28
 """Bytes of images from which on they lie in a file and are mapped."""
+_PIECE = 1 << 24
 
 
-def room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An array to be filled, uint8, of any content.
+class Room:
+    """Room for images that come in pieces.
 
     More than `IN_MEMORY` bytes lie in a file that has no name and goes with the array ($TMPDIR says
     where): memory holds what is in use.
 
+    Attributes:
+        images: uint8, of the shape that was asked for and any content.
+
     Raises:
         OSError: if the disk has no room for it.
     """
-    size = math.prod(shape)
-    if size <= IN_MEMORY:
-        return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile() as file:
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and not a crash later
-            os.posix_fallocate(file.fileno(), 0, size)
-        return np.asarray(np.memmap(file, np.uint8, "w+", shape=shape))
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        """An array of this shape, to be filled."""
+        size = math.prod(shape)
+        self._map: mmap.mmap | None = None
+        if size <= IN_MEMORY:
+            self.images = np.empty(shape, np.uint8)
+            return
+        with tempfile.TemporaryFile() as file:
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and no crash later
+                os.posix_fallocate(file.fileno(), 0, size)
+            self._map = mmap.mmap(file.fileno(), size)
+        self.images = np.ndarray(shape, np.uint8, self._map)
+
+    def put(self, start: int, images: NDArray[np.uint8]) -> None:
+        """Put a piece at `start`; a file takes it at once, so that it does not stay in memory."""
+        self.images[start : start + len(images)] = images
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], pieces: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """An array of this shape, filled with pieces that come one after the other."""
+        room, start = cls(shape), 0
+        for piece in pieces:
+            room.put(start, piece)
+            start += len(piece)
+        return room.images
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +103,12 @@ class LabelledImages:
 
     def select(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> LabelledImages:
         """The images at `index` (integers or a mask), copied."""
-        return LabelledImages(self.images[index], self.labels[index])
+        labels = self.labels[index]
+        if len(labels) * math.prod(self.image_shape) <= IN_MEMORY:
+            return LabelledImages(self.images[index], labels)
+        places = np.arange(len(self))[index]
+        pieces = (self.images[places[piece]] for piece in _pieces(len(places), self.image_shape))
+        return LabelledImages(Room.of((len(places), *self.image_shape), pieces), labels)
 
     def of_classes(self, classes: Iterable[int]) -> LabelledImages:
         """Only the images whose label is one of `classes`."""
@@ -85,14 +117,22 @@ class LabelledImages:
     @classmethod
     def concatenate(cls, parts: Sequence[LabelledImages]) -> LabelledImages:
         """All parts, one after the other; at least one, all of one image shape."""
-        images = [part.images for part in parts]
-        total = sum(map(len, images))
-        room = room_for((total, *images[0].shape[1:])) if images else None
-        return cls(
-            np.concatenate(images, out=room), np.concatenate([part.labels for part in parts])
-        )
+        shape = parts[0].image_shape
+        if any(part.image_shape != shape for part in parts):
+            raise ValueError(
+                f"images of {sorted({part.image_shape for part in parts})} are not of one shape"
+            )
+        pieces = (part.images[piece] for part in parts for piece in _pieces(len(part), shape))
+        images = Room.of((sum(map(len, parts)), *shape), pieces)
+        return cls(images, np.concatenate([part.labels for part in parts]))
 
     @classmethod
     def empty(cls, image_shape: tuple[int, int, int]) -> LabelledImages:
         """No image, of the given (height, width, channels)."""
         return cls(np.empty((0, *image_shape), np.uint8), np.empty(0, np.int64))
+
+
+def _pieces(count: int, image_shape: tuple[int, int, int]) -> Iterator[slice]:
+    """Parts of `count` images of about `_PIECE` bytes."""
+    size = max(1, _PIECE // max(1, math.prod(image_shape)))
+    return (slice(start, start + size) for start in range(0, count, size))

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import logging
 import re
 
@@ -100,3 +101,47 @@ def test_a_digest_tells_settings_states_and_images_apart():
     assert len({digest(value) for value in given}) == len(given)
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     assert digest(images_of(0), gppdm()) == digest(images_of(0), gppdm())
+
+
+def part(step, follows):
+    return Snapshot(step, {"drawn": torch.arange(follows, step)}, follows=follows)
+
+
+def keep_parts(folder, *steps, now=False, every=0.0):
+    place = CheckpointFolder(folder, "key", every)("loop")
+    for follows, step in itertools.pairwise(steps):
+        place.offer(lambda step=step, follows=follows: part(step, follows), now)
+    return sorted((folder / "loop").glob("*"))
+
+
+def parts(folder, key="key"):
+    return [found.step for found in CheckpointFolder(folder, key, 0)("loop").parts()]
+
+
+def test_all_parts_are_kept_and_come_back_in_order(tmp_path):
+    files = keep_parts(tmp_path, 0, 2, 3, 30, 400)
+    sizes = [file.stat().st_size for file in files]
+    assert sizes[2] - sizes[1] == 8 * 26  # each has what came since the one before
+    found = [*CheckpointFolder(tmp_path, "key", 0)("loop").parts()]
+    assert torch.equal(torch.cat([each.tensors["drawn"] for each in found]), torch.arange(400))
+    assert sorted((tmp_path / "loop").glob("*")) == files
+    assert parts(tmp_path, key="another") == []
+    assert not any((tmp_path / "loop").iterdir())
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_parts_after_one_that_is_damaged_or_lost_are_removed(tmp_path, caplog, lost, damaged):
+    files = keep_parts(tmp_path, 0, 2, 3, 30, 400)
+    if damaged:
+        files[lost].write_bytes(files[lost].read_bytes()[:-1])
+    else:
+        files[lost].unlink()
+    assert parts(tmp_path) == [2, 3, 30, 400][:lost]
+    assert sorted((tmp_path / "loop").glob("*")) == files[:lost]
+    assert (f"{files[lost]} is damaged and is not used" in caplog.text) == damaged
+
+
+def test_a_part_that_must_be_kept_now_does_not_wait_for_its_time(tmp_path):
+    assert keep_parts(tmp_path, 0, 2, every=1000) == []
+    assert len(keep_parts(tmp_path, 0, 2, every=1000, now=True)) == 1

@@ -6,6 +6,8 @@ mu + s (x_T - a_T mu) / sqrt(a_T^2 s^2 + b_T^2). Both are linear in mu: guidance
 mean mu, whose null condition has mean 0, draws from N((1 + w) mu, s^2).
 """
 
+import mmap
+
 import numpy as np
 import pytest
 import torch
@@ -237,5 +239,5 @@ def test_many_images_are_drawn_into_a_file_to_the_same_bits(monkeypatch):
     in_memory = draw(BestDenoiser(config), [0, 1, 1], config, **options)
     monkeypatch.setattr("gppdm_pipeline.images.IN_MEMORY", 0)
     in_file = draw(BestDenoiser(config), [0, 1, 1], config, **options)
-    assert isinstance(in_file.base, np.memmap)
+    assert isinstance(in_file.base, mmap.mmap)
     np.testing.assert_array_equal(in_file, in_memory)

@@ -13,7 +13,7 @@ from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import Denoiser, unet_config
 from gppdm_pipeline.algorithm.device import CPU, Context
 from gppdm_pipeline.algorithm.generator import add_classes
-from gppdm_pipeline.algorithm.pixels import balanced_indices, to_unit_range
+from gppdm_pipeline.algorithm.pixels import Pixels, balanced_indices
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.training import fit_denoiser
 
@@ -44,7 +44,7 @@ def fit(after_step=lambda denoiser, table: None, on_gradient=None, learnable=2, 
     log = fit_denoiser(
         denoiser,
         table,
-        to_unit_range(train.images, CPU),
+        Pixels(train.images, CPU),
         rows,
         settings.denoiser,
         settings.prototypes,

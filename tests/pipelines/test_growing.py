@@ -242,5 +242,73 @@ def test_growing_a_class_that_comes_back(caplog):
     assert report["classes_by_task"] == [["0", "1"], ["0", "2"], ["1", "3"]]
     assert None not in report["accuracy_matrix"][-1]
     options["returning_images"] = "divide"
-    with refused("task 1: training images of 0 (6 there, "):
+    with refused("task 1: training images of 0 (6 there, ") as told:
         run({"stream": {**stream(), **options, "tasks": [*tasks, ["1", "3"], ["4"]]}})
+    assert "divide" not in str(told.value)  # no class comes more often: that is not why
+
+
+COMES_BACK = [["0", "1"], ["2", "0"], ["1", "3", "0"], ["4"]]
+
+
+@pytest.mark.parametrize("method", ["finetune", "gppdm"])
+def test_a_divided_stream_that_was_planned_grows(method, caplog):
+    planned = {**stream(), "classes_per_task": None, "returning_images": "divide"}
+    planned["tasks"] = COMES_BACK
+    run({"method": method, "variant": "at_once", "stream": {**planned, "up_to_task": 3}})
+    run({"method": method, "stream": {**planned, "up_to_task": 2}})
+    name = f"digits/{method}/seed_0"
+    before = states(name)
+    ran = nodes_of(caplog, {"method": method, "stream": {**planned, "up_to_task": 3}})
+    learnt = {node for node in ran if not node.startswith(("report.", "assessment."))}
+    assert learnt == {f"task_03.{stage}" for stage in STAGES}
+    assert states(name) == before
+    assert_same_state(name, f"digits/{method}-at_once/seed_0", "task_03")
+    ran = nodes_of(caplog, {"method": method, "stream": planned})  # up to the last
+    assert {node.split(".")[0] for node in ran} - {"assessment"} == {"task_04", "report"}
+
+
+def test_a_divided_stream_that_was_not_planned_says_what_to_do():
+    divided = {**stream(), "classes_per_task": None, "returning_images": "divide"}
+    run({"stream": {**divided, "tasks": COMES_BACK[:2]}})
+    whole = contents(outputs("06_models"))
+    with refused(
+        "task 1: training images of 0 (",
+        "1 would come more often",
+        "stream.up_to_task=<number>",
+        "stream.returning_images=<number>",
+    ):
+        run({"stream": {**divided, "tasks": COMES_BACK[:3]}})
+    assert contents(outputs("06_models")) == whole
+    run({"stream": {**divided, "tasks": [*COMES_BACK[:2], ["3", "4"]]}})  # only new ones: it grows
+
+
+def test_a_stream_with_repetition_grows_behind_its_last_task(caplog):
+    repetition = {"experiences": 3, "probability": 0.5}
+    options = {**stream(), "classes_per_task": None, "returning_images": 6}
+    longer = {**options, "repetition": {**repetition, "further": 2}}
+    run({"variant": "at_once", "stream": longer})
+    run({"stream": {**options, "repetition": repetition}})
+    before = states()
+    with refused(
+        "cannot go on to 5",
+        "task 1: classes",
+        "leave it as it was",
+        "repetition.further=<how many>",
+    ):
+        run({"stream": {**options, "repetition": {**repetition, "experiences": 5}}})
+    ran = nodes_of(caplog, {"stream": longer})
+    assert {node.split(".")[0] for node in ran} == {"task_04", "task_05", "report"}
+    assert states() == before
+    assert_same_state("digits/finetune/seed_0", "digits/finetune-at_once/seed_0", "task_05")
+    report = json.loads((outputs("08_reporting") / "metrics.json").read_text())
+    tasks = [*report["classes_by_task"], ["4", "0"]]  # told by name, it goes on all the same
+    ran = nodes_of(caplog, {"stream": {**options, "tasks": tasks}})
+    assert {node.split(".")[0] for node in ran} == {"task_06", "report"}
+
+
+def assert_same_state(one, other, task):
+    """But for their records, which tell of streams that are told in two ways."""
+    folders = [contents(outputs("06_models", name) / task / "state") for name in (one, other)]
+    for folder in folders:
+        del folder["state.json"], folder["provenance.json"]
+    assert folders[0] == folders[1] and folders[0]

@@ -42,8 +42,8 @@ def scratch_files(run="digits/gppdm/seed_0"):
 def stop_at_offer(patch, number):
     offer, offers = CheckpointFiles.offer, []
 
-    def stopping(self, take):
-        offer(self, take)
+    def stopping(self, take, now=False):
+        offer(self, take, now)
         offers.append(self)
         if len(offers) == number:
             raise Stopped

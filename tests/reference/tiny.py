@@ -76,14 +76,14 @@ def stopping(checkpoints, after):
     def place(loop):
         inner = checkpoints(loop)
 
-        def offer(take):
-            inner.offer(take)
+        def offer(take, now=False):
+            inner.offer(take, now)
             offers.append(loop)
             if len(offers) == after:
                 stopped.append(loop)
                 raise Stopped
 
-        return SimpleNamespace(latest=inner.latest, offer=offer)
+        return SimpleNamespace(latest=inner.latest, parts=inner.parts, offer=offer)
 
     return place, stopped
 

@@ -10,7 +10,7 @@ from tests.streams.test_scenario import config, rows
 from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.streams import sources
 from gppdm_pipeline.streams.repetition import first_seen
-from gppdm_pipeline.streams.scenario import StreamConfig, read_task
+from gppdm_pipeline.streams.scenario import StreamConfig, read_task, read_tasks
 from gppdm_pipeline.streams.sources import SourceError
 
 
@@ -171,3 +171,28 @@ def test_batches_that_do_not_fit_are_told(batched, monkeypatch):
     monkeypatch.setattr(sources.SklearnDigits, "batches", lambda self: wrong)
     with pytest.raises(SourceError, match="batch 1 lists the training images 0 to 10, but there"):
         batched(source_batches=1).classes_by_task(0)
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_further_experiences_bring_old_classes_and_change_nothing_before(limit):
+    short = repeating(experiences=5, classes_per_experience=limit)
+    longer = repeating(experiences=5, classes_per_experience=limit, further=20)
+    assert (short.number_of_tasks, longer.number_of_tasks) == (5, 25)
+    tasks = longer.classes_by_task(0)
+    assert tasks[:5] == short.classes_by_task(0)
+    assert not any(first_seen(tasks)[5:])
+    assert abs(np.mean([len(task) for task in tasks[5:]]) - 4) < 1 or limit
+
+
+def test_tasks_that_are_planned_have_their_images_kept_for_them():
+    whole = repeating()
+    first = whole.model_copy(update={"up_to_task": 7})
+    assert first.number_of_tasks == len(first.classes_by_task(0)) == 7
+    for part, split in zip(read_tasks(first, 0), read_tasks(whole, 0), strict=False):
+        np.testing.assert_array_equal(part.train.images, split.train.images)
+        np.testing.assert_array_equal(part.validation.labels, split.validation.labels)
+        np.testing.assert_array_equal(part.test.images, split.test.images)
+    with pytest.raises(ValueError, match="task 8 does not exist: the stream has tasks 1 to 7"):
+        read_task(first, 0, 8)
+    with pytest.raises(ValidationError, match="up_to_task is 13, but repetition gives 12 tasks"):
+        StreamConfig.model_validate({**whole.model_dump(), "up_to_task": 13})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gppdm_pipeline.algorithm.classifier import predict_logits
+from gppdm_pipeline.algorithm.classifier import PREDICTION_BATCH, predict_logits
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -20,11 +20,15 @@ from gppdm_pipeline.images import LabelledImages
 Draw = Callable[[Mapping[int, int], str], LabelledImages]
 """(how many of each class, stage) -> images, class after class."""
 
+_TOGETHER = 16 * PREDICTION_BATCH  # images whose outputs, one for each class, are in memory
+
 
 def agrees(state: LearnerState, images: LabelledImages, context: Context) -> NDArray[np.bool_]:
     """Where the state's classifier, which knows these classes, gives the label: bool [n]."""
-    predicted = predict_logits(state, images.images, context).argmax(1)
-    right: NDArray[np.bool_] = np.asarray(state.classes)[predicted] == images.labels
+    starts = range(0, len(images), _TOGETHER)
+    parts = (images.images[start : start + _TOGETHER] for start in starts)
+    predicted = [predict_logits(state, part, context).argmax(1) for part in parts]
+    right: NDArray[np.bool_] = np.asarray(state.classes)[np.concatenate(predicted)] == images.labels
     return right
 
 
@@ -64,24 +68,23 @@ def agreed_replay(
         share agreed with in the first round, and `replay_turned_down`, how many images are there
         that were turned down.
     """
-    shares: dict[str, float] = {}
-    good: dict[int, list[LabelledImages]] = {label: [] for label in classes}
-    bad: dict[int, list[LabelledImages]] = {label: [] for label in classes}
+    drawn: list[LabelledImages] = []
+    right: list[NDArray[np.bool_]] = []
     lacking = dict.fromkeys(classes, per_class)
     for number in range(1, rounds + 1):
-        drawn = draw(lacking, stage if number == 1 else f"{stage}_{number}")
-        right = agrees(state, drawn, context)
-        for label in lacking:
-            ours = drawn.labels == label
-            good[label].append(drawn.select(ours & right))
-            bad[label].append(drawn.select(ours & ~right))
-            if number == 1:
-                shares[f"replay_agreement/{label}"] = float(right[ours].mean())
-        found = {label: sum(map(len, parts)) for label, parts in good.items()}
+        drawn.append(draw(lacking, stage if number == 1 else f"{stage}_{number}"))
+        right.append(agrees(state, drawn[-1], context))
+        agreed = np.concatenate([part.labels for part in drawn])[np.concatenate(right)]
+        found = {label: int((agreed == label).sum()) for label in classes}
         lacking = {k: per_class - n for k, n in found.items() if n < per_class}
         if not lacking:
             break
-    chosen = [LabelledImages.concatenate(good[k] + bad[k]) for k in classes]
-    first = [each.select(np.arange(per_class)) for each in chosen]
+    first = drawn[0].labels
+    shares = {f"replay_agreement/{k}": float(right[0][first == k].mean()) for k in classes}
+    images, good = LabelledImages.concatenate(drawn), np.concatenate(right)
+    chosen = []
+    for k in classes:  # those agreed with before those that are not, both as they were drawn
+        ours = [np.flatnonzero((images.labels == k) & mine) for mine in (good, ~good)]
+        chosen.append(np.concatenate(ours)[:per_class])
     turned_down = {"replay_turned_down": float(sum(lacking.values()))}
-    return LabelledImages.concatenate(first), StageLog({**shares, **turned_down})
+    return images.select(np.concatenate(chosen)), StageLog({**shares, **turned_down})

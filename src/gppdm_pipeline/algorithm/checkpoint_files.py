@@ -1,4 +1,4 @@
-"""Checkpoints on disk: one file each, written atomically, with its checksum in its name.
+"""Checkpoints on disk: one file each, written once and atomically, with its checksum in its name.
 
     <folder>/<loop>/<step>.<sha256 of the file>.safetensors
 
@@ -54,7 +54,7 @@ class CheckpointFolder:
 
 
 class CheckpointFiles:
-    """The checkpoints of one loop, at most two; the clock starts when this is made."""
+    """The checkpoints of one loop: two, or all parts; the clock starts when this is made."""
 
     def __init__(self, folder: Path, key: str, every: float) -> None:
         """Read and write nothing yet."""
@@ -71,13 +71,31 @@ class CheckpointFiles:
             file.unlink()
         return None
 
-    def offer(self, take: Callable[[], Snapshot]) -> None:
-        """Write a snapshot, if the last one was written long enough ago.
+    def parts(self) -> Iterator[Snapshot]:
+        """Parts that are whole, have the right key and follow each other, one in memory at a time.
+
+        All others are removed: those after a damaged one are made anew.
+        """
+        done, files = 0, self._files()
+        while files:
+            snapshot = self._read(files[0])
+            if snapshot is None or snapshot.follows != done:
+                break
+            done = snapshot.step
+            yield snapshot
+            files.pop(0)
+        for file in files:
+            file.unlink()
+        if done:
+            logger.info("%s goes on after %d", self._folder.name, done)
+
+    def offer(self, take: Callable[[], Snapshot], now: bool = False) -> None:
+        """Write a snapshot, if the last one was written long enough ago or it has to be now.
 
         Raises:
             CheckpointError: if it cannot be written.
         """
-        if time.monotonic() - self._last < self._every:
+        if not now and time.monotonic() - self._last < self._every:
             return
         try:
             self._write(take())
@@ -102,11 +120,13 @@ class CheckpointFiles:
         if header["key"] != self._key:
             logger.info("%s was made with other settings, data or code, and is not used", file.name)
             return None
-        return Snapshot(int(step), load(content), json.loads(header["record"]))
+        record, follows = (json.loads(header[name]) for name in ("record", "follows"))
+        return Snapshot(int(step), load(content), record, follows)
 
     def _write(self, snapshot: Snapshot) -> None:
         tensors = {name: value.cpu().contiguous() for name, value in snapshot.tensors.items()}
         metadata = {"key": self._key, "record": json.dumps(dict(snapshot.record))}
+        metadata["follows"] = json.dumps(snapshot.follows)
         content = save(tensors, metadata)
         checksum = hashlib.sha256(content).hexdigest()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +139,9 @@ class CheckpointFiles:
             temporary.replace(self._folder / f"{snapshot.step:09d}.{checksum}.safetensors")
         finally:
             temporary.unlink(missing_ok=True)
-        for old in self._files()[:-KEPT]:
-            old.unlink()
+        if snapshot.follows is None:
+            for old in self._files()[:-KEPT]:
+                old.unlink()
 
 
 def digest(*values: object) -> str:

@@ -3,7 +3,8 @@
 A loop asks `Context.checkpoints` for its place by name, begins with the latest snapshot there, and
 offers a new one after every step; whoever keeps them decides when one is taken. Batches and initial
 weights are drawn again from the seed, and the learning rate is a function of the step, so that a
-snapshot holds little more than weights, moments and the state of the random numbers.
+snapshot holds little more than weights, moments and the state of the random numbers. What only
+grows, such as the images that are drawn, is kept in parts: a snapshot has what came since the last.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ class Snapshot:
         step: how many are done, or images drawn.
         tensors: by name.
         record: the rest; plain JSON values.
+        follows: the step of the snapshot that it is the next part after; None: it is whole.
     """
 
     step: int
     tensors: Mapping[str, Tensor]
     record: Mapping[str, Any] = field(default_factory=dict)
+    follows: int | None = None
 
 
 class Checkpoint(Protocol):
@@ -43,8 +46,11 @@ class Checkpoint(Protocol):
     def latest(self) -> Snapshot | None:
         """Where the loop was when it was stopped, if it was."""
 
-    def offer(self, take: Callable[[], Snapshot]) -> None:
-        """Keep a snapshot, if it is time for one."""
+    def parts(self) -> Iterator[Snapshot]:
+        """Those that follow each other, from step 0 to where the loop was when it was stopped."""
+
+    def offer(self, take: Callable[[], Snapshot], now: bool = False) -> None:
+        """Keep a snapshot, if it is time for one or it has to be now."""
 
 
 class Checkpoints(Protocol):
@@ -58,7 +64,10 @@ class _Nowhere:
     def latest(self) -> Snapshot | None:
         return None
 
-    def offer(self, take: Callable[[], Snapshot]) -> None:
+    def parts(self) -> Iterator[Snapshot]:
+        return iter(())
+
+    def offer(self, take: Callable[[], Snapshot], now: bool = False) -> None:
         """Keep nothing."""
 
 

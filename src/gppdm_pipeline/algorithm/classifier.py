@@ -20,7 +20,12 @@ from gppdm_pipeline.algorithm.checkpoints import Training
 from gppdm_pipeline.algorithm.device import Context, autocast
 from gppdm_pipeline.algorithm.growth import load_grown, tensors_of
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
-from gppdm_pipeline.algorithm.pixels import balanced_indices, shift_randomly, to_unit_range
+from gppdm_pipeline.algorithm.pixels import (
+    Pixels,
+    balanced_indices,
+    shift_randomly,
+    to_unit_range,
+)
 from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images import LabelledImages
@@ -177,7 +182,7 @@ def fit_network(
     network.train()
     index_of = {label: index for index, label in enumerate(state.classes)}
     labels = torch.tensor([index_of[int(label)] for label in train.labels], device=context.device)
-    images = to_unit_range(train.images, context.device)
+    images = Pixels(train.images, context.device)
     generator = context.generator(stage)
     parameters = list(network.parameters())
     optimiser = torch.optim.AdamW(

@@ -82,7 +82,9 @@ def features(state: LearnerState, images: NDArray[np.uint8], context: Context) -
     assert state.classifier is not None
     network = build_classifier(state.classifier).to(context.device)
     parts = [
-        network.features(to_unit_range(images[start : start + PREDICTION_BATCH], context.device))
+        network.features(
+            to_unit_range(images[start : start + PREDICTION_BATCH], context.device)
+        ).mean((2, 3))
         for start in range(0, len(images), PREDICTION_BATCH)
     ]
-    return torch.nn.functional.normalize(torch.cat(parts).mean((2, 3)), dim=1)
+    return torch.nn.functional.normalize(torch.cat(parts), dim=1)

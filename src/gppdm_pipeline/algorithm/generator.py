@@ -35,7 +35,7 @@ from gppdm_pipeline.algorithm.embeddings import (
     label_embeddings,
 )
 from gppdm_pipeline.algorithm.guidance import Guide
-from gppdm_pipeline.algorithm.pixels import to_unit_range
+from gppdm_pipeline.algorithm.pixels import Pixels
 from gppdm_pipeline.algorithm.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig, prototype_starts
 from gppdm_pipeline.algorithm.replay import ReplayConfig, draw_images
@@ -198,16 +198,15 @@ def denoising_residuals(
     classes = images.classes
     table = condition_table(state, classes, settings, context)
     rows = torch.from_numpy(np.searchsorted(classes, images.labels)).to(context.device)
-    x = to_unit_range(images.images, context.device)
+    pixels = Pixels(images.images, context.device)
     shares = signal_shares(settings.denoiser, context.device)
     tau = (shares >= TEXTURE_SHARE).sum() - 1
     share, parts = shares[tau], []
-    for clean, part in zip(
-        x.split(settings.replay.batch_size), rows.split(settings.replay.batch_size), strict=True
-    ):
+    for part in torch.arange(len(rows), device=rows.device).split(settings.replay.batch_size):
+        clean = pixels[part]
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
-        output = denoiser(noisy, tau.expand(len(part)), *table(part))
+        output = denoiser(noisy, tau.expand(len(part)), *table(rows[part]))
         parts.append(clean - clean_images(noisy, output, share, settings.denoiser.prediction))
     return torch.cat(parts)
 

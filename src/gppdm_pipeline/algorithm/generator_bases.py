@@ -18,7 +18,7 @@ from gppdm_pipeline.algorithm.generator import (
     replay_of,
 )
 from gppdm_pipeline.algorithm.log import StageLog
-from gppdm_pipeline.algorithm.pixels import to_unit_range
+from gppdm_pipeline.algorithm.pixels import Pixels
 from gppdm_pipeline.algorithm.projection import (
     cross_attention_layers,
     extend_basis,
@@ -53,7 +53,7 @@ def extend_bases(
     denoiser = denoiser_of(state, settings, context)
     table = condition_table(state, new, settings, context)
     layers = cross_attention_layers(denoiser.unet, settings.projection.layers)
-    images = to_unit_range(replayed.images, context.device)
+    images = Pixels(replayed.images, context.device)
     rows = torch.arange(len(new), device=context.device).repeat_interleave(count)
     shares, generator = signal_shares(settings.denoiser, context.device), context.generator("noise")
 

@@ -19,7 +19,7 @@ from gppdm_pipeline.algorithm.generator import GeneratorSettings, condition_tabl
 from gppdm_pipeline.algorithm.generator_bases import key_value_drift
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.nearest_label import NearestLabel
-from gppdm_pipeline.algorithm.pixels import to_unit_range
+from gppdm_pipeline.algorithm.pixels import Pixels
 from gppdm_pipeline.algorithm.projection import orthogonal_updates
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.algorithm.training import fit_denoiser
@@ -55,14 +55,13 @@ def train_denoiser(
     row_of = {label: row for row, label in enumerate((*old, *new))}
     rows = torch.tensor([row_of[int(label)] for label in images.labels], device=context.device)
     replayed = torch.arange(len(images), device=context.device) >= len(train)
-    pixels = to_unit_range(images.images, context.device)
     shares = _decay(state, replay, settings, context)
     weights = torch.tensor([2 - shares.get(k, 1.0) for k in (*old, *new)], device=context.device)
     with orthogonal_updates(unet, state.bases):
         log = fit_denoiser(
             Denoiser(unet, settings.denoiser.patch, context.precision),
             table,
-            pixels,
+            Pixels(images.images, context.device),
             rows,
             settings.denoiser,
             settings.prototypes,

@@ -16,13 +16,14 @@ from gppdm_pipeline.algorithm.denoiser import (
 )
 from gppdm_pipeline.algorithm.distillation import Teacher
 from gppdm_pipeline.algorithm.nearest_label import NearestLabel
+from gppdm_pipeline.algorithm.pixels import Pixels
 
 
 class Objective:
     """The denoising loss (Ho et al. 2020, arXiv 2006.11239, eq. 14), and what is added to it.
 
     Args:
-        images: float32 [n, c, h, w] in [-1, 1], real and replayed.
+        images: n of them, real and replayed.
         rows: int64 [n], each image's row in the table of conditions.
         config: prediction, weighting, label dropout.
         teacher: says the targets of replayed images, if there is one.
@@ -31,7 +32,7 @@ class Objective:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Pixels,
         rows: Tensor,
         config: DenoiserConfig,
         teacher: Teacher | None = None,

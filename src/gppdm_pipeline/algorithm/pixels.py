@@ -7,13 +7,43 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+_COPIED = 1024  # images at a time
+
 
 def to_unit_range(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
     """Uint8 [n, h, w, c] -> float32 [n, c, h, w] in [-1, 1] on `device`."""
     if isinstance(images, np.ndarray) and not images.flags.writeable:
         images = images.copy()  # of a mapped file; torch takes no array that cannot be written
     tensor = torch.as_tensor(images).to(device).permute(0, 3, 1, 2)
-    return tensor.to(torch.float32).div_(127.5).sub_(1).contiguous()
+    return tensor.contiguous().to(torch.float32).div_(127.5).sub_(1)
+
+
+class Pixels:
+    """Images as a training draws them: bytes, of which a batch becomes numbers when it is drawn.
+
+    Args:
+        images: uint8 [n, h, w, c]. For the CPU they stay where they are, be it in a mapped file;
+            another device gets a copy.
+        device: where batches are wanted.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
+        self.device = device
+        self._images: NDArray[np.uint8] | Tensor = images
+        if device.type != "cpu":
+            self._images = torch.empty(images.shape, dtype=torch.uint8, device=device)
+            for start in range(0, len(images), _COPIED):
+                piece = np.array(images[start : start + _COPIED])
+                self._images[start : start + _COPIED] = torch.from_numpy(piece)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, batch: Tensor) -> Tensor:
+        """Int64 [b], indices -> float32 [b, c, h, w] in [-1, 1]."""
+        if isinstance(self._images, Tensor):
+            return to_unit_range(self._images[batch], self.device)
+        return to_unit_range(self._images[batch.numpy()], self.device)
 
 
 def balanced_indices(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -16,7 +17,7 @@ from gppdm_pipeline.algorithm.classifier import predict_logits
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images import IN_MEMORY, LabelledImages
 
 PrototypeStart = Literal["most_confident", "least_confident", "class_mean", "noise"]
 
@@ -60,20 +61,33 @@ def prototype_starts(
     Returns:
         class -> float32 [c, h, w].
     """
-    images = to_unit_range(train.images, context.device).cpu()
-    labels = torch.from_numpy(train.labels)
     if start == "noise":
         # Of (seed, class) alone, so that the noise follows its class under any class order.
+        height, width, channels = train.image_shape
         return {
-            k: torch.randn(images.shape[1:], generator=context.fixed_generator(f"prototype {k}"))
+            k: torch.randn(
+                channels, height, width, generator=context.fixed_generator(f"prototype {k}")
+            )
             for k in train.classes
         }
     if start == "class_mean":
-        return {k: images[labels == k].mean(0) for k in train.classes}
+        return {k: _mean(train, k, context) for k in train.classes}
     logits = torch.from_numpy(predict_logits(state, train.images, context)).log_softmax(1)
+    labels = torch.from_numpy(train.labels)
     sign = 1 if start == "most_confident" else -1
     starts = {}
     for k in train.classes:
         score = sign * logits[:, state.classes.index(k)]
-        starts[k] = images[score.masked_fill(labels != k, -torch.inf).argmax()].clone()
+        best = int(score.masked_fill(labels != k, -torch.inf).argmax())
+        starts[k] = to_unit_range(train.images[best : best + 1], context.device)[0].cpu()
     return starts
+
+
+def _mean(train: LabelledImages, label: int, context: Context) -> Tensor:
+    """Of a class's images, float32 [c, h, w]: as many rows of all of them at a time as fit."""
+    members = np.flatnonzero(train.labels == label)
+    height, width, channels = train.image_shape
+    rows = max(1, IN_MEMORY // (4 * len(members) * width * channels))
+    parts = (train.images[members, top : top + rows] for top in range(0, height, rows))
+    means = [to_unit_range(part, context.device).cpu().mean(0) for part in parts]
+    return torch.cat(means, dim=1)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
-from gppdm_pipeline.algorithm.checkpoints import NOWHERE, Checkpoint, Snapshot
+from gppdm_pipeline.algorithm.checkpoints import NOWHERE, Checkpoint
 from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import (
     Denoiser,
@@ -30,7 +29,7 @@ from gppdm_pipeline.algorithm.denoiser import (
 )
 from gppdm_pipeline.algorithm.device import ProgressBar
 from gppdm_pipeline.algorithm.guidance import Guide, ancestral
-from gppdm_pipeline.images import room_for
+from gppdm_pipeline.algorithm.shards import Shards
 
 Level = Annotated[float, Field(ge=0)]
 
@@ -89,23 +88,19 @@ def draw_images(
         denoiser_config: its schedule and prediction type.
         generator: of the starting noise; the solver itself is deterministic.
         bar: advanced by the images of each batch.
-        checkpoint: offered what is drawn after each batch.
+        checkpoint: keeps what is drawn, as shards.
         guide: the classifier that guides, if one does.
 
     Returns:
         uint8 [n, h, w, c].
     """
     height, width, channels = image_shape
-    images = room_for((len(rows), *image_shape))
-    latest, first = checkpoint.latest(), 0
-    if latest is not None:
-        first = latest.step
-        images[:first] = latest.tensors["images"].numpy()
-        generator.set_state(latest.tensors["generator"])
-        bar.advance(first)
+    drawn = Shards((len(rows), *image_shape), generator, checkpoint)
+    if drawn.done:
+        bar.advance(drawn.done)
     shares = signal_shares(denoiser_config, generator.device)
     guided = guided_steps(config, shares)
-    for start in range(first, len(rows), config.batch_size):
+    for start in range(drawn.done, len(rows), config.batch_size):
         batch = rows[start : start + config.batch_size]
         x = torch.randn(
             len(batch), channels, height, width, generator=generator, device=generator.device
@@ -127,16 +122,9 @@ def draw_images(
                 guide.variance,
             )
         pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        done = start + len(batch)
-        images[start:done] = pixels.permute(0, 2, 3, 1).cpu().numpy()
+        drawn.add(pixels.permute(0, 2, 3, 1).cpu().numpy())
         bar.advance(len(batch))
-        checkpoint.offer(partial(_snapshot, images[:done], generator))
-    return images
-
-
-def _snapshot(images: NDArray[np.uint8], generator: torch.Generator) -> Snapshot:
-    drawn = torch.from_numpy(images)
-    return Snapshot(len(images), {"images": drawn, "generator": generator.get_state()})
+    return drawn.images
 
 
 def guided_steps(config: ReplayConfig, shares: Tensor) -> Tensor:

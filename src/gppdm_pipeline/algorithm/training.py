@@ -13,7 +13,7 @@ from gppdm_pipeline.algorithm.distillation import Teacher
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.nearest_label import NearestLabel
 from gppdm_pipeline.algorithm.objective import Objective
-from gppdm_pipeline.algorithm.pixels import balanced_indices
+from gppdm_pipeline.algorithm.pixels import Pixels, balanced_indices
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
 from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
 
@@ -21,7 +21,7 @@ from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
 def fit_denoiser(
     denoiser: Denoiser,
     table: ConditionTable,
-    images: Tensor,
+    images: Pixels,
     rows: Tensor,
     config: DenoiserConfig,
     prototypes: PrototypeConfig,
@@ -35,7 +35,7 @@ def fit_denoiser(
     Args:
         denoiser: on the context's device; its parameters are those that may move.
         table: conditions, likewise; current prototypes learn with it.
-        images: float32 [n, c, h, w] in [-1, 1], real and replayed.
+        images: n of them, real and replayed.
         rows: int64 [n], each image's row in the table.
         config: objective and budget.
         prototypes: their learning rate and decay.

@@ -9,6 +9,7 @@ the pixels, which the decoder gives as the means of Bernoulli variables.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -21,10 +22,10 @@ from gppdm_pipeline.algorithm.checkpoints import Training
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.growth import load_grown, tensors_of
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
-from gppdm_pipeline.algorithm.pixels import balanced_indices, to_unit_range
+from gppdm_pipeline.algorithm.pixels import Pixels, balanced_indices
 from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images import IN_MEMORY, LabelledImages, Room
 
 DRAWING_BATCH = 1024
 
@@ -171,7 +172,7 @@ def fit_vae(
     from_images = config.batch_size
     if teacher:
         from_images -= config.batch_size * len(held) // len(state.classes)
-    pixels = (to_unit_range(images.images, context.device) + 1) / 2
+    pixels = Pixels(images.images, context.device)
     generator = context.generator("train_generator")
     parameters = list(vae.parameters())
     optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
@@ -182,7 +183,8 @@ def fit_vae(
     checkpoint = context.checkpoints("train_generator")
     with context.progress(config.steps, "train_generator") as bar:
         for steps, batch in training.remaining(batches, checkpoint):
-            reconstruction, divergence = negative_elbo(vae, pixels[batch], rows[batch], generator)
+            x = (pixels[batch] + 1) / 2
+            reconstruction, divergence = negative_elbo(vae, x, rows[batch], generator)
             loss = reconstruction + config.kl_weight * divergence
             losses = {"reconstruction_loss": reconstruction, "divergence": divergence}
             if teacher:
@@ -221,28 +223,39 @@ def draw_from_vae(
     latent_dim = vae.decoder_labels.embedding_dim
     labels = torch.tensor(classes).repeat_interleave(per_class)
     rows = _rows(state, labels.tolist(), context)
-    generator, parts = context.generator(stage), []
+    assert state.image_shape is not None
+    generator, room, done = context.generator(stage), Room((len(rows), *state.image_shape)), 0
     with context.progress(len(rows), stage) as bar:
         for part in rows.split(DRAWING_BATCH):
             z = torch.randn(len(part), latent_dim, generator=generator, device=rows.device)
             pixels = (vae.decode(z, part).sigmoid() * 255).round().to(torch.uint8)
-            parts.append(pixels.permute(0, 2, 3, 1).cpu())
+            room.put(done, pixels.permute(0, 2, 3, 1).cpu().numpy())
+            done += len(part)
             bar.advance(len(part))
-    return LabelledImages(torch.cat(parts).numpy(), labels.numpy())
+    return LabelledImages(room.images, labels.numpy())
 
 
 @torch.no_grad()
 def reconstruction_residuals(
     state: LearnerState, images: LabelledImages, context: Context
 ) -> Tensor:
-    """What the VAE leaves out of images: float32 [n, c, h, w], in units of [-1, 1]."""
+    """What the VAE leaves out of images: float32 [n, c, h, w], in units of [-1, 1].
+
+    Of all of them, or of as many, drawn at random, as `IN_MEMORY` bytes hold.
+    """
+    most = max(1, IN_MEMORY // (4 * math.prod(images.image_shape)))
+    if len(images) > most:
+        drawn = torch.randperm(
+            len(images), generator=context.generator("texture"), device=context.device
+        )
+        images = images.select(drawn[:most].cpu().numpy())
     vae = build_vae(state.extras["vae"]).to(context.device)
     rows = _rows(state, images.labels.tolist(), context)
-    pixels = to_unit_range(images.images, context.device)
-    parts = []
-    for x, part in zip(pixels.split(DRAWING_BATCH), rows.split(DRAWING_BATCH), strict=True):
-        mean, _ = vae.encode((x + 1) / 2, part)
-        parts.append(x - (2 * vae.decode(mean, part).sigmoid() - 1))
+    pixels, parts = Pixels(images.images, context.device), []
+    for part in torch.arange(len(rows), device=rows.device).split(DRAWING_BATCH):
+        x = pixels[part]
+        mean, _ = vae.encode((x + 1) / 2, rows[part])
+        parts.append(x - (2 * vae.decode(mean, rows[part]).sigmoid() - 1))
     return torch.cat(parts)
 
 

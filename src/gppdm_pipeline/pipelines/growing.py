@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.guard import besides_stream, differences
 from gppdm_pipeline.pipelines.scratch import RefusedError
 from gppdm_pipeline.provenance import code_digest
-from gppdm_pipeline.streams.scenario import TaskSplit, read_tasks
-from gppdm_pipeline.streams.sources import fingerprint
+from gppdm_pipeline.streams.scenario import StreamConfig, TaskSplit, read_tasks
+from gppdm_pipeline.streams.sources import SourceError, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def check_growth(experiment: Experiment, first: int, catalog: DataCatalog) -> No
     manifest = state.manifest()
     faults = _changed_settings(experiment, catalog) or _changed_classes(experiment, manifest)
     faults = faults or [*_changed_images(experiment, manifest, evaluation, catalog)]
+    faults += _divided_anew(experiment, catalog) if faults else []
     if faults:
         raise RefusedError(
             f"{experiment.run} has learnt {first - 1} tasks, and cannot go on to "
@@ -160,6 +162,11 @@ def _changed_classes(experiment: Experiment, manifest: Mapping[str, Any]) -> lis
     learnt = {label for labels in manifest["tasks"] for label in labels}
     if not faults and any(known[label] != names[label] for label in learnt):
         faults = [f"numbers of the classes: {', '.join(known)} there, {', '.join(names)} now"]
+    if faults and experiment.stream.repetition is not None:
+        faults.append(
+            "repetition.experiences is over how many tasks new classes are spread: leave it as it "
+            "was, and add tasks with repetition.further=<how many>"
+        )
     if faults and experiment.stream.class_order == "random":
         faults.append(
             "class_order is random, which draws the order of all classes anew when there are "
@@ -191,6 +198,32 @@ def _changed_images(
         yield from filter(None, found)
         if not any(found):
             yield "the kept test images are not those that the tasks were tested on"
+
+
+def _divided_anew(experiment: Experiment, catalog: DataCatalog) -> list[str]:
+    """Why images may have changed: a class has to share them with more tasks than were planned."""
+    if experiment.stream.returning_images != "divide":
+        return []
+    try:
+        before = StreamConfig.model_validate(catalog.load("configuration")["stream"])
+    except (ValueError, SourceError):  # its source is not as it was: there is more to say of that
+        return []
+    there, now = (_occurrences(stream, experiment.seed) for stream in (before, experiment.stream))
+    more = [name for name, times in there.items() if now[name] > times]
+    if not more:
+        return []
+    return [
+        "returning_images is divide, which deals a class's images out among all tasks that it is "
+        f"in, and {', '.join(more)} would come more often than was planned. Let only new classes "
+        "come, or make another run, of a stream that can grow: list all tasks from the start and "
+        "learn the first of them (stream.up_to_task=<number>), or let a number of images be drawn "
+        "for each task (stream.returning_images=<number>)"
+    ]
+
+
+def _occurrences(stream: StreamConfig, seed: int) -> Counter[str]:
+    """How many tasks each class is planned for."""
+    return Counter(stream.class_names[k] for task in stream.planned_by_task(seed) for k in task)
 
 
 def _read(experiment: Experiment, numbers: Sequence[int]) -> Iterator[TaskSplit]:

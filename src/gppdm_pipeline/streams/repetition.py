@@ -36,6 +36,8 @@ class RepetitionConfig(BaseModel):
         probability: that a class seen comes back in an experience: one for all, or by the name of
             the class; a class that is not named does not come back.
         classes_per_experience: at most so many, new ones included; None: no limit.
+        further: so many more experiences behind these, without new classes. Whatever their number,
+            those before them stay the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -43,6 +45,12 @@ class RepetitionConfig(BaseModel):
     experiences: PositiveInt
     probability: Probability | dict[str, Probability]
     classes_per_experience: PositiveInt | None = None
+    further: PositiveInt | None = None
+
+    @property
+    def total(self) -> int:
+        """The number of experiences, further ones included."""
+        return self.experiences + (self.further or 0)
 
     def probabilities(self, names: Sequence[str]) -> NDArray[np.float64]:
         """By label: float64 [len(names)]."""
@@ -65,7 +73,7 @@ def schedule(
     probabilities = config.probabilities(names)
     rng = np.random.default_rng([seed, _SCHEDULE_SEED])
     experiences, seen = [], list[int]()
-    for number in range(config.experiences):
+    for number in range(config.total):
         new = [k for j, k in enumerate(order) if j * config.experiences // len(order) == number]
         drawn = rng.random(len(names))  # of every class, so that no class shifts another's draws
         back = [label for label in seen if drawn[label] < probabilities[label]]

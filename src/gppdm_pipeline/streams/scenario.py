@@ -69,11 +69,11 @@ def read_tasks(
     Raises:
         SourceError: as `read_task`.
     """
-    tasks = config.classes_by_task(seed)
+    tasks = config.planned_by_task(seed)
     train, test = config.read("train"), config.read("test")
     _check_images(train, test, tasks, config)
     new = first_seen(tasks)
-    for task in numbers or range(1, len(tasks) + 1):
+    for task in numbers or range(1, config.number_of_tasks + 1):
         chosen, held_out = _training_images(config, train.labels, tasks, seed, task)
         yield TaskSplit(
             train.select(chosen), train.select(held_out), test.of_classes(new[task - 1])

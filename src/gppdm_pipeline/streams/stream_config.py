@@ -66,6 +66,8 @@ class StreamConfig(BaseModel):
         tasks: the names of each task's classes, as lists or joined by "-".
         repetition: tasks in which classes come back at random.
         source_batches: the first so many of the training batches that the source lists.
+        up_to_task: the last task that is learnt, of those that are told so; None: all are. Those
+            behind it are planned: a class that comes back in them has its images divided so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -82,6 +84,7 @@ class StreamConfig(BaseModel):
     tasks: tuple[tuple[str, ...], ...] | None = Field(None, min_length=1)
     repetition: RepetitionConfig | None = None
     source_batches: PositiveInt | None = None
+    up_to_task: PositiveInt | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -91,14 +94,24 @@ class StreamConfig(BaseModel):
     @property
     def number_of_tasks(self) -> int:
         """T; reads no file."""
+        return self.up_to_task or self._planned_tasks()
+
+    def _planned_tasks(self) -> int:
         if self.tasks is not None:
             return len(self.tasks)
         if self.repetition is not None:
-            return self.repetition.experiences
+            return self.repetition.total
         return self.source_batches or len(self._sizes())
 
     def classes_by_task(self, seed: int) -> tuple[tuple[int, ...], ...]:
-        """The classes of each task, in order of arrival; reads no image.
+        """The classes of each task that is learnt, in order of arrival; reads no image.
+
+        Args and errors: as `planned_by_task`.
+        """
+        return self.planned_by_task(seed)[: self.number_of_tasks]
+
+    def planned_by_task(self, seed: int) -> tuple[tuple[int, ...], ...]:
+        """The classes of each task, of those behind `up_to_task` too; reads no image.
 
         The labels are read where `source_batches` says which images a task has.
 
@@ -270,6 +283,11 @@ class StreamConfig(BaseModel):
             raise ValueError("first_classes must be used with classes_per_task")
         if chosen[0] in ("tasks", "source_batches") and self.class_order != "natural":
             raise ValueError(f"class_order must be left natural: {chosen[0]} gives the order")
+        if self.up_to_task and self.up_to_task > self._planned_tasks():
+            raise ValueError(
+                f"up_to_task is {self.up_to_task}, but {chosen[0]} gives {self._planned_tasks()} "
+                f"tasks: set it to {self._planned_tasks()} at most"
+            )
         return self
 
 
