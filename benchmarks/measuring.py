@@ -13,7 +13,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Any
 
 import torch
 import yaml
+
+from gppdm_pipeline.algorithm.device import ProgressBar
 
 RESULTS = Path(__file__).parent / "results"
 CONF = Path(__file__).parents[1] / "conf/base/benchmarks"
@@ -36,29 +39,44 @@ class Seconds:
     wall: float
 
 
-def timed(run: Callable[[], object], device: torch.device) -> Seconds:
-    """How long `run` takes, with what it leaves to the device."""
-    _finish(device)
-    cpu, wall = time.process_time(), time.perf_counter()
-    run()
-    _finish(device)
-    return Seconds(time.process_time() - cpu, time.perf_counter() - wall)
+def timed(run: Callable[[], object], device: torch.device, calls: int = 1) -> list[Seconds]:
+    """How long each of some calls of `run` takes, with what it leaves to the device."""
+    return [_timed(run, device) for _ in range(calls)]
+
+
+class Clock:
+    """A progress that takes note of the time between steps."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.steps: list[Seconds] = []
+        self._device = device
+        self._last: Seconds | None = None
+
+    @contextmanager
+    def __call__(self, total: int, title: str) -> Iterator[ProgressBar]:
+        """A loop; its first step has no time, for it holds what comes before."""
+        self._last = None
+        yield self
+
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        """A step has ended."""
+        now = _now(self._device)
+        if self._last is not None:
+            self.steps.append(Seconds(now.cpu - self._last.cpu, now.wall - self._last.wall))
+        self._last = now
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]],
-    turns: int,
-    calls: int,
-    device: torch.device,
+    variants: Mapping[str, Callable[[], Sequence[Seconds]]], turns: int
 ) -> dict[str, list[Seconds]]:
-    """Seconds of each variant, the median of `calls` calls in each turn: [turns].
+    """By variant, the median of what it says it took, in each turn.
 
-    The first turn warms up and is left out.
+    A turn before the first warms up and is left out.
     """
     found: dict[str, list[Seconds]] = {name: [] for name in variants}
     for turn in range(turns + 1):
         for name, run in variants.items():
-            each = [timed(run, device) for _ in range(calls)]
+            each = run()
             middle = Seconds(median(s.cpu for s in each), median(s.wall for s in each))
             if turn:
                 found[name].append(middle)
@@ -136,9 +154,17 @@ def preset(benchmark: str) -> dict[str, Any]:
     return found
 
 
-def _finish(device: torch.device) -> None:
+def _timed(run: Callable[[], object], device: torch.device) -> Seconds:
+    begun = _now(device)
+    run()
+    ended = _now(device)
+    return Seconds(ended.cpu - begun.cpu, ended.wall - begun.wall)
+
+
+def _now(device: torch.device) -> Seconds:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return Seconds(time.process_time(), time.perf_counter())
 
 
 def _cpu_name() -> str:

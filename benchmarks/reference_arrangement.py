@@ -106,13 +106,13 @@ class Reference:
 
     def guided(self, x: Tensor, tau: Tensor, labels: list[int], guidance: float) -> Tensor:
         """(1 + w) e(z) - w e(null), a pass for each (Ho & Salimans 2022, arXiv 2207.12598)."""
-        return self._guided(x, tau, labels, guidance, self._both(labels))
+        return self._guided(x, tau, guidance, self._both(labels))
 
     @torch.no_grad()
     def draw(
         self,
         labels: list[int],
-        guidance: float,
+        guidance: float | None,
         generator: torch.Generator,
         steps: int = STEPS,
         batch_size: int = 512,
@@ -121,13 +121,16 @@ class Reference:
 
         Args:
             labels: classes that the state knows.
-            guidance: w; both passes are made whatever it is.
+            guidance: w; both passes are made whatever it is. None: conditional passes alone, which
+                is less than the reference arrangement does.
             generator: of the starting noise.
             steps: of DDIM.
             batch_size: images drawn at a time.
         """
         self.unet.eval()
-        sampler = DDIMScheduler(**noise_scheduler_config(self.settings.denoiser))
+        # Clamping x_0 at every step, diffusers' default, ruins what guidance has overshot.
+        schedule = noise_scheduler_config(self.settings.denoiser)
+        sampler = DDIMScheduler(**schedule, clip_sample=False)
         sampler.set_timesteps(steps, device=self.device)
         images = []
         for start in range(0, len(labels), batch_size):
@@ -135,7 +138,10 @@ class Reference:
             both = self._both(batch)
             x = torch.randn(len(batch), *self.shape, generator=generator, device=self.device)
             for tau in sampler.timesteps:
-                output = self._guided(x, tau.expand(len(batch)), batch, guidance, both)
+                if guidance is None:
+                    output = self.predict(x, tau.expand(len(batch)), *both[0])
+                else:
+                    output = self._guided(x, tau.expand(len(batch)), guidance, both)
                 x = sampler.step(output, tau, x, return_dict=False)[0]
             for image in x:
                 pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
@@ -149,7 +155,6 @@ class Reference:
         self,
         x: Tensor,
         tau: Tensor,
-        labels: list[int],
         guidance: float,
         both: tuple[tuple[Tensor, Tensor | None], ...],
     ) -> Tensor:
