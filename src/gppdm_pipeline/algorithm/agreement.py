@@ -6,7 +6,7 @@ labels what the generator draws. Here the label is known, and the classifier may
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,7 @@ def agreement_by_class(
 def agreed_replay(
     draw: Draw,
     state: LearnerState,
-    classes: Sequence[int],
-    per_class: int,
+    counts: Mapping[int, int],
     rounds: int,
     stage: str,
     context: Context,
@@ -52,22 +51,21 @@ def agreed_replay(
 
     Args:
         draw: gives images.
-        state: its classifier knows `classes`.
-        classes: at least one.
-        per_class: how many images of each, in the end.
+        state: its classifier knows the classes.
+        counts: how many images of each class, in the end; of one class at least.
         rounds: at least 1; with one, images are only judged.
         stage: names the random numbers of the first round, which are those without a filter.
         context: device.
 
     Returns:
-        `per_class` images of each, class after class, and the log: `replay_agreement/<class>`, the
-        share agreed with in the first round, and `replay_turned_down`, how many images are there
-        that were turned down.
+        As many images as `counts` says, class after class, and the log:
+        `replay_agreement/<class>`, the share agreed with in the first round, and
+        `replay_turned_down`, how many images are there that were turned down.
     """
     shares: dict[str, float] = {}
-    good: dict[int, list[LabelledImages]] = {label: [] for label in classes}
-    bad: dict[int, list[LabelledImages]] = {label: [] for label in classes}
-    lacking = dict.fromkeys(classes, per_class)
+    good: dict[int, list[LabelledImages]] = {label: [] for label in counts}
+    bad: dict[int, list[LabelledImages]] = {label: [] for label in counts}
+    lacking = dict(counts)
     for number in range(1, rounds + 1):
         drawn = draw(lacking, stage if number == 1 else f"{stage}_{number}")
         right = agrees(state, drawn, context)
@@ -78,10 +76,11 @@ def agreed_replay(
             if number == 1:
                 shares[f"replay_agreement/{label}"] = float(right[ours].mean())
         found = {label: sum(map(len, parts)) for label, parts in good.items()}
-        lacking = {k: per_class - n for k, n in found.items() if n < per_class}
+        lacking = {k: counts[k] - n for k, n in found.items() if n < counts[k]}
         if not lacking:
             break
-    chosen = [LabelledImages.concatenate(good[k] + bad[k]) for k in classes]
-    first = [each.select(np.arange(per_class)) for each in chosen]
+    first = [
+        LabelledImages.concatenate(good[k] + bad[k]).select(np.arange(n)) for k, n in counts.items()
+    ]
     turned_down = {"replay_turned_down": float(sum(lacking.values()))}
     return LabelledImages.concatenate(first), StageLog({**shares, **turned_down})

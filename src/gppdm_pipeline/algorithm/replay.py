@@ -9,7 +9,7 @@ instead, and then the ancestral sampler draws (see `guidance.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -41,6 +41,9 @@ class ReplayConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images_per_class: Annotated[int, Field(ge=1)] = 200
+    images: Annotated[int, Field(ge=1)] | None = None
+    """At most so many in all, shared evenly among the old classes, though at least one of each: a
+    task then costs the same however many there are. null: images_per_class of each."""
     keep: bool = False
     """Whether the images of a class are drawn once, right after the task in which it was real, and
     kept in the state; otherwise every task draws them anew from the generator before it."""
@@ -54,6 +57,14 @@ class ReplayConfig(BaseModel):
     most the second (Kynkäänniemi et al. 2024, arXiv 2404.07724); null: everywhere."""
     sampler_steps: Annotated[int, Field(ge=2, le=1000)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 512
+
+    def shares(self, classes: Sequence[int]) -> dict[int, int]:
+        """How many images of each of these old classes; earlier ones get what does not divide."""
+        if self.images is None or not classes:
+            return dict.fromkeys(classes, self.images_per_class)
+        each, over = divmod(self.images, len(classes))
+        counts = (max(1, each + (place < over)) for place in range(len(classes)))
+        return {k: min(self.images_per_class, n) for k, n in zip(classes, counts, strict=True)}
 
     @field_validator("guidance_interval")
     @classmethod
