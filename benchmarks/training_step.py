@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from measuring import (
     Clock,
     Seconds,
@@ -30,13 +32,12 @@ from measuring import (
 )
 from reference_arrangement import Reference, ReferenceTraining
 
-from gppdm_pipeline.algorithm.denoiser import Denoiser, build_unet
+from gppdm_pipeline.algorithm import generator_training
+from gppdm_pipeline.algorithm.denoiser import build_unet
 from gppdm_pipeline.algorithm.device import Context, Precision, resolve_device
-from gppdm_pipeline.algorithm.generator import add_classes, condition_table
+from gppdm_pipeline.algorithm.generator import add_classes
 from gppdm_pipeline.algorithm.pixels import to_unit_range
-from gppdm_pipeline.algorithm.projection import orthogonal_updates
-from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.algorithm.training import fit_denoiser
+from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
@@ -114,21 +115,22 @@ def our_steps(
     benchmark: str, method: Gppdm, start: LearnerState, variant: Variant, device: torch.device
 ) -> list[Seconds]:
     """Seconds of steps of the second task."""
-    assert start.denoiser is not None
     clock = Clock(device)
     context = Context(0, 2, device, clock, precision=variant.precision)
-    unet = build_unet(start.denoiser).to(device)
-    if variant.channels_last:
-        unet = unet.to(memory_format=torch.channels_last)
-    images = noise(benchmark, (*OLD, *NEW))
-    pixels = to_unit_range(images.images, device)
-    rows = torch.from_numpy(images.labels).to(device)
-    table = condition_table(start, (*OLD, *NEW), method, context, learnable=len(NEW))
-    with orthogonal_updates(unet, start.bases if variant.projected else {}):
+    if not variant.projected:
+        start = replace(start, bases={})
+
+    def build(weights: Weights) -> UNet2DConditionModel:
+        unet = build_unet(weights)
+        if variant.channels_last:
+            unet = unet.to(memory_format=torch.channels_last)
         if variant.compiled:
             unet.compile()
-        denoiser = Denoiser(unet, method.denoiser.patch, variant.precision)
-        fit_denoiser(denoiser, table, pixels, rows, method.denoiser, method.prototypes, context)
+        return unet
+
+    with mock.patch.object(generator_training, "build_unet", build):
+        old, new = noise(benchmark, OLD), noise(benchmark, NEW)
+        generator_training.train_denoiser(start, new, old, method, context)
     return clock.steps
 
 

@@ -16,6 +16,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from gppdm_pipeline.algorithm.attention import SharedConditions
 from gppdm_pipeline.algorithm.device import Precision, autocast
 from gppdm_pipeline.algorithm.state import Weights
 
@@ -165,18 +166,27 @@ class Denoiser(nn.Module):
         self, unet: UNet2DConditionModel, patch: int, precision: Precision = "float32"
     ) -> None:
         super().__init__()
+        unet.set_attn_processor(SharedConditions())
         self.unet = unet
         self.patch = patch
         self.precision = precision
 
-    def forward(self, x: Tensor, tau: Tensor, tokens: Tensor, prototypes: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        tau: Tensor,
+        tokens: Tensor,
+        prototypes: Tensor | None,
+        which: Tensor | None = None,
+    ) -> Tensor:
         """Predict.
 
         Args:
             x: float32 [b, c, h, w], noisy images.
             tau: int64 [b].
-            tokens: float32 [b, tokens, d].
+            tokens: float32 [m, tokens, d].
             prototypes: float32 [b, c, h, w] or None.
+            which: int64 [b], the tokens of each image; None: each has its own, m = b.
 
         Returns:
             float32 [b, c, h, w], v or noise.
@@ -185,7 +195,9 @@ class Denoiser(nn.Module):
             x = torch.cat([x, prototypes], dim=1)
         x = nn.functional.pixel_unshuffle(x, self.patch)
         with autocast(x.device, self.precision):
-            output: Tensor = self.unet(x, tau, tokens, return_dict=False)[0]
+            output: Tensor = self.unet(
+                x, tau, tokens, cross_attention_kwargs={"which": which}, return_dict=False
+            )[0]
         return nn.functional.pixel_shuffle(output.float(), self.patch)
 
 

@@ -167,14 +167,14 @@ def _prediction(
     """(x [b, c, h, w], tau) -> what the denoiser says, with classifier-free guidance."""
     b, everywhere, anywhere = len(rows), bool(guided.all()), bool(guided.any())
     kept = torch.arange(2 * b, device=rows.device) < b if anywhere else None
-    tokens, images = table(rows.repeat(2) if anywhere else rows, kept)
+    tokens, which, images = table.shared(rows.repeat(2) if anywhere else rows, kept)
 
     def predict(x: Tensor, tau: Tensor) -> Tensor:
         if not everywhere and not (anywhere and guided[int(tau)]):
             conditional = None if images is None else images[:b]
-            output: Tensor = denoiser(x, tau.expand(b), tokens[:b], conditional)
+            output: Tensor = denoiser(x, tau.expand(b), tokens, conditional, which[:b])
             return output
-        both = denoiser(x.repeat(2, 1, 1, 1), tau.expand(2 * b), tokens, images)
+        both = denoiser(x.repeat(2, 1, 1, 1), tau.expand(2 * b), tokens, images, which)
         with_condition, without = both.chunk(2)
         output = (1 + guidance) * with_condition - guidance * without
         return output
