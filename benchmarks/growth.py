@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 from measuring import markdown, parser_of, write_record
 
 from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images import LabelledImages
-from gppdm_pipeline.methods import Method, learn_task
+from gppdm_pipeline.methods import Method
+from gppdm_pipeline.methods.base import learn_task
+from gppdm_pipeline.pipelines.measure import measured
 
 SHAPE, PER_CLASS, CAP = (8, 8, 1), 100, 400
 SETTINGS = {
@@ -37,7 +39,6 @@ SETTINGS = {
 }
 REPLAY = {"images_per_class": 200, "sampler_steps": 5}
 VARIANTS: dict[str, dict[str, int]] = {"no limit": {}, f"replay.images: {CAP}": {"images": CAP}}
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def images_of(label: int) -> LabelledImages:
@@ -54,19 +55,25 @@ def learn(tasks: int, replay: dict[str, int]) -> list[dict[str, float]]:
     state, found = LearnerState.empty(), []
     for task in range(1, tasks + 1):
         train = images_of(task - 1)
-        _forget_peak()
-        cpu, wall = time.process_time(), time.perf_counter()
-        state = learn_task(method, state, train, train.select(np.arange(10)), Context(0, task))
+        context = Context(0, task)
+        begun = time.process_time()
+        state, record = measured(partial(_learnt, method, state, train, context))
         found.append(
             {
                 "old_classes": task - 1,
-                "cpu_seconds": time.process_time() - cpu,
-                "wall_seconds": time.perf_counter() - wall,
-                "peak_mb": _peak() / 1e6,
+                "cpu_seconds": time.process_time() - begun,
+                "wall_seconds": record["seconds"],
+                "peak_mb": record["peak_memory_bytes"] / 1e6,
                 "state_mb": state.bytes() / 1e6,
             }
         )
     return found
+
+
+def _learnt(
+    method: Method, state: LearnerState, train: LabelledImages, context: Context
+) -> tuple[LearnerState, StageLog]:
+    return learn_task(method, state, train, train.select(np.arange(10)), context), StageLog()
 
 
 def formula(runs: Sequence[Sequence[dict[str, float]]]) -> dict[str, float]:
@@ -133,20 +140,6 @@ def _table(runs: dict[int, list[dict[str, float]]]) -> str:
 def _in_words(fit: dict[str, float]) -> str:
     off = f"off by {fit['median_error']:.1%} (median), {fit['largest_error']:.1%} at most"
     return f"CPU seconds of a task = {fit['a']:.3g} + {fit['b']:.3g} x old classes; {off}"
-
-
-def _forget_peak() -> None:
-    """Start the largest resident set anew, where Linux lets us."""
-    if CLEAR.exists():
-        CLEAR.write_text("5")
-
-
-def _peak() -> float:
-    """Bytes of the largest resident set since then; elsewhere since the process began."""
-    if STATUS.exists():
-        (line,) = [line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")]
-        return 1024 * float(line.split()[1])
-    return 1024 * float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 if __name__ == "__main__":
