@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from diffusers.models.attention_processor import Attention
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
 
 
 class SharedConditions:

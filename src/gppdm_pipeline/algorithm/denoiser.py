@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.attention import SharedConditions
 from gppdm_pipeline.algorithm.device import Precision, autocast
 from gppdm_pipeline.algorithm.state import Weights
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 DIFFUSION_STEPS = 1000
 Width = Annotated[int, Field(ge=8, multiple_of=8)]
@@ -78,6 +80,8 @@ def noise_scheduler_config(config: DenoiserConfig) -> dict[str, Any]:
 
 def signal_shares(config: DenoiserConfig, device: torch.device) -> Tensor:
     """abar_tau for every tau: float32 [T]."""
+    from diffusers import DDPMScheduler  # noqa: PLC0415 (takes two seconds)
+
     shares: Tensor = DDPMScheduler(**noise_scheduler_config(config)).alphas_cumprod
     return shares.to(device)
 
@@ -148,6 +152,8 @@ def unet_config(
 
 def build_unet(weights: Weights) -> UNet2DConditionModel:
     """The U-Net that `weights` describes, on the CPU."""
+    from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
+
     unet: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(weights.config))
     unet.load_state_dict(weights.tensors)
     return unet
