@@ -48,7 +48,9 @@ def drawer(asked):
 @pytest.mark.parametrize("rounds", [1, 2, 4])
 def test_what_is_turned_down_is_drawn_again(judged, rounds):
     asked = []
-    replay, log = agreed_replay(drawer(asked), STATE, (2, 4, 7), 20, rounds, "stage", CONTEXT)
+    replay, log = agreed_replay(
+        drawer(asked), STATE, dict.fromkeys((2, 4, 7), 20), rounds, "stage", CONTEXT
+    )
     assert replay.labels.tolist() == [2] * 20 + [4] * 20 + [7] * 20
     assert [stage for _, stage in asked] == ["stage", "stage_2", "stage_3", "stage_4"][:rounds]
     right = replay.images[:, 0, 0, 0] == replay.labels
@@ -76,7 +78,7 @@ def test_what_is_turned_down_is_drawn_again(judged, rounds):
 
 def test_no_more_rounds_than_needed(judged):
     asked = []
-    agreed_replay(drawer(asked), STATE, (7,), 3, 20, "stage", CONTEXT)
+    agreed_replay(drawer(asked), STATE, {7: 3}, 20, "stage", CONTEXT)
     assert len(asked) < 5
 
 

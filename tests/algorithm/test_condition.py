@@ -70,6 +70,30 @@ def test_a_null_condition_may_keep_the_prototype(concatenates, side):
     assert image is None if not concatenates else torch.equal(image, whole_image)
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("rows", [[2, 0, 2, 1, 2], [2, 1]])
+@pytest.mark.parametrize("kept", [None, [True, False, True, False, False]])
+def test_shared_tokens_are_those_of_each_image(rows, kept, keeps):
+    conditions, condition = table(null_keeps_prototype=keeps)
+    kept = None if kept is None else torch.tensor(kept[: len(rows)])
+    tokens, which, image = conditions.shared(torch.tensor(rows), kept)
+    crowded = len(CLASSES) > len(rows)
+    known = len(rows) if crowded else len(CLASSES)
+    nulls = 0 if kept is None else known if keeps else 1
+    assert len(tokens) == known + nulls
+    for place, row in enumerate(rows):
+        label = CLASSES[row]
+        prototype = condition.prototypes[label][None]
+        parts = condition.embeddings[label][None], prototype_tokens(prototype, conditions.token_map)
+        expected = torch.cat([parts[0], parts[1][0]])
+        if kept is not None and not kept[place]:
+            expected = expected.clone()
+            expected[: 1 if keeps else None] = 0
+        torch.testing.assert_close(tokens[which[place]], expected)
+        shown = kept is None or keeps or kept[place]
+        torch.testing.assert_close(image[place], prototype[0] * bool(shown))
+
+
 def test_old_tokens_do_not_move_whatever_is_learnt():
     conditions, _ = table()
     before = [part.clone() for part in conditions(torch.tensor([0, 1]))]

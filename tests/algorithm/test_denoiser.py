@@ -102,7 +102,10 @@ class Echo(nn.Module):
         super().__init__()
         self.channels = channels
 
-    def forward(self, x, tau, tokens, return_dict):
+    def set_attn_processor(self, processor):
+        pass
+
+    def forward(self, x, tau, tokens, cross_attention_kwargs, return_dict):
         return (x[:, self.channels],)
 
 

@@ -74,7 +74,9 @@ class ShowsItsLabel(nn.Module):
         self.codes = label_codes(32, Context(0, 1).fixed_generator("labels"))
         self.shares = signal_shares(gppdm().denoiser, CPU)
 
-    def forward(self, x, tau, tokens, prototypes):
+    def forward(self, x, tau, tokens, prototypes, which=None):
+        if which is not None:
+            tokens = tokens[which]
         classes = (tokens[:, 0] @ self.codes.T).argmax(1)
         clean = (classes.float() / 16 - 1)[:, None, None, None]
         share = self.shares[tau][:, None, None, None]

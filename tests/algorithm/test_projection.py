@@ -8,6 +8,7 @@ from torch import nn
 
 from gppdm_pipeline.algorithm.denoiser import Average, DenoiserConfig, unet_config
 from gppdm_pipeline.algorithm.projection import (
+    OrthogonalUpdate,
     cross_attention_layers,
     extend_basis,
     input_moments,
@@ -164,3 +165,12 @@ def test_layers_are_those_of_every_cross_attention():
     assert all(unet.get_submodule(name) is layer for name, (_, layer) in layers.items())
     assert {kind for kind, _ in cross_attention_layers(unet, ("k", "v")).values()} == {"k", "v"}
     assert cross_attention_layers(unet, ()) == {}
+
+
+def test_the_update_is_differentiated_as_it_is_written():
+    update, start = (torch.randn(4, 6, dtype=torch.float64) for _ in range(2))
+    basis = torch.linalg.qr(torch.randn(6, 2, dtype=torch.float64))[0]
+    update.requires_grad_()
+    assert torch.autograd.gradcheck(OrthogonalUpdate(start, basis), update)
+    written = start + update @ (torch.eye(6).double() - basis @ basis.T)
+    torch.testing.assert_close(OrthogonalUpdate(start, basis)(update), written)

@@ -47,7 +47,8 @@ class BestDenoiser(nn.Module):
         gain = share.sqrt() * self.spread**2 / (share * self.spread**2 + 1 - share)
         return mean + gain * (x - share.sqrt() * mean)
 
-    def forward(self, x, tau, tokens, prototypes):
+    def forward(self, x, tau, tokens, prototypes, which):
+        tokens = tokens[which]
         self.calls.append((tau, tokens, prototypes))
         x, tau = x.double(), tau[:, None, None, None]
         a, b = self.share(tau).sqrt(), (1 - self.share(tau)).sqrt()

@@ -6,7 +6,7 @@ labels what the generator draws. Here the label is known, and the classifier may
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +43,7 @@ def agreement_by_class(
 def agreed_replay(
     draw: Draw,
     state: LearnerState,
-    classes: Sequence[int],
-    per_class: int,
+    counts: Mapping[int, int],
     rounds: int,
     stage: str,
     context: Context,
@@ -56,35 +55,34 @@ def agreed_replay(
 
     Args:
         draw: gives images.
-        state: its classifier knows `classes`.
-        classes: at least one.
-        per_class: how many images of each, in the end.
+        state: its classifier knows the classes.
+        counts: how many images of each class, in the end; of one class at least.
         rounds: at least 1; with one, images are only judged.
         stage: names the random numbers of the first round, which are those without a filter.
         context: device.
 
     Returns:
-        `per_class` images of each, class after class, and the log: `replay_agreement/<class>`, the
-        share agreed with in the first round, and `replay_turned_down`, how many images are there
-        that were turned down.
+        As many images as `counts` says, class after class, and the log:
+        `replay_agreement/<class>`, the share agreed with in the first round, and
+        `replay_turned_down`, how many images are there that were turned down.
     """
     drawn: list[LabelledImages] = []
     right: list[NDArray[np.bool_]] = []
-    lacking = dict.fromkeys(classes, per_class)
+    lacking = dict(counts)
     for number in range(1, rounds + 1):
         drawn.append(draw(lacking, stage if number == 1 else f"{stage}_{number}"))
         right.append(agrees(state, drawn[-1], context))
         agreed = np.concatenate([part.labels for part in drawn])[np.concatenate(right)]
-        found = {label: int((agreed == label).sum()) for label in classes}
-        lacking = {k: per_class - n for k, n in found.items() if n < per_class}
+        found = {label: int((agreed == label).sum()) for label in counts}
+        lacking = {k: counts[k] - n for k, n in found.items() if n < counts[k]}
         if not lacking:
             break
     first = drawn[0].labels
-    shares = {f"replay_agreement/{k}": float(right[0][first == k].mean()) for k in classes}
+    shares = {f"replay_agreement/{k}": float(right[0][first == k].mean()) for k in counts}
     images, good = LabelledImages.concatenate(drawn), np.concatenate(right)
     chosen = []
-    for k in classes:  # those agreed with before those that are not, both as they were drawn
+    for k, count in counts.items():  # those agreed with before the others, as they were drawn
         ours = [np.flatnonzero((images.labels == k) & mine) for mine in (good, ~good)]
-        chosen.append(np.concatenate(ours)[:per_class])
+        chosen.append(np.concatenate(ours)[:count])
     turned_down = {"replay_turned_down": float(sum(lacking.values()))}
     return images.select(np.concatenate(chosen)), StageLog({**shares, **turned_down})

@@ -64,17 +64,40 @@ class ConditionTable(nn.Module):
         Returns:
             tokens float32 [b, 1 + patches, d], and prototypes [b, c, h, w] if they concatenate.
         """
-        prototypes = torch.cat([self.old_prototypes, self.new_prototypes])[rows]
-        tokens = self.embeddings[rows][:, None]
-        if kept is not None and self.null_keeps_prototype:
-            tokens = tokens * kept[:, None, None]
+        tokens, which, image = self.shared(rows, kept)
+        return tokens[which], image
+
+    def shared(
+        self, rows: Tensor, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gather conditions, with the tokens of a class once for all its images.
+
+        Args:
+            rows: int64 [b].
+            kept: bool [b], as above.
+
+        Returns:
+            tokens float32 [m, 1 + patches, d]; which of them each image has, int64 [b]; and
+            prototypes [b, c, h, w] if they concatenate.
+        """
+        prototypes = torch.cat([self.old_prototypes, self.new_prototypes])
+        labels, shown, which = self.embeddings, prototypes, rows
+        if len(labels) > len(rows):  # most classes are not in the batch
+            labels, shown = labels[rows], prototypes[rows]
+            which = torch.arange(len(rows), device=rows.device)
+        tokens = labels[:, None]
         if len(self.token_map):
-            tokens = torch.cat([tokens, prototype_tokens(prototypes, self.token_map)], dim=1)
-        image = prototypes if self.concatenates else None
-        if kept is not None and not self.null_keeps_prototype:
-            tokens = tokens * kept[:, None, None]
-            image = None if image is None else image * kept[:, None, None, None]
-        return tokens, image
+            tokens = torch.cat([tokens, prototype_tokens(shown, self.token_map)], dim=1)
+        image = prototypes[rows] if self.concatenates else None
+        if kept is None:
+            return tokens, which, image
+        if self.null_keeps_prototype:  # a null condition for each class
+            without = tokens.clone()
+            without[:, 0] = 0
+            return torch.cat([tokens, without]), which + len(tokens) * ~kept, image
+        image = None if image is None else image * kept[:, None, None, None]
+        null = torch.zeros_like(tokens[:1])
+        return torch.cat([tokens, null]), which.where(kept, len(tokens)), image
 
 
 def prototype_tokens(prototypes: Tensor, token_map: Tensor) -> Tensor:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from gppdm_pipeline.algorithm.attention import SharedConditions
 from gppdm_pipeline.algorithm.device import Precision, autocast
 from gppdm_pipeline.algorithm.state import Weights
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 DIFFUSION_STEPS = 1000
 Width = Annotated[int, Field(ge=8, multiple_of=8)]
@@ -77,6 +80,8 @@ def noise_scheduler_config(config: DenoiserConfig) -> dict[str, Any]:
 
 def signal_shares(config: DenoiserConfig, device: torch.device) -> Tensor:
     """abar_tau for every tau: float32 [T]."""
+    from diffusers import DDPMScheduler  # noqa: PLC0415 (takes two seconds)
+
     shares: Tensor = DDPMScheduler(**noise_scheduler_config(config)).alphas_cumprod
     return shares.to(device)
 
@@ -147,6 +152,8 @@ def unet_config(
 
 def build_unet(weights: Weights) -> UNet2DConditionModel:
     """The U-Net that `weights` describes, on the CPU."""
+    from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
+
     unet: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(weights.config))
     unet.load_state_dict(weights.tensors)
     return unet
@@ -165,18 +172,27 @@ class Denoiser(nn.Module):
         self, unet: UNet2DConditionModel, patch: int, precision: Precision = "float32"
     ) -> None:
         super().__init__()
+        unet.set_attn_processor(SharedConditions())
         self.unet = unet
         self.patch = patch
         self.precision = precision
 
-    def forward(self, x: Tensor, tau: Tensor, tokens: Tensor, prototypes: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        tau: Tensor,
+        tokens: Tensor,
+        prototypes: Tensor | None,
+        which: Tensor | None = None,
+    ) -> Tensor:
         """Predict.
 
         Args:
             x: float32 [b, c, h, w], noisy images.
             tau: int64 [b].
-            tokens: float32 [b, tokens, d].
+            tokens: float32 [m, tokens, d].
             prototypes: float32 [b, c, h, w] or None.
+            which: int64 [b], the tokens of each image; None: each has its own, m = b.
 
         Returns:
             float32 [b, c, h, w], v or noise.
@@ -185,7 +201,9 @@ class Denoiser(nn.Module):
             x = torch.cat([x, prototypes], dim=1)
         x = nn.functional.pixel_unshuffle(x, self.patch)
         with autocast(x.device, self.precision):
-            output: Tensor = self.unet(x, tau, tokens, return_dict=False)[0]
+            output: Tensor = self.unet(
+                x, tau, tokens, cross_attention_kwargs={"which": which}, return_dict=False
+            )[0]
         return nn.functional.pixel_shuffle(output.float(), self.patch)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.agreement import agreement_by_class
@@ -24,6 +24,9 @@ from gppdm_pipeline.algorithm.projection import orthogonal_updates
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.algorithm.training import fit_denoiser
 from gppdm_pipeline.images import LabelledImages
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 def train_denoiser(
@@ -117,6 +120,8 @@ def _unet(
 ) -> UNet2DConditionModel:
     if state.denoiser is not None:
         return build_unet(state.denoiser)
+    from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
+
     assert state.image_shape is not None
     config = unet_config(settings.denoiser, state.image_shape, settings.prototypes.concatenated)
     with context.initialisation("denoiser"):

@@ -7,7 +7,7 @@ training images; they are part of the state, and counted in its bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,12 +19,27 @@ from gppdm_pipeline.images import LabelledImages
 _NAME = "replay"
 
 
-def keep_replay(state: LearnerState, drawn: LabelledImages) -> LearnerState:
-    """The state with `drawn` kept, instead of what it kept of these classes before."""
+def keep_replay(
+    state: LearnerState,
+    drawn: LabelledImages,
+    shares: Callable[[Sequence[int]], Mapping[int, int]] | None = None,
+) -> LearnerState:
+    """The state with `drawn` kept, instead of what it kept of these classes before.
+
+    Args:
+        state: may keep images already.
+        drawn: of some classes.
+        shares: how many images of each class there is room for, if room is short: of classes that
+            have more, those drawn first are kept.
+    """
     if _NAME in state.extras:
         kept = _images_of(state)
         others = kept.select(~np.isin(kept.labels, drawn.classes))
         drawn = LabelledImages.concatenate([others, drawn])
+    if shares is not None:
+        room = shares(drawn.classes)
+        first = [np.flatnonzero(drawn.labels == label)[: room[label]] for label in drawn.classes]
+        drawn = drawn.select(np.sort(np.concatenate(first)))
     tensors = {"images": torch.from_numpy(drawn.images), "labels": torch.from_numpy(drawn.labels)}
     return replace(state, extras={**state.extras, _NAME: Weights({}, tensors)})
 

@@ -65,15 +65,15 @@ class Objective:
         noisy = noisy_batch(self._images[batch], self._shares, config.prediction, generator)
         drawn = torch.rand(len(batch), generator=generator, device=batch.device)
         kept = drawn >= config.label_dropout
-        tokens, prototypes = table(rows, kept)
+        shared, which, prototypes = table.shared(rows, kept)
         target = noisy.target
         if self._teacher:
-            target = self._teacher.targets(noisy, tokens, prototypes, batch)
-        output = denoiser(noisy.x, noisy.tau, tokens, prototypes)
+            target = self._teacher.targets(noisy, shared[which], prototypes, batch)
+        output = denoiser(noisy.x, noisy.tau, shared, prototypes, which)
         weights = None if self._weights is None else self._weights[noisy.tau]
         losses = {"denoiser_loss": denoising_loss(output, target, weights)}
         if self._pull:
             losses["nearest_label_loss"] = self._pull.loss(
-                denoiser, noisy, tokens, prototypes, output, rows, kept
+                denoiser, noisy, shared[which], prototypes, output, rows, kept
             )
         return losses

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -81,11 +81,26 @@ class OrthogonalUpdate(nn.Module):
     def forward(self, update: Tensor) -> Tensor:
         """U -> W, in float32 whatever surrounds it: rounded products are not orthogonal."""
         with torch.autocast(update.device.type, enabled=False):
-            return self.start + update - (update @ self.basis) @ self.basis.T
+            weight: Tensor = _Projected.apply(update, self.start, self.basis)  # type: ignore[no-untyped-call]
+            return weight
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """W_start -> U = 0, where a task begins."""
         return torch.zeros_like(weight)
+
+
+class _Projected(torch.autograd.Function):
+    """W_start + U (I - M M^T) as one node: what torch would record of it costs more than it."""
+
+    @staticmethod
+    def forward(ctx: Any, update: Tensor, start: Tensor, basis: Tensor) -> Tensor:
+        ctx.save_for_backward(basis)
+        return start + update - (update @ basis) @ basis.T
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (basis,) = ctx.saved_tensors
+        return gradient - (gradient @ basis) @ basis.T, None, None
 
 
 @contextmanager

@@ -9,12 +9,11 @@ instead, and then the ancestral sampler draws (see `guidance.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
@@ -40,6 +39,9 @@ class ReplayConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     images_per_class: Annotated[int, Field(ge=1)] = 200
+    images: Annotated[int, Field(ge=1)] | None = None
+    """At most so many in all, shared evenly among the old classes, though at least one of each: a
+    task then costs the same however many there are. null: images_per_class of each."""
     keep: bool = False
     """Whether the images of a class are drawn once, right after the task in which it was real, and
     kept in the state; otherwise every task draws them anew from the generator before it."""
@@ -53,6 +55,14 @@ class ReplayConfig(BaseModel):
     most the second (Kynkäänniemi et al. 2024, arXiv 2404.07724); null: everywhere."""
     sampler_steps: Annotated[int, Field(ge=2, le=1000)] = 15
     batch_size: Annotated[int, Field(ge=1)] = 512
+
+    def shares(self, classes: Sequence[int]) -> dict[int, int]:
+        """How many images of each of these old classes; earlier ones get what does not divide."""
+        if self.images is None or not classes:
+            return dict.fromkeys(classes, self.images_per_class)
+        each, over = divmod(self.images, len(classes))
+        counts = (max(1, each + (place < over)) for place in range(len(classes)))
+        return {k: min(self.images_per_class, n) for k, n in zip(classes, counts, strict=True)}
 
     @field_validator("guidance_interval")
     @classmethod
@@ -145,14 +155,14 @@ def _prediction(
     """(x [b, c, h, w], tau) -> what the denoiser says, with classifier-free guidance."""
     b, everywhere, anywhere = len(rows), bool(guided.all()), bool(guided.any())
     kept = torch.arange(2 * b, device=rows.device) < b if anywhere else None
-    tokens, images = table(rows.repeat(2) if anywhere else rows, kept)
+    tokens, which, images = table.shared(rows.repeat(2) if anywhere else rows, kept)
 
     def predict(x: Tensor, tau: Tensor) -> Tensor:
         if not everywhere and not (anywhere and guided[int(tau)]):
             conditional = None if images is None else images[:b]
-            output: Tensor = denoiser(x, tau.expand(b), tokens[:b], conditional)
+            output: Tensor = denoiser(x, tau.expand(b), tokens, conditional, which[:b])
             return output
-        both = denoiser(x.repeat(2, 1, 1, 1), tau.expand(2 * b), tokens, images)
+        both = denoiser(x.repeat(2, 1, 1, 1), tau.expand(2 * b), tokens, images, which)
         with_condition, without = both.chunk(2)
         output = (1 + guidance) * with_condition - guidance * without
         return output
@@ -167,6 +177,8 @@ def _solve(
     denoiser_config: DenoiserConfig,
 ) -> Tensor:
     """From noise to images, float32 [b, c, h, w]."""
+    from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415 (takes two seconds)
+
     # Steps evenly spread in the logarithm of the noise: with steps evenly spread in tau, the spread
     # of fine detail is lost (on Gaussians of standard deviation 0.1, 15 steps: 0.06).
     solver = DPMSolverMultistepScheduler(

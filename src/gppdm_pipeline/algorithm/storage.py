@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -234,10 +233,13 @@ def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 def _check_shapes(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     """Every network's file holds its tensors, all of them and no other, in their shapes."""
     networks: dict[str, nn.Module] = {}
+    has_denoiser = f"denoiser/{_UNET_WEIGHTS}" in files
+    if has_denoiser:
+        from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
     with torch.device("meta"):  # shapes without memory
         if manifest["classifier"] is not None:
             networks["classifier.safetensors"] = SmallConvNet(**manifest["classifier"])
-        if f"denoiser/{_UNET_WEIGHTS}" in files:
+        if has_denoiser:
             config = _without_private(json.loads(files["denoiser/config.json"]))
             networks[f"denoiser/{_UNET_WEIGHTS}"] = UNet2DConditionModel.from_config(config)
     for name, network in networks.items():

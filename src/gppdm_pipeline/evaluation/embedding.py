@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
-from sklearn.manifold import TSNE  # type: ignore[import-untyped]
 
 from gppdm_pipeline.evaluation.distances import Features
 from gppdm_pipeline.evaluation.figures import GREY, SMALL, TITLE, WIDTH, new_figure
@@ -34,6 +33,8 @@ def embedding_picture(
     Raises:
         ValueError: if there are fewer than five images in all.
     """
+    from sklearn.manifold import TSNE  # type: ignore[import-untyped]  # noqa: PLC0415 (slow)
+
     points = np.concatenate([replayed[0], real[0]])
     if len(points) < _LEAST:
         raise ValueError(f"{len(points)} images are too few for a t-SNE: at least {_LEAST}")

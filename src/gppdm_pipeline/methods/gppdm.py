@@ -97,7 +97,8 @@ class Gppdm(Method):
             return LabelledImages.empty(state.image_shape or (0, 0, 0)), StageLog()
         if self.replay.keep:
             return kept_replay(state, old), StageLog()
-        return self._drawn(state, old, context, "synthesise_replay", self.replay.filter_rounds)
+        counts, rounds = self.replay.shares(old), self.replay.filter_rounds
+        return self._drawn(state, counts, context, "synthesise_replay", rounds)
 
     def train_generator(
         self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
@@ -108,9 +109,10 @@ class Gppdm(Method):
         """
         state, log = self._fit_generator(state, train, replay, context)
         if self.replay.keep:
-            rounds, classes = self.replay.filter_rounds, train.classes
-            drawn, more = self._drawn(state, classes, context, "keep_replay", rounds)
-            state = keep_replay(state, drawn)
+            counts, rounds = self._full(train.classes), self.replay.filter_rounds
+            drawn, more = self._drawn(state, counts, context, "keep_replay", rounds)
+            capped = self.replay.images is not None
+            state = keep_replay(state, drawn, self.replay.shares if capped else None)
             log = StageLog({**log.metrics, **more.metrics}, log.curves)
         return state, log
 
@@ -161,25 +163,27 @@ class Gppdm(Method):
         """From the new generator, as it is: no classifier knows new classes yet."""
         if self.replay.keep:
             return kept_replay(state, classes)
-        return self._drawn(state, classes, context, "draw_new_classes")[0]
+        return self._drawn(state, self._full(classes), context, "draw_new_classes")[0]
+
+    def _full(self, classes: Sequence[int]) -> dict[int, int]:
+        return dict.fromkeys(classes, self.replay.images_per_class)
 
     def _drawn(
         self,
         state: LearnerState,
-        classes: Sequence[int],
+        counts: Mapping[int, int],
         context: Context,
         stage: str,
         filter_rounds: int = 0,
     ) -> tuple[LabelledImages, StageLog]:
-        """`replay.images_per_class` of each, such as the classifier agrees with if it is asked."""
-        per_class = self.replay.images_per_class
+        """So many of each class, such as the classifier agrees with if it is asked."""
 
         def draw(counts: Mapping[int, int], stage: str) -> LabelledImages:
             return self._draw(state, counts, context, stage)
 
         if not filter_rounds:
-            return draw(dict.fromkeys(classes, per_class), stage), StageLog()
-        return agreed_replay(draw, state, classes, per_class, filter_rounds, stage, context)
+            return draw(counts, stage), StageLog()
+        return agreed_replay(draw, state, counts, filter_rounds, stage, context)
 
     def _draw(
         self, state: LearnerState, counts: Mapping[int, int], context: Context, stage: str

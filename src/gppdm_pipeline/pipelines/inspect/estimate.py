@@ -7,6 +7,7 @@ loop took is multiplied by the units that the whole stream has.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -211,7 +212,14 @@ def _units(learner: Method, title: str, classes: int) -> float:
     drawn: Any = getattr(learner, "projection", None) if title == "bases" else replay
     sampler = getattr(replay, "sampler_steps", None)
     slower = sampler / SAMPLER_STEPS if sampler else 1.0
-    return float(classes * getattr(drawn, "images_per_class", 0)) * slower
+    most = _most(learner) if title == "synthesise_replay" else math.inf
+    return float(min(classes * getattr(drawn, "images_per_class", 0), most)) * slower
+
+
+def _most(learner: Method) -> float:
+    """How many images are replayed at most, if that is limited (though one of each class is)."""
+    most = getattr(getattr(learner, "replay", None), "images", None)
+    return math.inf if most is None else float(most)
 
 
 def _bytes(
@@ -236,7 +244,7 @@ def _bytes(
         each = getattr(getattr(learner, "replay", None), "images_per_class", None)
         if each is None:  # what is kept of every class
             each = trials[-1].replayed / max(1, seen[0]) if len(trials) > 1 else 0
-        replayed = round(each * sum(old))
+        replayed = round(sum(min(each * known, _most(learner)) for known in old))
     return {
         "task images": image * sum(sum(each.values()) for each in counts),
         "replay": image * replayed,

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
-from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
 from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.streams.errors import FETCH_AGAIN, SourceError, source_error
@@ -46,6 +45,10 @@ class SklearnDigits(Reader):
     class_names: ClassVar[tuple[str, ...]] = _DIGITS
 
     def _read(self, split: Split) -> LabelledImages:
+        from sklearn.datasets import (  # type: ignore[import-untyped]  # noqa: PLC0415 (slow)
+            load_digits,
+        )
+
         digits = load_digits()
         images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
         data = LabelledImages(images, digits.target.astype(np.int64))

@@ -1,0 +1,217 @@
+"""How fast a GPU learns and draws, and which accuracy it reaches in how many minutes.
+
+    PYTHONPATH=src python benchmarks/gpu.py rates --benchmarks fashion_mnist cifar100_t5
+    PYTHONPATH=src python benchmarks/gpu.py learn --benchmarks fashion_mnist --minutes 9
+
+`rates` runs steps of a preset's generator on noise: images a second in training and sampling, in
+float32 and bfloat16, the share of the chip's peak (operations counted by torch), and where the time
+goes (torch.profiler). `learn` runs the pipeline itself until the minutes are over; the same command
+goes on where it stopped, and adds to the minutes. What comes after `--` goes to the pipeline, such
+as `--params=stream.source.reader=npz,stream.source.file=...`. Both run on a CPU for trial.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from measuring import markdown, parser_of, show, timed, write_record
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+from training_step import OLD, Variant, gppdm, our_steps, second_task
+
+from gppdm_pipeline.algorithm.device import Context, Precision, resolve_device
+from gppdm_pipeline.algorithm.generator import replay_of
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.methods.gppdm import Gppdm
+
+# Dense products without sparsity, in 10^12 operations a second, as NVIDIA gives them; float32 is
+# torch's default, without TF32.
+PEAKS: dict[str, dict[Precision, float]] = {
+    "H100": {"float32": 67, "bfloat16": 989},
+    "H200": {"float32": 67, "bfloat16": 989},
+    "A100": {"float32": 19.5, "bfloat16": 312},
+}
+KINDS = {
+    "convolutions": ("conv", "cudnn", "implicit_gemm", "wgrad", "dgrad"),
+    "attention": ("attention", "flash", "fmha"),
+    "products": ("mm", "gemm", "cutlass", "linear"),
+    "optimiser": ("adam", "foreach", "lerp", "norm_kernel", "multi_tensor"),
+    "normalisation": ("norm",),
+    "copies": ("copy", "memcpy", "cat", "to_copy"),
+}
+DRAWN = 2000
+
+
+def rates(benchmark: str, steps: int, drawn: int, device: torch.device) -> dict[str, Any]:
+    """Training and sampling in each precision."""
+    found: dict[str, Any] = {}
+    for precision in ("float32", "bfloat16"):
+        variant, method = Variant(precision=precision), gppdm(benchmark, "both", steps + 1)
+        start = second_task(benchmark, method, device)
+        train: Callable[[], object] = partial(our_steps, benchmark, method, start, variant, device)
+        train()  # to warm up
+        seconds = median(s.wall for s in our_steps(benchmark, method, start, variant, device))
+        draw = partial(_draw, method, start, drawn, precision, device)
+        draw()
+        (took,) = timed(draw, device)
+        batch = method.denoiser.batch_size
+        found[precision] = {
+            "training": _rate(seconds / batch, _flops(train) / (steps + 1) / batch, precision),
+            "sampling": _rate(took.wall / drawn, _flops(draw) / drawn, precision),
+            "time_by_kind": _by_kind(train, device),
+        }
+    return found
+
+
+def _draw(
+    method: Gppdm, state: LearnerState, images: int, precision: Precision, device: torch.device
+) -> None:
+    context = Context(0, 1, device, precision=precision)
+    replay_of(state, OLD, images // len(OLD), method, context, "rates")
+
+
+def _rate(seconds: float, flops: float, precision: Precision) -> dict[str, float | None]:
+    """Of one image: seconds and floating-point operations, forward and backward together."""
+    peak = _peak(precision)
+    share = None if peak is None else flops / seconds / (1e12 * peak)
+    return {"images_a_second": 1 / seconds, "gflop_an_image": flops / 1e9, "share_of_peak": share}
+
+
+def _peak(precision: Precision) -> float | None:
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((peaks[precision] for chip, peaks in PEAKS.items() if chip in name), None)
+
+
+def _flops(run: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+def _by_kind(run: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """Share of the device's time that each kind of operation takes."""
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    with profile(activities=activities) as profiler:
+        run()
+    key = "self_device_time_total" if cuda else "self_cpu_time_total"
+    seconds = dict.fromkeys([*KINDS, "other"], 0.0)
+    for event in profiler.key_averages():
+        name = event.key.lower()
+        kind = next((k for k, parts in KINDS.items() if any(p in name for p in parts)), "other")
+        seconds[kind] += getattr(event, key)
+    total = sum(seconds.values())
+    return {kind: spent / total for kind, spent in seconds.items()}
+
+
+def learn(
+    benchmark: str,
+    minutes: float,
+    device: str,
+    precision: str,
+    before: dict[str, Any],
+    rest: list[str],
+) -> dict[str, Any]:
+    """Run the pipeline until it ends or the minutes are over.
+
+    Args:
+        benchmark: preset.
+        minutes: of this call.
+        device: as `--params=device`.
+        precision: likewise.
+        before: what an earlier call gave; may be empty.
+        rest: further arguments of the pipeline.
+
+    Returns:
+        `seconds` of all calls, `accuracy_by_minutes` (after each task), and whether it has ended.
+    """
+    params = f"benchmark={benchmark},method=gppdm,device={device},precision={precision}"
+    given = [arg.removeprefix("--params=") for arg in rest if arg.startswith("--params=")]
+    others = [arg for arg in rest if not arg.startswith("--params=")]
+    command = [sys.executable, "-m", "gppdm_pipeline", f"--params={','.join([params, *given])}"]
+    begun, clock = time.time(), time.perf_counter()
+    with subprocess.Popen([*command, *others]) as process:
+        try:
+            ended = process.wait(60 * minutes) == 0
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            ended = False
+    spent = before.get("seconds", 0.0)
+    curve = dict(before.get("accuracy_by_minutes", {}))
+    for file in _evaluations(benchmark, ",".join(given)):
+        if file.stat().st_mtime >= begun:
+            tasks = json.loads(file.read_text())["per_task"]
+            accuracy = sum(t["correct"] for t in tasks) / sum(t["count"] for t in tasks)
+            after = (spent + file.stat().st_mtime - begun) / 60
+            curve[file.parent.name] = {"minutes": after, "average_accuracy": accuracy}
+    return {
+        "seconds": spent + time.perf_counter() - clock,
+        "calls": before.get("calls", 0) + 1,
+        "accuracy_by_minutes": curve,
+        "ended": ended,
+        "precision": precision,
+        "device": device,
+    }
+
+
+def _evaluations(benchmark: str, params: str) -> list[Path]:
+    settings = dict(pair.split("=", 1) for pair in params.split(",") if "=" in pair)
+    variant = f"-{settings['variant']}" if "variant" in settings else ""
+    run = Path(f"data/08_reporting/{benchmark}/gppdm{variant}/seed_{settings.get('seed', 0)}")
+    return sorted(run.glob("task_*/evaluation.json"))
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = parser_of(__doc__, "gpu")
+    parser.add_argument("what", choices=["rates", "learn"])
+    parser.add_argument("--benchmarks", nargs="+", default=["fashion_mnist", "cifar100_t5"])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--steps", type=int, default=100, help="of training, for rates")
+    parser.add_argument("--drawn", type=int, default=DRAWN, help="images drawn, for rates")
+    parser.add_argument("--minutes", type=float, default=9, help="of each benchmark, for learn")
+    parser.add_argument("--precision", default="bfloat16", help="for learn")
+    parser.add_argument("rest", nargs="*", help="after --: for the pipeline")
+    given = parser.parse_args()
+    results = {"rates": {}, "learn": {}}
+    if given.out.exists():
+        results |= {k: json.loads(given.out.read_text())[k] for k in results}
+    for benchmark in given.benchmarks:
+        if given.what == "rates":
+            device = resolve_device(given.device)
+            results["rates"][benchmark] = rates(benchmark, given.steps, given.drawn, device)
+            _show_rates(benchmark, results["rates"][benchmark])
+        else:
+            before = results["learn"].get(benchmark, {})
+            results["learn"][benchmark] = learn(
+                benchmark, given.minutes, given.device, given.precision, before, given.rest
+            )
+            curve = results["learn"][benchmark]["accuracy_by_minutes"]
+            rows = [[task, *point.values()] for task, point in curve.items()]
+            print(f"\n{benchmark}\n\n{markdown(['after', 'minutes', 'average accuracy'], rows)}")
+        write_record(given.out, results)
+
+
+def _show_rates(benchmark: str, found: dict[str, Any]) -> None:
+    table = {
+        f"{what}, {precision}": parts[what]
+        for precision, parts in found.items()
+        for what in ("training", "sampling")
+    }
+    show(benchmark, table)
+    show("share of time", {precision: parts["time_by_kind"] for precision, parts in found.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What the benchmarks make of their measurements."""
+
+import json
+
+import pytest
+from growth import formula
+from measuring import Seconds, compared, interleaved, markdown, write_record
+from sampling_curve import settings_for, summary
+
+
+def test_variants_take_turns_and_the_first_warms_up():
+    asked = []
+
+    def run(name, seconds):
+        asked.append(name)
+        return [Seconds(seconds, 2 * seconds)] * 3
+
+    variants = {"a": lambda: run("a", 4), "b": lambda: run("b", 2)}
+    found = interleaved(variants, turns=2)
+    assert asked == ["a", "b"] * 3
+    table = compared(found, "a")
+    assert table["a"]["speed"] == 1
+    assert table["b"]["speed"] == table["b"]["speed_least"] == 2
+    assert table["b"]["cpu_ms"] == 2000
+    assert table["b"]["wall_ms"] == 4000
+    assert table["b"]["turns"] == 2
+
+
+def test_the_formula_of_growth_is_found_again():
+    tasks = [{"old_classes": k, "cpu_seconds": 3 + 0.5 * k} for k in range(6)]
+    tasks[0]["cpu_seconds"] = 100  # replays nothing
+    fit = formula([tasks[:3], tasks])
+    assert fit["a"] == pytest.approx(3)
+    assert fit["b"] == pytest.approx(0.5)
+    assert fit["largest_error"] == pytest.approx(0, abs=1e-9)
+    tasks[4]["cpu_seconds"] *= 2
+    fit = formula([tasks])
+    assert fit["largest_error"] > 0.3
+    assert fit["within_15_percent"] < 1
+
+
+def test_draws_are_compared_seed_by_seed():
+    rows = settings_for([5], 8)
+    plain, guided, ours = rows[0], rows[1], rows[2]
+    assert [plain.guidance, guided.guidance] == [None, 1.0]
+    assert [row.replay.guidance_interval for row in rows[2:]] == [None, None, (0.2, 5.0)]
+
+    def draw(seconds, distance, agreement):
+        return {
+            "cpu_seconds": seconds,
+            "wall_seconds": seconds,
+            "evaluations": 5,
+            "frechet_distance": distance,
+            "oracle_agreement": agreement,
+        }
+
+    draws = {
+        plain.name: {"0": draw(100, 2, 0.9), "1": draw(110, 4, 0.8)},
+        ours.name: {"0": draw(10, 2.02, 0.9), "1": draw(10, 4.0, 0.8), "2": draw(1, 1, 1)},
+    }
+    table = {row[""]: row for row in summary(draws, rows, 50)}
+    assert table.keys() == {plain.name, ours.name}
+    row = table[ours.name]
+    assert row["speed"] == pytest.approx(10.5)
+    assert row["images a CPU second"] == 5
+    assert (row["least"], row["most"]) == (1, 1.01)
+    assert row["seeds"] == 2
+    assert row["holds"]
+    assert not table[plain.name]["holds"]
+    draws[ours.name]["0"]["frechet_distance"] = 2.2
+    assert not summary(draws, rows, 50)[1]["holds"]
+
+
+def test_records_and_tables(tmp_path):
+    write_record(tmp_path / "new" / "record.json", {"found": [1]})
+    record = json.loads((tmp_path / "new/record.json").read_text())
+    assert record["found"] == [1]
+    assert record["measured"]["threads"] >= 1
+    assert markdown(["a", "b"], [[1.23456, None]]) == "| a | b |\n|---|---|\n| 1.235 |  |"

@@ -1,0 +1,81 @@
+"""How many images are replayed where they are limited in all."""
+
+import pytest
+from pydantic import ValidationError
+from tests.reference.tiny import gppdm, learn
+
+from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.replay import ReplayConfig
+from gppdm_pipeline.pipelines.inspect import estimate
+
+TASKS = ((5, 2), (0,), (7, 3))
+
+
+def counts(replay):
+    return {k: int((replay.labels == k).sum()) for k in dict.fromkeys(replay.labels.tolist())}
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "expected"),
+    [
+        (None, (4, 1), {4: 10, 1: 10}),
+        (100, (4, 1), {4: 10, 1: 10}),
+        (13, (4, 1, 9), {4: 5, 1: 4, 9: 4}),
+        (12, (4, 1, 9), {4: 4, 1: 4, 9: 4}),
+        (2, (4, 1, 9), {4: 1, 1: 1, 9: 1}),
+        (7, (), {}),
+    ],
+)
+def test_shares_are_even(images, classes, expected):
+    assert ReplayConfig(images_per_class=10, images=images).shares(classes) == expected
+
+
+def test_no_images_are_refused():
+    with pytest.raises(ValidationError, match="images"):
+        ReplayConfig(images=0)
+
+
+def test_a_later_task_replays_no_more():
+    method = gppdm(replay={"images_per_class": 4, "images": 6})
+    states = learn(method, TASKS)
+    drawn = [method.synthesise_replay(states[t], Context(0, t + 1))[0] for t in (1, 2, 3)]
+    assert counts(drawn[0]) == {5: 3, 2: 3}
+    assert counts(drawn[1]) == {5: 2, 2: 2, 0: 2}
+    assert counts(drawn[2]) == {2: 2, 5: 1, 0: 1, 3: 1, 7: 1}
+
+
+def test_with_a_classifier_that_objects():
+    method = gppdm(
+        replay={"images_per_class": 4, "images": 3, "filter_rounds": 2}, order="classifier_first"
+    )
+    states = learn(method, TASKS[:1])
+    replay, log = method.synthesise_replay(states[1], Context(0, 2))
+    assert counts(replay) == {2: 2, 5: 1}
+    assert 0 <= log.metrics["replay_turned_down"] <= 3
+
+
+def test_kept_replay_makes_room():
+    method = gppdm(replay={"images_per_class": 4, "images": 6, "keep": True})
+    states = learn(method, TASKS)
+    replays = [method.synthesise_replay(states[t], Context(0, t + 1))[0] for t in (1, 2, 3)]
+    assert [sum(counts(replay).values()) for replay in replays] == [6, 6, 6]
+    assert counts(replays[2])[5] >= 1
+    before, after = (replay.of_classes([2]).images for replay in replays[:2])
+    assert (len(before), len(after)) == (3, 2)
+    assert (after == before[:2]).all()  # those drawn first stay
+    kept = states[3].extras["replay"].tensors["images"]
+    assert len(kept) == 6
+
+
+def test_without_a_limit_nothing_is_dropped():
+    states = learn(gppdm(replay={"images_per_class": 4, "keep": True}), TASKS)
+    assert len(states[3].extras["replay"].tensors["images"]) == 4 * 5
+
+
+def test_the_estimate_knows_the_limit():
+    plain, capped = gppdm(), gppdm(replay={"images": 6})
+    ratio = 2 / estimate.SAMPLER_STEPS
+    assert estimate._units(plain, "synthesise_replay", 9) == 27 * ratio
+    assert estimate._units(capped, "synthesise_replay", 9) == 6 * ratio
+    assert estimate._units(capped, "draw_new_classes", 2) == 6 * ratio
+    assert estimate._units(capped, "draw_new_classes", 4) == 12 * ratio
