@@ -123,7 +123,8 @@ class LabelledImages:
 
     def of_classes(self, classes: Iterable[int]) -> LabelledImages:
         """Only the images whose label is one of `classes`."""
-        return self.select(np.isin(self.labels, list(classes)))
+        wanted = np.isin(self.labels, list(classes))
+        return self if wanted.all() else self.select(wanted)
 
     @classmethod
     def concatenate(cls, parts: Sequence[LabelledImages]) -> LabelledImages:
