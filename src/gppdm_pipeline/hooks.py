@@ -21,6 +21,7 @@ from gppdm_pipeline.configuration import Experiment
 from gppdm_pipeline.datasets import OnDisk
 from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.evaluation.replay_quality import numbers_of
+from gppdm_pipeline.images import RoomError
 from gppdm_pipeline.layers import ConfigurationError
 from gppdm_pipeline.loader import ExperimentLoader
 from gppdm_pipeline.pipelines import growing, guard
@@ -47,6 +48,7 @@ def _plainly() -> Iterator[None]:
         ConfigurationError,
         DatasetError,
         CheckpointError,
+        RoomError,
         RefusedError,
         SourceError,
         TrackingError,

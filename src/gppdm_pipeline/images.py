@@ -17,6 +17,10 @@ IN_MEMORY = 1 << 28
 _PIECE = 1 << 24
 
 
+class RoomError(OSError):
+    """There is no room for many images; the message says where, and what to do."""
+
+
 class Room:
     """Room for images that come in pieces.
 
@@ -27,7 +31,7 @@ class Room:
         images: uint8, of the shape that was asked for and any content.
 
     Raises:
-        OSError: if the disk has no room for it.
+        RoomError: if the disk has no room for it.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -37,11 +41,18 @@ class Room:
         if size <= IN_MEMORY:
             self.images = np.empty(shape, np.uint8)
             return
-        with tempfile.TemporaryFile() as file:
-            file.truncate(size)
-            if hasattr(os, "posix_fallocate"):  # a full disk is an error now, and no crash later
-                os.posix_fallocate(file.fileno(), 0, size)
-            self._map = mmap.mmap(file.fileno(), size)
+        try:
+            with tempfile.TemporaryFile() as file:
+                file.truncate(size)
+                if hasattr(os, "posix_fallocate"):  # a full disk is an error now, no crash later
+                    os.posix_fallocate(file.fileno(), 0, size)
+                self._map = mmap.mmap(file.fileno(), size)
+        except OSError as error:
+            raise RoomError(
+                f"{tempfile.gettempdir()}: {size / 1e9:.1f} GB of images do not fit "
+                f"({error.strerror or error}). Free space, or set the environment variable TMPDIR "
+                "to a folder elsewhere; the same command then goes on."
+            ) from error
         self.images = np.ndarray(shape, np.uint8, self._map)
 
     def put(self, start: int, images: NDArray[np.uint8]) -> None:
@@ -112,7 +123,8 @@ class LabelledImages:
 
     def of_classes(self, classes: Iterable[int]) -> LabelledImages:
         """Only the images whose label is one of `classes`."""
-        return self.select(np.isin(self.labels, list(classes)))
+        wanted = np.isin(self.labels, list(classes))
+        return self if wanted.all() else self.select(wanted)
 
     @classmethod
     def concatenate(cls, parts: Sequence[LabelledImages]) -> LabelledImages:

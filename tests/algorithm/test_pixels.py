@@ -1,8 +1,9 @@
 import numpy as np
 import torch
 
+from gppdm_pipeline.algorithm import pixels as module
 from gppdm_pipeline.algorithm.device import CPU
-from gppdm_pipeline.algorithm.pixels import balanced_indices, shift_randomly, to_unit_range
+from gppdm_pipeline.algorithm.pixels import Pixels, balanced_indices, shift_randomly, to_unit_range
 
 
 def test_range_and_order_of_axes():
@@ -13,6 +14,26 @@ def test_range_and_order_of_axes():
     assert tensor.dtype == torch.float32
     assert tensor[1, 0, 2, 3] == 1
     assert tensor.sum() == 1 - 23
+
+
+def test_a_batch_is_made_when_it_is_drawn(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (7, 4, 3, 2), np.uint8)
+    pixels, batch = Pixels(images, CPU), torch.tensor([6, 0, 0, 3])
+    assert len(pixels) == 7
+    assert torch.equal(pixels[batch], to_unit_range(images, CPU)[batch])
+    images[0] = 255  # nothing was copied
+    assert (pixels[batch][1] == 1).all()
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert torch.equal(Pixels(mapped, CPU)[batch], pixels[batch])
+
+
+def test_another_device_has_bytes_of_its_own(monkeypatch):
+    monkeypatch.setattr(module, "_COPIED", 3)
+    images = np.random.default_rng(0).integers(0, 256, (7, 4, 3, 2), np.uint8)
+    images.flags.writeable = False
+    pixels = Pixels(images, torch.device("meta"))
+    assert pixels[torch.tensor([6, 0], device="meta")].shape == (2, 2, 4, 3)
 
 
 def test_every_level_comes_back():

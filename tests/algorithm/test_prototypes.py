@@ -3,8 +3,10 @@ import pytest
 import torch
 from tests.reference.tiny import images_of
 
+from gppdm_pipeline.algorithm import prototypes as module
 from gppdm_pipeline.algorithm.classifier import ClassifierConfig, fit_classifier, predict_logits
 from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig, prototype_starts
 from gppdm_pipeline.algorithm.state import LearnerState
 
@@ -21,6 +23,19 @@ def classified():
     state = LearnerState.empty().begin(1, (6, 2, 4), TRAIN.image_shape)
     config = ClassifierConfig(width=8, steps=8, batch_size=12)
     return fit_classifier(state, config, TRAIN, TRAIN, CONTEXT)[0]
+
+
+def test_a_mean_of_many_images_is_taken_a_few_rows_at_a_time(monkeypatch):
+    expected = prototype_starts("class_mean", TRAIN, LearnerState.empty(), CONTEXT)
+    seen = []
+    monkeypatch.setattr(module, "IN_MEMORY", 9 * 8 * 4 * 3)  # three of eight rows
+    monkeypatch.setattr(
+        module, "to_unit_range", lambda *a: seen.append(a[0].shape) or to_unit_range(*a)
+    )
+    starts = prototype_starts("class_mean", TRAIN, LearnerState.empty(), CONTEXT)
+    assert seen == [(9, 3, 8, 1), (9, 3, 8, 1), (9, 2, 8, 1)] * 3
+    for label, start in starts.items():
+        torch.testing.assert_close(start, expected[label], atol=1e-6, rtol=0)
 
 
 def test_class_mean(classified):

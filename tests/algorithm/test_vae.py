@@ -5,6 +5,7 @@ import pytest
 import torch
 from tests.reference.tiny import images_of
 
+from gppdm_pipeline.algorithm import vae as module
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.vae import (
@@ -114,3 +115,15 @@ def test_residuals_are_what_the_reconstruction_lacks():
         torch.testing.assert_close(
             2 * vae.decode(mean, row).sigmoid() - 1 + residuals[i], 2 * x - 1, atol=1e-5, rtol=0
         )
+
+
+def test_residuals_are_of_as_many_images_as_memory_may_hold(monkeypatch):
+    train = images_of(5, 2)
+    state, _ = fit_vae(begun((5, 2)), VaeConfig(**TINY, steps=3), train, Context(0, 1))
+    whole = reconstruction_residuals(state, train, Context(0, 1))
+    monkeypatch.setattr(module, "IN_MEMORY", 5 * 4 * 8 * 8)
+    few = reconstruction_residuals(state, train, Context(0, 1))
+    distances = (whole[None] - few[:, None]).abs().amax((2, 3, 4))
+    assert len(few) == 5
+    assert (distances.min(1).values < 1e-5).all()
+    assert len(set(distances.argmin(1).tolist())) == 5

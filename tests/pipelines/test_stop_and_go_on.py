@@ -25,6 +25,7 @@ from tests.pipelines.test_continual import (
 )
 from tests.reference.tiny import Stopped
 
+from gppdm_pipeline import images
 from gppdm_pipeline.algorithm import storage
 from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFiles
 from gppdm_pipeline.configuration import flatten
@@ -154,6 +155,23 @@ def test_a_full_disk_is_told_plainly_and_the_same_command_goes_on(whole, monkeyp
         with refused("task_02/midway_state cannot be written (No space left", "same command then"):
             run()
     assert not list(outputs("06_models").rglob("task_02/*"))
+    run()
+    assert result("digits/finetune/seed_0") == expected
+
+
+def test_a_full_disk_for_many_images_is_told_plainly_and_the_same_command_goes_on(
+    whole, monkeypatch
+):
+    expected = whole("finetune")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "IN_MEMORY", 0)
+        patch.setattr(os, "posix_fallocate", full)
+        with refused("images do not fit (No space left on device)", "TMPDIR", "then goes on"):
+            run()
     run()
     assert result("digits/finetune/seed_0") == expected
 

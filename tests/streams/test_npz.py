@@ -1,5 +1,6 @@
 """npz files with MedMNIST's keys, and the whole of CIFAR-100 where it is at hand."""
 
+import hashlib
 import os
 import pickle
 import zipfile
@@ -157,3 +158,12 @@ def test_cifar100():
     assert data.image_shape == (32, 32, 3)
     assert np.bincount(data.labels).tolist() == [5] * 100
     assert fingerprint(data) == ("24f37a7ae2485848ac9eb4e36efc9ec6de34ad67764799c3425a16f112fa7518")
+    whole = Npz(file=CIFAR100)
+    for split, each in (("train", 500), ("test", 100)):
+        data = whole.read(split)
+        assert data.image_shape == (32, 32, 3)
+        assert np.bincount(data.labels).tolist() == [each] * 100
+    assert source.class_names[data.labels[0]] == "apple"
+    assert hashlib.sha256(data.images[0].tobytes()).hexdigest() == (
+        "831ea94215d0d49e8513c7fdf4d1066ed8a21536241c3232d2f343a474bc65a6"
+    )

@@ -36,14 +36,14 @@ def choose_exemplars(
     """
     chosen = []
     for label in images.classes:
-        own = images.of_classes([label])
+        members = np.flatnonzero(images.labels == label)
         if choice == "herding":
-            order = herding(features(state, own.images, context), count)
+            order = herding(features(state, images.select(members).images, context), count)
         else:
             generator = context.generator(f"exemplars {label}")
-            order = torch.randperm(len(own), generator=generator, device=context.device)[:count]
-        chosen.append(own.select(order.cpu().numpy()))
-    return LabelledImages.concatenate(chosen)
+            order = torch.randperm(len(members), generator=generator, device=context.device)
+        chosen.append(members[order[:count].cpu().numpy()])
+    return images.select(np.concatenate(chosen))
 
 
 def first_of_each(images: LabelledImages, count: int) -> LabelledImages:

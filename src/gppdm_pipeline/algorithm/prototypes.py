@@ -71,7 +71,7 @@ def prototype_starts(
             for k in train.classes
         }
     if start == "class_mean":
-        return {k: _mean(train, k, context) for k in train.classes}
+        return _means(train, context)
     logits = torch.from_numpy(predict_logits(state, train.images, context)).log_softmax(1)
     labels = torch.from_numpy(train.labels)
     sign = 1 if start == "most_confident" else -1
@@ -83,11 +83,16 @@ def prototype_starts(
     return starts
 
 
-def _mean(train: LabelledImages, label: int, context: Context) -> Tensor:
-    """Of a class's images, float32 [c, h, w]: as many rows of all of them at a time as fit."""
-    members = np.flatnonzero(train.labels == label)
+def _means(train: LabelledImages, context: Context) -> dict[int, Tensor]:
+    """Of each class's images, float32 [c, h, w]: as many rows of all of them at a time as fit."""
     height, width, channels = train.image_shape
-    rows = max(1, IN_MEMORY // (4 * len(members) * width * channels))
-    parts = (train.images[members, top : top + rows] for top in range(0, height, rows))
-    means = [to_unit_range(part, context.device).cpu().mean(0) for part in parts]
-    return torch.cat(means, dim=1)
+    # In one tensor: small ones, made while large ones come and go, would keep their room from being
+    # used again.
+    means = torch.empty(len(train.classes), channels, height, width)
+    for mean, label in zip(means, train.classes, strict=True):
+        members = np.flatnonzero(train.labels == label)
+        rows = max(1, IN_MEMORY // (4 * len(members) * width * channels))
+        for top in range(0, height, rows):
+            part = to_unit_range(train.images[members, top : top + rows], context.device)
+            mean[:, top : top + rows] = part.cpu().mean(0)
+    return {label: mean.clone() for label, mean in zip(train.classes, means, strict=True)}

@@ -62,7 +62,9 @@ class Conversion(BaseModel):
                 ImageOps.exif_transpose(image, in_place=True)
                 return self._finished(image)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise UndecodableError(_too_large("more pixels")) from error
+            raise UndecodableError(
+                f"more than the {MOST_PIXELS} pixels that are decoded"
+            ) from error
         except UndecodableError:
             raise
         except Exception as error:  # decoders raise whatever damaged data make them stumble over
