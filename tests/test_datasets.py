@@ -14,6 +14,7 @@ from gppdm_pipeline.datasets import (
     EmptyStateDataset,
     ImagesDataset,
     JsonDataset,
+    LogDataset,
     PictureDataset,
     StateDataset,
 )
@@ -179,3 +180,12 @@ def test_before_the_first_task_there_is_a_state():
     assert dataset.load() == LearnerState.empty()
     with pytest.raises(DatasetError, match="constant"):
         dataset.save(LearnerState.empty())
+
+
+def test_of_a_log_that_a_kill_cut_short_nothing_is_left(tmp_path):
+    part = tmp_path / ".train.json.new"
+    part.write_bytes(b'{"seconds": ')
+    log = LogDataset(filepath=str(tmp_path / "train.json"))
+    assert log.exists()
+    assert log.load() == {}
+    assert not part.exists()

@@ -95,7 +95,7 @@ class _File(OnDisk[Saved, Loaded]):
 
     def _replace(self, data: Saved) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.new")
+        temporary = self._unfinished
         try:
             with temporary.open("wb") as file:
                 self._write(data, file)
@@ -104,6 +104,11 @@ class _File(OnDisk[Saved, Loaded]):
             temporary.replace(self.path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    @property
+    def _unfinished(self) -> Path:
+        """What is written, until it is whole."""
+        return self.path.with_name(f".{self.path.name}.new")
 
     @abstractmethod
     def _read(self, file: BinaryIO) -> Loaded: ...
@@ -163,7 +168,11 @@ class LogDataset(JsonDataset):
 
     def load(self) -> dict[str, Any]:
         """The record, or an empty one."""
-        return super().load() if self.path.exists() else {}
+        if self.path.exists():
+            return super().load()
+        # A kill may have left a part of it, which no run would write again and so put away.
+        self._unfinished.unlink(missing_ok=True)
+        return {}
 
     def _exists(self) -> bool:
         return True
