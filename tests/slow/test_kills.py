@@ -66,7 +66,8 @@ def test_kills_at_random_moments():
         os.kill(pid, signal.SIGTERM if kills % 2 else signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         if (outputs("08_reporting", NAME) / "metrics.json").exists():
-            continue  # it was faster
+            seconds *= 0.9  # it was faster, as on a machine that has less to do now
+            continue
         kills += 1
         stages.add(stage())
         run(PARAMS)
