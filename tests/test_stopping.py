@@ -14,8 +14,11 @@ STOPS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit, signal.SI
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Those of a run, for the time of a test."""
+    """Those of a run in a terminal, for the time of a test: in the background, some are ignored."""
     before = {number: signal.getsignal(number) for number in STOPS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     stop_at_signals()
     yield
     for number, handler in before.items():
