@@ -2,8 +2,9 @@
 
     PYTHONPATH=src python benchmarks/sampling_curve.py
 
-The generator is that of a finished run (`kedro run --pipeline=continual`), or one trained on all
-classes at once with --steps, and kept. The reference arrangement (DDIM, 100 steps, two passes a
+The generator is that of a finished run that can be guided (`kedro run --pipeline=continual
+--params=gppdm.denoiser.label_dropout=0.1`), or one trained on all classes at once with --steps, and
+kept. The reference arrangement (DDIM, 100 steps, two passes a
 step; see `reference_arrangement.py`) and ours draw from the same weights and the same starting
 noise. Quality is measured beside all test images, in the features of the oracle. What is drawn is
 recorded at once: the same command goes on, and more --seeds or steps add to what is there.
@@ -179,11 +180,15 @@ def bench_of(benchmark: str, given: Any) -> Bench:
     folder: Path = models / given.run
     if folder.exists():
         run = json.loads((folder.parents[1] / "configuration.json").read_text())
-        method = Method.model_validate({"name": "gppdm", **run["gppdm"]})
+        method = Gppdm.model_validate(run["gppdm"])
+        if not method.denoiser.label_dropout:
+            raise SystemExit(
+                f"{folder} was trained with denoiser.label_dropout 0 and cannot be guided; give "
+                "--run of one trained with gppdm.denoiser.label_dropout=0.1"
+            )
         state = load_state(folder)
     else:
         method, state = _trained(settings, stream, models, given.steps, device)
-    assert isinstance(method, Gppdm)
     train, test = stream.read("train"), stream.read("test")
     classifier = Method.model_validate({"name": "joint", "classifier": settings["classifier"]})
     oracle = trained_oracle(train, classifier.classifier, device, models / "oracles")
@@ -198,10 +203,10 @@ def _trained(
     models: Path,
     steps: int,
     device: torch.device,
-) -> tuple[Method, LearnerState]:
+) -> tuple[Gppdm, LearnerState]:
     """A generator of all classes at once."""
-    denoiser = {**settings["gppdm"]["denoiser"], "steps": steps, "distillation": 0.0}
-    method = Method.model_validate({"name": "gppdm", "denoiser": denoiser})
+    denoiser = {**settings["gppdm"]["denoiser"], "steps": steps, "label_dropout": 0.1}
+    method = Gppdm.model_validate({"denoiser": denoiser})
     folder = models / f"sampling_curve_{steps}"
     if not folder.exists():
         train = stream.read("train")

@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "prototypes by both": without(),
     "projection of keys and values": without(route="none", layers="k v"),
     "projection of all four": without(route="none", layers="q k v out"),
-    "both (the default)": {},
+    "both": {},
     "both, with distillation": {"denoiser": {"distillation": 1.0}},
     "both, with min-SNR weighting": {"denoiser": {"min_snr": 5.0}},
 }
@@ -84,7 +84,8 @@ def method_of(benchmark: str, changes: Mapping[str, Any], steps: int) -> Gppdm:
     preset = yaml.safe_load((CONF / f"{benchmark}.yml").read_text())[benchmark]
     settings = {"name": "gppdm", "classifier": {**preset["classifier"], "steps": steps}}
     parts = {**preset["gppdm"], **changes}
-    parts["denoiser"] = {**preset["gppdm"]["denoiser"], **parts["denoiser"], "steps": steps}
+    denoiser = {**preset["gppdm"]["denoiser"], "distillation": 0.0, **changes.get("denoiser", {})}
+    parts["denoiser"] = {**denoiser, "steps": steps}
     method = Method.model_validate({**settings, **parts})
     assert isinstance(method, Gppdm)
     return method
@@ -135,7 +136,7 @@ def prepared(benchmark: str, steps: int) -> dict[str, dict[str, Callable[[], lis
         start = add_classes(start, new, method, Context(0, 2))
         run = partial(denoiser_steps, method, start, old, new)
         groups["denoiser"][name] = partial(run, "float32")
-        if name in (next(iter(VARIANTS)), "both (the default)"):
+        if name in (next(iter(VARIANTS)), "both"):
             groups["denoiser, bfloat16"][f"{name}, float32"] = partial(run, "float32")
             groups["denoiser, bfloat16"][f"{name}, bfloat16"] = partial(run, "bfloat16")
     method = method_of(benchmark, {}, steps)

@@ -71,7 +71,7 @@ PARTS = {
     "neither prototypes nor projection": NEITHER,
     "prototypes": replace(DEFAULT, projected=False),
     "projection": replace(NEITHER, projected=True),
-    "both (the default)": DEFAULT,
+    "both": DEFAULT,
 }
 WAYS = {
     "default": DEFAULT,

@@ -19,9 +19,11 @@ NOTEBOOK = ROOT / "notebooks" / "explore_run.ipynb"
 
 
 @pytest.mark.filterwarnings("ignore")  # of jupyter_client
-def test_the_notebook_runs_on_a_finished_run(monkeypatch):
-    run({"method": "gppdm"})
-    params = {**TINY, "method": "gppdm"}
+@pytest.mark.parametrize(("label_dropout", "weight"), [(0.0, "0.0"), (0.1, "8.0")])
+def test_the_notebook_runs_on_a_finished_run(monkeypatch, label_dropout, weight):
+    denoiser = {**TINY["gppdm"]["denoiser"], "label_dropout": label_dropout}
+    params = {**TINY, "method": "gppdm", "gppdm": {**TINY["gppdm"], "denoiser": denoiser}}
+    run(params)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     settings = next(cell for cell in notebook.cells if cell.cell_type == "code")
     assert settings.source.count("PARAMS = ") == 1
@@ -31,7 +33,8 @@ def test_the_notebook_runs_on_a_finished_run(monkeypatch):
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in shown) == 5
     assert "**digits/gppdm/seed_0**: average accuracy" in str(shown)
-    assert "guidance 8.0: spread over images" in str(shown)
+    assert str(shown).count("spread over images") == (4 if label_dropout else 1)
+    assert f"guidance {weight}: spread over images" in str(shown)
     assert [output for output in shown if output.get("name") == "stderr"] == []
 
 

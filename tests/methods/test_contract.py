@@ -46,12 +46,12 @@ SETTINGS = {
 }
 # Of methods above, with what is off by default.
 VARIANTS = {
-    "gppdm, distilled": {
+    "gppdm, distilled and guided": {
         **GPPDM,
         "texture": True,
         "soft_labels": 0.5,
         "condition": {"null_keeps_prototype": True},
-        "denoiser": {**DENOISER, "distillation": 0.8, "min_snr": 5.0},
+        "denoiser": {**DENOISER, "distillation": 0.8, "label_dropout": 0.2, "min_snr": 5.0},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
     },
     "gppdm, filtered": {

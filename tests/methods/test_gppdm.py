@@ -266,6 +266,11 @@ def test_every_route_keeps_old_keys_and_values(route):
     assert max(changes.values()) <= 1e-5
 
 
+def test_guidance_needs_the_null_condition():
+    with pytest.raises(ValidationError, match=r"(?s)guidance is 1, .*use denoiser.label_dropout"):
+        gppdm(replay={"guidance": 1.0}, denoiser={"label_dropout": 0.0})
+
+
 def test_texture_is_for_generated_images():
     with pytest.raises(ValidationError, match="use order: generator_first, or texture: false"):
         gppdm(order="classifier_first", texture=True)

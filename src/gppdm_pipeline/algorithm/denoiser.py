@@ -55,9 +55,10 @@ class DenoiserConfig(BaseModel):
     """The gradient's norm at most (Pascanu et al. 2013, arXiv 1211.5063)."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     """Of the weights that are kept; the average warms up over the first steps."""
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of images trained without condition (classifier-free guidance, arXiv 2207.12598)."""
-    distillation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of images trained without condition. Classifier-free guidance (arXiv 2207.12598), which
+    asks what is said without, needs some; without guidance they are spent for nothing."""
+    distillation: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of what the denoiser of the task before says in the targets of replayed images, the
     rest being the noise that was added; 1 is generative distillation (Masip et al. 2023, arXiv
     2311.14028)."""

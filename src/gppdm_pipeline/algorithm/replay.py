@@ -49,7 +49,7 @@ class ReplayConfig(BaseModel):
     """How often what the classifier of the task before does not agree with is drawn again, the
     first draw included; 0: all is taken as it comes."""
     guidance: Annotated[float, Field(ge=0, le=20)] = 0.0
-    """w; 0 is plain conditional sampling."""
+    """w; 0 is plain conditional sampling. Above 0 it needs `denoiser.label_dropout`."""
     guidance_interval: tuple[Level, Level] | None = None
     """Guidance only where the noise level sigma = sqrt((1 - abar) / abar) is above the first and at
     most the second (Kynkäänniemi et al. 2024, arXiv 2404.07724); null: everywhere."""

@@ -200,6 +200,16 @@ class Gppdm(Method):
         return self
 
     @model_validator(mode="after")
+    def _null_is_learnt(self) -> Gppdm:
+        if self.replay.guidance and not self.denoiser.label_dropout:
+            raise ValueError(
+                f"replay.guidance is {self.replay.guidance:g}, which asks what the denoiser says "
+                "without a label, but denoiser.label_dropout is 0, so that it never learns that; "
+                "use denoiser.label_dropout: 0.1, or replay.guidance: 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _starts_are_known(self) -> Gppdm:
         needs_classifier = self.prototypes.start in ("most_confident", "least_confident")
         if self.generator_first and needs_classifier:
