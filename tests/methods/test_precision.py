@@ -17,11 +17,18 @@ from gppdm_pipeline.methods import learn_task
 
 TASKS = ((5, 2), (0,))
 STEPS = {"steps": 12, "learning_rate": 3e-2}
+NONE = {"weight_decay": 0.0, "gradient_clip": 1e6, "ema_decay": 0.0, "distillation": 0.0}
 LOOPS = {
-    "decay": {"weight_decay": 0.3, "gradient_clip": 1e6, "ema_decay": 0.0},
-    "clip": {"weight_decay": 0.0, "gradient_clip": 0.1, "ema_decay": 0.0},
-    "average": {"weight_decay": 0.0, "gradient_clip": 1e6, "ema_decay": 0.8},
-    "all": {"weight_decay": 0.3, "gradient_clip": 0.1, "ema_decay": 0.8, "distillation": 0.5},
+    "decay": {**NONE, "weight_decay": 0.3},
+    "clip": {**NONE, "gradient_clip": 0.1},
+    "average": {**NONE, "ema_decay": 0.8},
+    "all": {
+        "weight_decay": 0.3,
+        "gradient_clip": 0.1,
+        "ema_decay": 0.8,
+        "distillation": 0.5,
+        "label_dropout": 0.2,
+    },
 }
 ROUTES = ("concat", "tokens", "both", "none")
 LAYERS = (("q",), ("k",), ("v",), ("out",), ("k", "v"), ("q", "k", "v", "out"))
