@@ -1,8 +1,9 @@
 """GPPDM: class-prototype conditional diffusion with gradient projection.
 
 Doan et al. 2024, arXiv 2312.06710. Where this departs from the paper: by default the generator is
-trained before the classifier, which then sees images of one origin only (see `order`), and a
-prototype starts from the mean of its class, so that no state contains a training image.
+trained before the classifier, which then sees images of one origin only (see `order`); a prototype
+starts from the mean of its class, so that no state contains a training image; and what the denoiser
+says to replayed images is learnt from the denoiser before (see `distillation.py`).
 """
 
 from __future__ import annotations
