@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.checkpoints import Training
 from gppdm_pipeline.algorithm.device import Context, autocast
+from gppdm_pipeline.algorithm.graphs import on, rate, recorded
 from gppdm_pipeline.algorithm.growth import load_grown, tensors_of
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.pixels import (
@@ -185,23 +186,33 @@ def fit_network(
     images = Pixels(train.images, context.device)
     generator = context.generator(stage)
     parameters = list(network.parameters())
+    device = context.device
     optimiser = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        parameters,
+        lr=rate(config.learning_rate, device),
+        weight_decay=config.weight_decay,
+        **on(device),
     )
     schedule = warm_up_then_cosine(optimiser, config.steps)
     recorder, curve = LossRecorder(), f"{stage.removeprefix('train_')}_loss"
     batches = balanced_indices(labels, config.steps, config.batch_size, generator)
     training = Training(parameters, optimiser, schedule, generator, recorder)
+
+    def step(batch: Tensor) -> dict[str, Tensor]:
+        x = shift_randomly(images[batch], config.shift, generator)
+        with autocast(device, context.precision):
+            loss = objective(network, x, labels[batch], generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        return {curve: loss.detach()}
+
+    take = recorded(step, generator)
     with context.progress(config.steps, stage) as bar:
         for steps, batch in training.remaining(batches, context.checkpoints(stage)):
-            x = shift_randomly(images[batch], config.shift, generator)
-            with autocast(context.device, context.precision):
-                loss = objective(network, x, labels[batch], generator)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+            losses = take(batch)
             schedule.step()
-            bar.advance(steps, **recorder.add(**{curve: loss}))
+            bar.advance(steps, **recorder.add(**losses))
     return StageLog(curves=recorder.curves)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.denoiser import Denoiser, NoisyBatch
+from gppdm_pipeline.algorithm.graphs import rows_where
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,11 @@ class Teacher:
             prototypes: likewise, float32 [b, c, h, w] or None.
             batch: int64 [b], which images it is of.
         """
-        old = self.replayed[batch].nonzero().squeeze(1)
+        replayed = self.replayed[batch]
+        old = rows_where(replayed)
         if not len(old):
             return noisy.target
         images = None if prototypes is None else prototypes[old]
         answer = self.denoiser(noisy.x[old], noisy.tau[old], tokens[old], images)
-        return noisy.target.index_copy(0, old, noisy.target[old].lerp(answer, self.weight))
+        weights = self.weight * replayed[old, None, None, None]
+        return noisy.target.index_copy(0, old, noisy.target[old].lerp(answer, weights))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.denoiser import Denoiser, NoisyBatch
+from gppdm_pipeline.algorithm.graphs import rows_where
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class NearestLabel:
             rows: int64 [b], of the batch's classes.
             kept: bool [b], where the label is kept.
         """
-        new = ((self.nearest[rows] >= 0) & kept).nonzero().squeeze(1)
+        counts = (self.nearest[rows] >= 0) & kept
+        new = rows_where(counts)
         if not len(new):
             return output.new_zeros(())
         tau = noisy.tau[new]
@@ -93,5 +95,6 @@ class NearestLabel:
             images = None if prototypes is None else prototypes[new]
             nearest = denoiser(noisy.x[new], tau, swapped, images)
         difference: Tensor = (output[new] - nearest).square().mean((1, 2, 3))
-        loss: Tensor = (tau * self.noise_shares[tau] * difference).mean()
+        weights = counts[new] / counts.sum().clamp_min(1)
+        loss: Tensor = (tau * self.noise_shares[tau] * difference * weights).sum()
         return self.weight * loss

@@ -15,6 +15,7 @@ from torch.func import functional_call, grad, vmap
 
 from gppdm_pipeline.algorithm.classifier import Objective, build_classifier
 from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.graphs import rows_where
 from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images import LabelledImages
@@ -34,11 +35,11 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
         temperature: T; probabilities are those of logits / T.
 
     Returns:
-        The mean over images of - sum_i teacher_i log student_i over the old classes.
+        - sum_i teacher_i log student_i over the old classes, float32 [b].
     """
     old = student[:, : teacher.shape[1]]
     targets = (teacher / temperature).softmax(1)
-    return nn.functional.cross_entropy(old / temperature, targets)
+    return nn.functional.cross_entropy(old / temperature, targets, reduction="none")
 
 
 def with_soft_labels(
@@ -63,12 +64,12 @@ def with_soft_labels(
         loss = objective(network, x, outputs, generator)
         with torch.no_grad():
             said = teacher(x)
-        old = outputs < said.shape[1]
-        if not old.any():
+        known = outputs < said.shape[1]
+        old = rows_where(known)
+        if not len(old):
             return loss
         distilled = distillation(network(x[old]), said[old], temperature)
-        share = old.float().mean()
-        total: Tensor = loss + weight * temperature**2 * share * distilled
+        total: Tensor = loss + weight * temperature**2 * (distilled * known[old]).sum() / len(x)
         return total
 
     return both

@@ -10,6 +10,7 @@ from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import Average, Denoiser, DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.distillation import Teacher
+from gppdm_pipeline.algorithm.graphs import on, rate, recorded
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.nearest_label import NearestLabel
 from gppdm_pipeline.algorithm.objective import Objective
@@ -59,13 +60,19 @@ def fit_denoiser(
     checkpoint = context.checkpoints("train_generator")
     objective = Objective(images, rows, config, teacher, pull)
     denoiser.train()
+
+    def step(batch: Tensor) -> dict[str, Tensor]:
+        losses = objective.losses(denoiser, table, batch, generator)
+        optimiser.zero_grad(set_to_none=True)
+        torch.stack(list(losses.values())).sum().backward()
+        nn.utils.clip_grad_norm_(weights, config.gradient_clip)
+        optimiser.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    take = recorded(step, generator)
     with context.progress(config.steps, "train_generator") as bar:
         for steps, batch in training.remaining(batches, checkpoint):
-            losses = objective.losses(denoiser, table, batch, generator)
-            optimiser.zero_grad(set_to_none=True)
-            torch.stack(list(losses.values())).sum().backward()
-            nn.utils.clip_grad_norm_(weights, config.gradient_clip)
-            optimiser.step()
+            losses = take(batch)
             schedule.step()
             average.update()
             bar.advance(steps, **recorder.add(**losses))
@@ -80,14 +87,19 @@ def _optimiser(
     config: DenoiserConfig,
     prototypes: PrototypeConfig,
 ) -> torch.optim.Optimizer:
+    device = new_prototypes.device
     return torch.optim.AdamW(
         [
-            {"params": weights, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+            {
+                "params": weights,
+                "lr": rate(config.learning_rate, device),
+                "weight_decay": config.weight_decay,
+            },
             {
                 "params": [new_prototypes],
-                "lr": prototypes.learning_rate,
+                "lr": rate(prototypes.learning_rate, device),
                 "weight_decay": prototypes.weight_decay,
             },
         ],
-        fused=new_prototypes.device.type != "mps",
+        **{"fused": device.type != "mps", **on(device)},
     )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.checkpoints import Training
 from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.graphs import on, rate, recorded
 from gppdm_pipeline.algorithm.growth import load_grown, tensors_of
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.pixels import Pixels, balanced_indices
@@ -175,26 +176,33 @@ def fit_vae(
     pixels = Pixels(images.images, context.device)
     generator = context.generator("train_generator")
     parameters = list(vae.parameters())
-    optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
+    device = context.device
+    optimiser = torch.optim.Adam(parameters, lr=rate(config.learning_rate, device), **on(device))
     schedule = warm_up_then_cosine(optimiser, config.steps)
     recorder = LossRecorder()
     batches = balanced_indices(rows, config.steps, from_images, generator)
     training = Training(parameters, optimiser, schedule, generator, recorder)
     checkpoint = context.checkpoints("train_generator")
+
+    def step(batch: Tensor) -> dict[str, Tensor]:
+        x = (pixels[batch] + 1) / 2
+        reconstruction, divergence = negative_elbo(vae, x, rows[batch], generator)
+        loss = reconstruction + config.kl_weight * divergence
+        losses = {"reconstruction_loss": reconstruction, "divergence": divergence}
+        if teacher:
+            count = config.batch_size - from_images
+            distance = decoder_distance(vae, teacher, held, count, generator)
+            losses["distillation_loss"] = distance
+            loss = (from_images * loss + count * distance) / config.batch_size
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    take = recorded(step, generator)
     with context.progress(config.steps, "train_generator") as bar:
         for steps, batch in training.remaining(batches, checkpoint):
-            x = (pixels[batch] + 1) / 2
-            reconstruction, divergence = negative_elbo(vae, x, rows[batch], generator)
-            loss = reconstruction + config.kl_weight * divergence
-            losses = {"reconstruction_loss": reconstruction, "divergence": divergence}
-            if teacher:
-                count = config.batch_size - from_images
-                distance = decoder_distance(vae, teacher, held, count, generator)
-                losses["distillation_loss"] = distance
-                loss = (from_images * loss + count * distance) / config.batch_size
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
+            losses = take(batch)
             schedule.step()
             bar.advance(steps, **recorder.add(**losses))
     shape = {"image_shape": list(state.image_shape or ()), "width": config.width}

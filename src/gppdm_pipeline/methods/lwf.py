@@ -61,6 +61,6 @@ class Lwf(Finetune):
             logits = network(x)
             smoothing = self.classifier.label_smoothing
             learnt = cross_entropy_among(logits, outputs, columns, smoothing)
-            return learnt + self.weight * distillation(logits, said, self.temperature)
+            return learnt + self.weight * distillation(logits, said, self.temperature).mean()
 
         return objective
