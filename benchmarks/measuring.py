@@ -83,15 +83,19 @@ def interleaved(
     return found
 
 
-def compared(found: Mapping[str, Sequence[Seconds]], base: str) -> dict[str, dict[str, float]]:
+def compared(
+    found: Mapping[str, Sequence[Seconds]], base: str, device: torch.device
+) -> dict[str, dict[str, float]]:
     """By variant: median milliseconds, and by how much it is faster than `base`.
 
-    On the CPU the ratio is of CPU seconds, since the clock's depend on what else runs.
+    On the CPU the ratio is of CPU seconds, since the clock's depend on what else runs; elsewhere it
+    is the clock's.
     """
     table = {}
     for name, turns in found.items():
-        ratios = [b.cpu / s.cpu for b, s in zip(found[base], turns, strict=True)]
-        walls = [b.wall / s.wall for b, s in zip(found[base], turns, strict=True)]
+        pairs = list(zip(found[base], turns, strict=True))
+        walls = [b.wall / s.wall for b, s in pairs]
+        ratios = [b.cpu / s.cpu for b, s in pairs] if device.type == "cpu" else walls
         table[name] = {
             "cpu_ms": _rounded(1e3 * median(s.cpu for s in turns)),
             "wall_ms": _rounded(1e3 * median(s.wall for s in turns)),

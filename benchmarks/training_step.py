@@ -32,7 +32,7 @@ from measuring import (
 )
 from reference_arrangement import Reference, ReferenceTraining
 
-from gppdm_pipeline.algorithm import generator_training
+from gppdm_pipeline.algorithm import generator_training, graphs, training
 from gppdm_pipeline.algorithm.denoiser import build_unet
 from gppdm_pipeline.algorithm.device import Context, Precision, resolve_device
 from gppdm_pipeline.algorithm.generator import add_classes
@@ -42,7 +42,12 @@ from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
 
-SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar100_t5": (32, 32, 3)}
+SHAPES = {
+    "digits": (8, 8, 1),
+    "fashion_mnist": (28, 28, 1),
+    "fashion_mnist_gpu": (28, 28, 1),
+    "cifar100_t5": (32, 32, 3),
+}
 OLD, NEW, PER_CLASS = (0, 1), (2, 3), 100
 
 
@@ -56,6 +61,7 @@ class Variant:
         precision: of the network's products.
         channels_last: whether the U-Net's weights and images are in that order in memory.
         compiled: whether the U-Net is, by torch.compile.
+        recorded: whether a step is replayed as one launch, which it is on CUDA alone.
     """
 
     route: str = "both"
@@ -63,6 +69,7 @@ class Variant:
     precision: Precision = "float32"
     channels_last: bool = False
     compiled: bool = False
+    recorded: bool = True
 
 
 DEFAULT = Variant()
@@ -78,6 +85,10 @@ WAYS = {
     "channels last": replace(DEFAULT, channels_last=True),
     "bfloat16": replace(DEFAULT, precision="bfloat16"),
     "bfloat16, channels last": replace(DEFAULT, precision="bfloat16", channels_last=True),
+}
+ON_CUDA = {
+    "kernel by kernel": replace(DEFAULT, recorded=False),
+    "kernel by kernel, bfloat16": replace(DEFAULT, recorded=False, precision="bfloat16"),
 }
 COMPILED = {
     "compiled": replace(DEFAULT, compiled=True),
@@ -128,10 +139,19 @@ def our_steps(
             unet.compile()
         return unet
 
-    with mock.patch.object(generator_training, "build_unet", build):
+    way = graphs.recorded if variant.recorded else step_by_step
+    with (
+        mock.patch.object(generator_training, "build_unet", build),
+        mock.patch.object(training, "recorded", way),
+    ):
         old, new = noise(benchmark, OLD), noise(benchmark, NEW)
         generator_training.train_denoiser(start, new, old, method, context)
     return clock.steps
+
+
+def step_by_step(step: graphs.Step, generator: torch.Generator) -> graphs.Step:
+    """In place of `recorded`: every kernel is launched by itself."""
+    return step
 
 
 def reference_training(
@@ -161,7 +181,7 @@ def measured(
         training = reference_training(benchmark, *states["concat"], device, old)
         return partial(timed, training.step, device, steps)
 
-    ways = WAYS | (COMPILED if with_compiled else {})
+    ways = WAYS | (COMPILED if with_compiled else {}) | (ON_CUDA if device.type == "cuda" else {})
     against = {
         "reference arrangement": theirs(True),
         "reference arrangement, one pass": theirs(False),
@@ -173,7 +193,7 @@ def measured(
         "ways to compute": ({k: ours(v) for k, v in ways.items()}, "default"),
     }
     return {
-        title: compared(interleaved(variants, turns), base)
+        title: compared(interleaved(variants, turns), base, device)
         for title, (variants, base) in tables.items()
     }
 

@@ -42,14 +42,14 @@ def images_of(*classes, per_class=6, shape=SHAPE):
     return LabelledImages(np.concatenate(images), np.repeat(np.array(classes), per_class))
 
 
-def learn(method, tasks, seed=0, precision="float32"):
+def learn(method, tasks, seed=0, **context):
     """States before the first and after each task; joint methods get what they may read."""
     states, earlier = [LearnerState.empty()], []
     for number, classes in enumerate(tasks, start=1):
         train = images_of(*classes)
         given = earlier if method.reads_earlier_images else []
-        context = Context(seed, number, precision=precision)
-        states.append(learn_task(method, states[-1], train, train, context, given))
+        where = Context(seed, number, **context)
+        states.append(learn_task(method, states[-1], train, train, where, given))
         earlier.append(train)
     return states
 
