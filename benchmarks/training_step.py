@@ -48,6 +48,7 @@ SHAPES = {
     "fashion_mnist_gpu": (28, 28, 1),
     "cifar100_t5": (32, 32, 3),
 }
+TABLES = ("against", "parts", "ways")
 OLD, NEW, PER_CLASS = (0, 1), (2, 3), 100
 
 
@@ -166,7 +167,12 @@ def reference_training(
 
 
 def measured(
-    benchmark: str, turns: int, steps: int, device: torch.device, with_compiled: bool
+    benchmark: str,
+    turns: int,
+    steps: int,
+    device: torch.device,
+    with_compiled: bool,
+    wanted: Sequence[str],
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Tables by title: what is compared, and its numbers."""
     states: dict[str, tuple[Gppdm, LearnerState]] = {}
@@ -195,6 +201,7 @@ def measured(
     return {
         title: compared(interleaved(variants, turns), base, device)
         for title, (variants, base) in tables.items()
+        if title.split()[0] in wanted
     }
 
 
@@ -205,11 +212,14 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--steps", type=int, default=8, help="of each variant in a turn")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
     given = parser.parse_args()
     device, results = resolve_device(given.device), {}
     for benchmark in given.benchmarks:
-        results[benchmark] = measured(benchmark, given.turns, given.steps, device, given.compile)
+        results[benchmark] = measured(
+            benchmark, given.turns, given.steps, device, given.compile, given.tables
+        )
         for title, table in results[benchmark].items():
             show(f"{benchmark}: {title}", table)
         write_record(given.out, {"device": device.type, "benchmarks": results})
