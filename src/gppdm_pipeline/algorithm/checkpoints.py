@@ -154,7 +154,9 @@ class Training:
         continue_at(self.schedule, snapshot.step)
         if self.average is not None:
             self.average.count = snapshot.step
-        self.recorder.restore(snapshot.step, snapshot.record["curves"], groups.get("losses", {}))
+        losses = groups.get("losses", {})
+        pending = {name: values.to(self.generator.device) for name, values in losses.items()}
+        self.recorder.restore(snapshot.step, snapshot.record["curves"], pending)
         self.generator.set_state(groups["generator"][""])
         return snapshot.step
 
