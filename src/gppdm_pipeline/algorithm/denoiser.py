@@ -155,8 +155,10 @@ def build_unet(weights: Weights) -> UNet2DConditionModel:
     """The U-Net that `weights` describes, on the CPU."""
     from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
 
-    unet: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(weights.config))
-    unet.load_state_dict(weights.tensors)
+    with torch.device("meta"):  # no weights are drawn that would be replaced
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(weights.config))
+    own = {name: tensor.clone() for name, tensor in weights.tensors.items()}
+    unet.load_state_dict(own, assign=True)
     return unet
 
 

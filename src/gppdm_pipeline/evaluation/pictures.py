@@ -10,6 +10,7 @@ from typing import Literal
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
 Row = Mapping[str, object]
 
@@ -29,6 +30,9 @@ class Picture:
     def rendered(self, kind: Literal["png", "svg"]) -> bytes:
         """The file's content: the same whenever and by whomever it is made."""
         file = io.BytesIO()
+        if not isinstance(self.figure.get_layout_engine(), PlaceHolderLayoutEngine | None):
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")  # it would be laid out for every file again
         # The salt makes an SVG's identifiers, which would be random; letters are paths, so that it
         # looks the same without the font.
         with matplotlib.rc_context({"svg.hashsalt": "gppdm_pipeline", "svg.fonttype": "path"}):

@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import zlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -45,16 +46,21 @@ class SklearnDigits(Reader):
     class_names: ClassVar[tuple[str, ...]] = _DIGITS
 
     def _read(self, split: Split) -> LabelledImages:
-        from sklearn.datasets import (  # type: ignore[import-untyped]  # noqa: PLC0415 (slow)
-            load_digits,
-        )
-
-        digits = load_digits()
-        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
-        data = LabelledImages(images, digits.target.astype(np.int64))
+        data = _sklearn_digits()
         test = is_test(data.labels, self.test_fraction)
         data = data.select(test if split == "test" else ~test)
         return LabelledImages(np.stack([*map(self.convert, data.images)]), data.labels)
+
+
+@cache
+def _sklearn_digits() -> LabelledImages:
+    from sklearn.datasets import (  # type: ignore[import-untyped]  # noqa: PLC0415 (slow)
+        load_digits,
+    )
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    return LabelledImages(images, digits.target.astype(np.int64))
 
 
 class Mnist5k(FileReader):
