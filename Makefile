@@ -10,7 +10,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help run inspect sweep compare ablation results test test-slow test-browser audit lint ui viz clean
+.PHONY: help run inspect sweep compare ablation options results test test-slow test-browser audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ compare: .venv/run.stamp  ## Compare finished runs: make compare ARGS="--params=
 
 ablation: .venv/run.stamp  ## What each part gives; runs what has no record: make ablation ARGS="--streams=digits"
 	$(BIN)/python -m gppdm_pipeline.plan benchmarks/ablation.yml $(ARGS)
+
+options: .venv/run.stamp  ## What options do that are off by default; runs what has no record
+	$(BIN)/python -m gppdm_pipeline.plan benchmarks/options.yml $(ARGS)
 
 results: .venv/run.stamp  ## All methods; runs what has no record: make results ARGS="--seeds=0"
 	$(BIN)/python -m gppdm_pipeline.plan benchmarks/methods.yml $(ARGS)

@@ -43,6 +43,7 @@ def provenance(folder: Path) -> dict[str, object]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": platform.machine(),
+        "gpu": _gpu(),
         "threads": torch.get_num_threads(),
     }
 
@@ -57,8 +58,14 @@ def environment() -> dict[str, str]:
         **versions,
         "platform": platform.platform(),
         "processor": platform.machine(),
+        "gpu": _gpu() or "none",
         "threads": str(torch.get_num_threads()),
     }
+
+
+def _gpu() -> str | None:
+    """That the machine has, whether or not a run uses it."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def git_commit(folder: Path) -> str:
