@@ -8,8 +8,10 @@ with the same settings, is not run again.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,12 +96,20 @@ class PlannedRun:
 @click.option("--streams", help="Only these, joined by commas.")
 @click.option("--variants", help="Only these, joined by commas.")
 @click.option("--seeds", help="Only these, joined by commas.")
+@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Runs at once.")
 @click.option("--tables", is_flag=True, help="Run nothing, write the tables of what there is.")
 def main(
-    file: Path, streams: str | None, variants: str | None, seeds: str | None, tables: bool
+    file: Path,
+    streams: str | None,
+    variants: str | None,
+    seeds: str | None,
+    jobs: int,
+    tables: bool,
 ) -> None:
     """Run what has no record yet, and write the tables."""
     configure_project("gppdm_pipeline")
+    if jobs > 1:  # else each would have a thread on every core
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     plan, folder = read_plan(file), RESULTS / file.stem
     wanted = runs_of(
         plan,
@@ -107,7 +117,7 @@ def main(
         _chosen("variants", variants, plan.variants),
         None if seeds is None else [int(seed) for seed in seeds.split(",")],
     )
-    failed = [] if tables else run_all(wanted, folder)
+    failed = [] if tables else run_all(wanted, folder, jobs)
     text = "\n".join(
         section(folder, name, list(plan.variants), plan.baseline, stream.seeds[0])
         for name, stream in plan.streams.items()
@@ -150,31 +160,41 @@ def runs_of(
     ]
 
 
-def run_all(wanted: list[PlannedRun], folder: Path) -> list[PlannedRun]:
-    """Run what has no record; returns what failed."""
+def run_all(wanted: list[PlannedRun], folder: Path, jobs: int = 1) -> list[PlannedRun]:
+    """Run what has no record, so many at once; returns what failed."""
     experiments = [sweep.experiment_of(planned.params) for planned in wanted]
-    failed: list[PlannedRun] = []
-    for number, (planned, experiment) in enumerate(zip(wanted, experiments, strict=True), start=1):
-        heading, file = f"[{number}/{len(wanted)}] {planned}", planned.record(folder)
-        if record := _recorded(experiment, file):
-            if record != file:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                for suffix in (".json", ".npz"):
-                    if record.with_suffix(suffix).exists():
-                        file.with_suffix(suffix).write_bytes(
-                            record.with_suffix(suffix).read_bytes()
-                        )
-            click.echo(f"{heading}: recorded")
-            continue
-        click.echo(f"{heading} ...")
-        start = time.monotonic()
-        if not sweep.is_finished(experiment) and not sweep.run(planned.params):
-            failed.append(planned)
-            click.echo(f"{heading}: failed; its message is above", err=True)
-            continue
-        keep(experiment, file, planned.pictured)
-        click.echo(f"{heading}: {time.monotonic() - start:.0f} s, {sweep.result(experiment)}")
-    return failed
+
+    def run(number: int, planned: PlannedRun, experiment: Experiment) -> bool:
+        return _run(planned, experiment, planned.record(folder), f"[{number}/{len(wanted)}]")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            ended = list(pool.map(run, range(1, len(wanted) + 1), wanted, experiments))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [planned for planned, well in zip(wanted, ended, strict=True) if not well]
+
+
+def _run(planned: PlannedRun, experiment: Experiment, file: Path, number: str) -> bool:
+    """Make the record of one run, unless it is there; False if the run failed."""
+    heading = f"{number} {planned}"
+    if record := _recorded(experiment, file):
+        if record != file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            for suffix in (".json", ".npz"):
+                if record.with_suffix(suffix).exists():
+                    file.with_suffix(suffix).write_bytes(record.with_suffix(suffix).read_bytes())
+        click.echo(f"{heading}: recorded")
+        return True
+    click.echo(f"{heading} ...")
+    start = time.monotonic()
+    if not sweep.is_finished(experiment) and not sweep.run(planned.params):
+        click.echo(f"{heading}: failed; its message is above", err=True)
+        return False
+    keep(experiment, file, planned.pictured)
+    click.echo(f"{heading}: {time.monotonic() - start:.0f} s, {sweep.result(experiment)}")
+    return True
 
 
 def keep(experiment: Experiment, file: Path, pictured: bool) -> None:

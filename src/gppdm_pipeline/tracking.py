@@ -12,9 +12,11 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -27,6 +29,7 @@ from gppdm_pipeline.stopping import stops_held
 logger = logging.getLogger(__name__)
 
 FAILURES = (MlflowException, SQLAlchemyError, OSError)
+SQLITE = "sqlite:///"
 BATCH = 1000  # the most metrics that MLflow takes at once
 LONGEST = 4000  # characters of a parameter; MLflow takes 6000
 
@@ -68,12 +71,14 @@ class Tracker:
             TrackingError: if MLflow refuses.
         """
         try:
-            client = MlflowClient(absolute(settings["tracking_uri"], project))
-            run_id = (
-                os.getenv("MLFLOW_RUN_ID")
-                or _recorded(client, record, experiment)
-                or _create_run(client, settings, project, experiment)
-            )
+            uri = absolute(settings["tracking_uri"], project)
+            with _alone(uri):
+                client = MlflowClient(uri)
+                run_id = (
+                    os.getenv("MLFLOW_RUN_ID")
+                    or _recorded(client, record, experiment)
+                    or _create_run(client, settings, project, experiment)
+                )
             client.update_run(run_id, status="RUNNING")
             client.log_batch(
                 run_id,
@@ -201,6 +206,13 @@ def _experiment(
     return str(made)
 
 
+def _alone(uri: str) -> AbstractContextManager[object]:
+    """Of runs that start at once, one makes MLflow's tables and the experiment."""
+    if not uri.startswith(SQLITE):
+        return nullcontext()
+    return FileLock(f"{uri.removeprefix(SQLITE)}.lock")
+
+
 def _create_run(
     client: MlflowClient, settings: Mapping[str, str], project: Path, experiment: Experiment
 ) -> str:
@@ -224,10 +236,9 @@ def _tags(project: Path, experiment: Experiment) -> dict[str, object]:
 
 def absolute(uri: str, project: Path) -> str:
     """A relative SQLite path would be wherever the command happens to run."""
-    scheme = "sqlite:///"
-    if not uri.startswith(scheme):
+    if not uri.startswith(SQLITE):
         return uri
-    return f"{scheme}{_home(project) / uri.removeprefix(scheme)}"
+    return f"{SQLITE}{_home(project) / uri.removeprefix(SQLITE)}"
 
 
 def _home(project: Path) -> Path:

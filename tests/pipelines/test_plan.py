@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +175,36 @@ def test_a_plan_that_is_none(change, message):
     assert done.exit_code == 1
     assert "trial.yml is no plan" in done.output
     assert message in done.output
+
+
+def test_runs_at_once(monkeypatch):
+    together = threading.Barrier(2, timeout=60)
+
+    def run(params):
+        together.wait()
+        return False
+
+    monkeypatch.setattr(sweep, "run", run)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    done = planned("--jobs=2")
+    assert os.environ.pop("OMP_NUM_THREADS") == str(max(1, (os.cpu_count() or 1) // 2))
+    assert done.exit_code == 1
+    assert "4 of 4 runs failed" in done.output
+    assert not together.broken
+
+
+def test_stopped_it_begins_no_further_run(monkeypatch):
+    begun = []
+
+    def run(params):
+        begun.append(params)
+        os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C
+        time.sleep(0.5)
+        return False
+
+    monkeypatch.setattr(sweep, "run", run)
+    assert planned().exit_code == 1
+    assert len(begun) == 1
 
 
 def test_names_that_the_plan_does_not_have():
