@@ -38,7 +38,9 @@ class Teacher:
     ) -> Tensor:
         """What the network should say, float32 [b, c, h, w].
 
-        It takes one pass, over replayed images alone; on CUDA over all (see `rows_where`). Where the condition is dropped, the teacher is asked without one, too. Over old images it
+        It takes one pass, over replayed images alone; on CUDA over all (see `rows_where`).
+
+        Where the condition is dropped, the teacher is asked without one, too. Over old images it
         then gives the mean over old classes, and together with new images' own targets the network
         learns the mean over all.
 
