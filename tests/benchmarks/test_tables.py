@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from growth import formula
 from measuring import Seconds, compared, interleaved, markdown, write_record
 from sampling_curve import settings_for, summary
@@ -18,12 +19,18 @@ def test_variants_take_turns_and_the_first_warms_up():
     variants = {"a": lambda: run("a", 4), "b": lambda: run("b", 2)}
     found = interleaved(variants, turns=2)
     assert asked == ["a", "b"] * 3
-    table = compared(found, "a")
+    table = compared(found, "a", torch.device("cpu"))
     assert table["a"]["speed"] == 1
     assert table["b"]["speed"] == table["b"]["speed_least"] == 2
     assert table["b"]["cpu_ms"] == 2000
     assert table["b"]["wall_ms"] == 4000
     assert table["b"]["turns"] == 2
+
+
+def test_on_the_cpu_its_own_seconds_count_elsewhere_the_clock():
+    found = {"a": [Seconds(4, 6)], "b": [Seconds(2, 2)]}
+    assert compared(found, "a", torch.device("cpu"))["b"]["speed"] == 2
+    assert compared(found, "a", torch.device("cuda"))["b"]["speed"] == 3
 
 
 def test_the_formula_of_growth_is_found_again():
