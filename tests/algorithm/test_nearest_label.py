@@ -38,6 +38,7 @@ def settings(tmp_path):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("route", ["none", "both"])
+@pytest.mark.usefixtures("asks_all")
 def test_the_term_against_its_formula(settings, prediction, route):
     method = gppdm(condition=settings, prototypes={"route": route})
     state = learn(method, [(5, 2), (0, 3)])[-1]

@@ -144,6 +144,7 @@ def test_ewc_holds_the_weights():
     assert moved[1e4] < moved[0] / 3
 
 
+@pytest.mark.usefixtures("asks_all")
 def test_soft_labels():
     """Cross-entropy of all, and T^2 times that of old classes' softened outputs, on old images."""
     before, now, x = network_of(2, 0), network_of(4, 1), torch.rand(6, 1, 8, 8)
