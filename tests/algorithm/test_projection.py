@@ -7,6 +7,7 @@ from tests.reference import gpm
 from torch import nn
 
 from gppdm_pipeline.algorithm.denoiser import Average, DenoiserConfig, unet_config
+from gppdm_pipeline.algorithm.optimiser import Muon
 from gppdm_pipeline.algorithm.projection import (
     OrthogonalUpdate,
     cross_attention_layers,
@@ -98,7 +99,16 @@ def test_moments_are_those_of_the_stored_inputs():
         assert not net[name]._forward_pre_hooks
 
 
+def muon(parameters):
+    """Of a small network: matrices by Muon, biases by AdamW, both with decay."""
+    matrices = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim == 1]
+    groups = [{"params": matrices, "matrices": True}, {"params": rest, "matrices": False}]
+    return Muon(groups, lr=0.02, weight_decay=0.3)
+
+
 OPTIMISERS = {
+    "muon": muon,
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.3),
     "adam": lambda p: torch.optim.Adam(p, lr=0.02, weight_decay=0.1),
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1),

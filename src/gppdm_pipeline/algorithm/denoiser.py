@@ -35,6 +35,8 @@ class DenoiserConfig(BaseModel):
     """Width at each resolution; each is half the size of the one before. Cross-attention stands at
     the lowest one and in the middle."""
     layers_per_block: Annotated[int, Field(ge=1, le=4)] = 1
+    heads: Literal[1, 2, 4, 8] = 8
+    """Of each attention. With few channels to share, few heads are faster and no worse."""
     patch: Literal[1, 2, 4, 8] = 1
     """Pixels of patch x patch enter as channels: cheaper for larger images."""
     condition_dim: Annotated[int, Field(ge=8)] = 128
@@ -49,7 +51,12 @@ class DenoiserConfig(BaseModel):
     counts alike."""
     steps: Annotated[int, Field(ge=1)] = 600
     batch_size: Annotated[int, Field(ge=2)] = 64
+    optimiser: Literal["muon", "adamw"] = "muon"
+    """How weights are moved: matrices by Muon and the rest by AdamW, or all by AdamW."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Of AdamW, at its peak."""
+    muon_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.02
+    """Of Muon, likewise: about the largest singular value of what a step adds to a matrix."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     """The gradient's norm at most (Pascanu et al. 2013, arXiv 1211.5063)."""
@@ -146,7 +153,7 @@ def unet_config(
         "block_out_channels": list(config.channels),
         "layers_per_block": config.layers_per_block,
         "cross_attention_dim": config.condition_dim,
-        "attention_head_dim": 8,
+        "attention_head_dim": config.heads,  # diffusers' name for their number
         "norm_num_groups": 8,
     }
 

@@ -10,10 +10,11 @@ from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import Average, Denoiser, DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.distillation import Teacher
-from gppdm_pipeline.algorithm.graphs import on, rate, recorded
+from gppdm_pipeline.algorithm.graphs import recorded
 from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.nearest_label import NearestLabel
 from gppdm_pipeline.algorithm.objective import Objective
+from gppdm_pipeline.algorithm.optimiser import optimiser_of
 from gppdm_pipeline.algorithm.pixels import Pixels, balanced_indices
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
 from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
@@ -51,7 +52,7 @@ def fit_denoiser(
     generator = context.generator("train_generator")
     weights = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     parameters = [*weights, table.new_prototypes]
-    optimiser = _optimiser(weights, table.new_prototypes, config, prototypes)
+    optimiser = optimiser_of(denoiser, table.new_prototypes, config, prototypes)
     schedule = warm_up_then_cosine(optimiser, config.steps)
     average = Average(weights, config.ema_decay)
     recorder = LossRecorder()
@@ -79,27 +80,3 @@ def fit_denoiser(
     average.apply()
     denoiser.eval()
     return StageLog(curves=recorder.curves)
-
-
-def _optimiser(
-    weights: list[nn.Parameter],
-    new_prototypes: nn.Parameter,
-    config: DenoiserConfig,
-    prototypes: PrototypeConfig,
-) -> torch.optim.Optimizer:
-    device = new_prototypes.device
-    return torch.optim.AdamW(
-        [
-            {
-                "params": weights,
-                "lr": rate(config.learning_rate, device),
-                "weight_decay": config.weight_decay,
-            },
-            {
-                "params": [new_prototypes],
-                "lr": rate(prototypes.learning_rate, device),
-                "weight_decay": prototypes.weight_decay,
-            },
-        ],
-        **{"fused": device.type != "mps", **on(device)},
-    )

@@ -1,0 +1,142 @@
+"""How the denoiser's weights are moved: Muon for matrices, AdamW for the rest, or AdamW alone.
+
+Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"): the step of a
+matrix is its averaged gradient with every singular value made about 1, so that directions of which
+gradients speak rarely are learnt as fast as the loud ones. A convolution's kernel is the matrix of
+[outputs, inputs x height x width].
+
+torch.optim.Muon does the same to matrices alone, one after the other, in bfloat16, which few
+processors have, and reads its rate on the host, which a recorded step cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gppdm_pipeline.algorithm.denoiser import Denoiser, DenoiserConfig
+from gppdm_pipeline.algorithm.graphs import on, rate
+from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
+
+MOMENTUM = 0.95
+_ITERATIONS = 5
+_ROUNDING = 1e-5
+"""Norm below which a gradient is taken for rounding: of queries and keys where there is one token,
+and a softmax of one thing is 1, it is 1e-10, and made as long as all others it would move them."""
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, as Jordan et al. tuned them
+_ENDS = ("unet.conv_in.", "unet.conv_out.")
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW, but for groups with `matrices: True`, whose parameters move by Muon.
+
+    Such a step has root mean square 1 / sqrt(columns), or 1 / sqrt(rows) if there are fewer rows,
+    times sqrt(max(1, rows / columns)), times the rate, whatever the gradient's size. All matrices
+    of one shape are orthogonalised at once. A gradient of theirs is spent by a step.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group.get("matrices"):
+                self._move(group)
+        super().step()
+        return loss
+
+    def _move(self, group: dict[str, Any]) -> None:
+        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if not state:
+                state["momentum"] = torch.zeros_like(parameter)
+                state["step"] = torch.zeros(())  # AdamW asks every state that is loaded for it
+            averaged = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
+            ahead = parameter.grad.lerp(averaged, MOMENTUM).flatten(1)  # Nesterov
+            alike.setdefault(ahead.shape, []).append((parameter, ahead))
+            parameter.grad = None
+        for (rows, columns), pairs in alike.items():
+            steps = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
+            steps *= group["lr"] * max(1, rows / columns) ** 0.5
+            for (parameter, _), step in zip(pairs, steps, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(step.view_as(parameter))
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """U V^T of U S V^T, about: every singular value is brought to between 0.7 and 1.2.
+
+    Five times X <- (a I + b X X^T + c (X X^T)^2) X in place of a decomposition (Newton and Schulz's
+    way, with the coefficients of Jordan et al. 2024). All these factors are polynomials of the
+    first X X^T, and commute: they are multiplied with each other, which are small, and X once. A
+    singular value of less than about a thousandth of the matrix's norm gets less than 0.7, and so
+    do all of a matrix of norm below 1e-5.
+
+    Args:
+        matrices: float32 [n, rows, columns].
+
+    Returns:
+        float32 [n, rows, columns].
+    """
+    a, b, c = _COEFFICIENTS
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x: Tensor = matrices if wide else matrices.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(_ROUNDING)
+    gram = x @ x.mT
+    unit = torch.eye(gram.shape[1], device=gram.device)
+    product = unit.expand_as(gram)
+    for _ in range(_ITERATIONS):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * unit
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
+    return x if wide else x.mT
+
+
+def optimiser_of(
+    denoiser: Denoiser,
+    new_prototypes: torch.nn.Parameter,
+    config: DenoiserConfig,
+    prototypes: PrototypeConfig,
+) -> torch.optim.Optimizer:
+    """Of the denoiser's weights and the current prototypes, which move by AdamW in any case.
+
+    So do, with Muon, all that is no matrix, and the first and last convolution, which meet pixels.
+    """
+    device = new_prototypes.device
+    free = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
+    inner = {
+        name
+        for name, parameter in free.items()
+        if config.optimiser == "muon" and parameter.ndim > 1 and not name.startswith(_ENDS)
+    }
+    groups = [
+        {
+            "params": [free[name] for name in free if (name in inner) == matrices],
+            "lr": rate(config.muon_learning_rate if matrices else config.learning_rate, device),
+            "weight_decay": config.weight_decay,
+            "matrices": matrices,
+        }
+        for matrices in (True, False)
+    ]
+    groups.append(
+        {
+            "params": [new_prototypes],
+            "lr": rate(prototypes.learning_rate, device),
+            "weight_decay": prototypes.weight_decay,
+            "matrices": False,
+        }
+    )
+    return Muon(
+        [group for group in groups if group["params"]],
+        **{"fused": device.type != "mps", **on(device)},
+    )
