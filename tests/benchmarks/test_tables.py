@@ -2,6 +2,7 @@
 
 import json
 
+import optimisers
 import pytest
 import torch
 from growth import formula
@@ -84,3 +85,25 @@ def test_records_and_tables(tmp_path):
     assert record["found"] == [1]
     assert record["measured"]["threads"] >= 1
     assert markdown(["a", "b"], [[1.23456, None]]) == "| a | b |\n|---|---|\n| 1.235 |  |"
+
+
+def test_optimisers_are_compared_seed_by_seed_on_images_held_out_of_training():
+    def runs(*pairs):
+        return {"steps": 5, "runs": [{"cpu_seconds": s, "error": e} for s, e in pairs]}
+
+    results = {"a": runs((10, 0.2), (20, 0.4)), "b": runs((5, 0.1), (20, 0.1))}
+    rows = optimisers.table(results).splitlines()[2:]
+    assert rows == ["| a | 5 | 1 | 0.3 | 1 |", "| b | 5 | 0.75 | 0.1 | 0.375 |"]
+    split = optimisers.one_task("digits", 0)
+    assert split.train.classes == split.validation.classes == tuple(range(10))
+    assert 0.19 < len(split.validation) / (len(split.train) + len(split.validation)) < 0.21
+
+
+def test_what_a_denoiser_has_learnt_is_seen_on_other_images():
+    split = optimisers.one_task("digits", 0)
+    found = {}
+    for steps in (1, 25):
+        method = optimisers.method_of("digits", optimisers.MUON, steps)
+        state, _ = optimisers.trained(method, split.train, 0)
+        found[steps] = optimisers.errors(method, state, split.validation)
+    assert sum(found[25]) < 0.8 * sum(found[1])
