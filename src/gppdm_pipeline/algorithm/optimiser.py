@@ -33,9 +33,9 @@ _ENDS = ("unet.conv_in.", "unet.conv_out.")
 class Muon(torch.optim.AdamW):
     """AdamW, but for groups with `matrices: True`, whose parameters move by Muon.
 
-    Such a step has root mean square 1 / sqrt(columns), or 1 / sqrt(rows) if there are fewer rows,
-    times sqrt(max(1, rows / columns)), times the rate, whatever the gradient's size. All matrices
-    of one shape are orthogonalised at once. A gradient of theirs is spent by a step.
+    Every singular value of such a step is about the rate times sqrt(max(1, rows / columns)),
+    whatever the gradient's size. All matrices of one shape are orthogonalised at once. A gradient
+    of theirs is spent by a step.
     """
 
     @torch.no_grad()
