@@ -167,11 +167,11 @@ def run_all(wanted: list[PlannedRun], folder: Path, jobs: int = 1) -> list[Plann
     def run(number: int, planned: PlannedRun, experiment: Experiment) -> bool:
         return _run(planned, experiment, planned.record(folder), f"[{number}/{len(wanted)}]")
 
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool, sweep.runs_end_with_this():
         try:
             ended = list(pool.map(run, range(1, len(wanted) + 1), wanted, experiments))
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [planned for planned, well in zip(wanted, ended, strict=True) if not well]
 

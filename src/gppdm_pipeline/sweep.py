@@ -10,6 +10,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ import yaml
 from kedro.framework.project import configure_project, settings
 
 from gppdm_pipeline.configuration import Experiment
+from gppdm_pipeline.stopping import stop_at_signals
+
+_running: set[subprocess.Popen[bytes]] = set()
 
 REPORTS, STATES = Path("data/08_reporting"), Path("data/06_models")
 
@@ -46,7 +51,9 @@ def main(benchmark: str, methods: str, seeds: str, params: str) -> None:
         left = len(plan) - number
         click.echo(f"{heading} ... {_remaining(spent, left)}")
         start = time.monotonic()
-        if run(given):
+        with runs_end_with_this():
+            well = run(given)
+        if well:
             spent.append(time.monotonic() - start)
             click.echo(f"{heading}: {spent[-1]:.0f} s, {result(experiment)}")
         else:
@@ -92,13 +99,34 @@ def is_finished(experiment: Experiment) -> bool:
     return bool(record == experiment.numbered(record.get("classes", ())).record())
 
 
+@contextmanager
+def runs_end_with_this() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP to this process stop its runs, too, and wait until they have.
+
+    Ctrl-C reaches them without help.
+    """
+    stop_at_signals()
+    try:
+        yield
+    except SystemExit:
+        for process in tuple(_running):
+            process.terminate()
+        for process in tuple(_running):
+            process.wait()
+        raise
+
+
 def run(params: str) -> bool:
     """Run in a process of its own, from where the same run was stopped; True if it ends well.
 
     Its progress bars and messages go to this process's terminal.
     """
     command = [sys.executable, "-m", "gppdm_pipeline", f"--params={params}"]
-    return subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _running.add(process)
+    well = process.wait() == 0
+    _running.remove(process)
+    return well
 
 
 def result(experiment: Experiment) -> str:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import click
 import pytest
@@ -136,13 +139,46 @@ def test_each_run_has_a_process_of_its_own(monkeypatch):
 
     def record(command, **_):
         commands.append(command)
-        return sweep.subprocess.CompletedProcess(command, len(commands) - 1)
+        code = len(commands) - 1
+        return Mock(wait=lambda: code)
 
-    monkeypatch.setattr(sweep.subprocess, "run", record)
+    monkeypatch.setattr(sweep.subprocess, "Popen", record)
     assert [sweep.run("seed=1"), sweep.run("seed=2")] == [True, False]
     assert [command[1:] for command in commands] == [
         ["-m", "gppdm_pipeline", f"--params=seed={seed}"] for seed in (1, 2)
     ]
+
+
+STOPPED = """
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from gppdm_pipeline import sweep
+sys.executable = sys.argv[1]  # what stands for Python, and for a run that takes long
+with ThreadPoolExecutor(2) as pool, sweep.runs_end_with_this():
+    list(pool.map(sweep.run, ("seed=0", "seed=1")))
+"""
+
+
+def test_what_stops_a_sweep_stops_its_runs(tmp_path):
+    """SIGTERM reaches the one process only; each run notes its number, and that it was told."""
+    run = tmp_path / "run"
+    run.write_text(
+        f"""#!/bin/sh
+trap 'touch {tmp_path}/$$.stopped; exit 0' TERM
+touch {tmp_path}/$$.begun
+for _ in $(seq 600); do sleep 0.1; done
+"""
+    )
+    run.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen([sys.executable, "-c", STOPPED, str(run)], env=environment)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*.begun"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert len(list(tmp_path.glob("*.stopped"))) == 2
 
 
 def test_comparing_in_a_process_of_its_own():
