@@ -198,6 +198,7 @@ def test_stopped_it_begins_no_further_run(monkeypatch):
 
     def run(params):
         begun.append(params)
+        time.sleep(0.5)  # until the one that is interrupted waits
         os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C
         time.sleep(0.5)
         return False
