@@ -46,7 +46,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], float]] = {
     "Muon 0.05, batch 64": ({**MUON, "muon_learning_rate": 0.05}, 1),
     "the same, the rest by AdamW 3e-3": ({**MUON, "learning_rate": 3e-3}, 1),
     "and batch 32": ({**MUON, "learning_rate": 3e-3, "batch_size": 32}, 2),
-    "and 2 heads (the preset)": ({**MUON, "learning_rate": 3e-3, "batch_size": 32, "heads": 2}, 2),
+    "and 2 heads": ({**MUON, "learning_rate": 3e-3, "batch_size": 32, "heads": 2}, 2),
 }
 
 

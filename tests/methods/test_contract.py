@@ -59,6 +59,7 @@ VARIANTS = {
         "denoiser": {**DENOISER, "class_weights": "decayed"},
         "replay": {**PARTS["replay"], "filter_rounds": 3},
     },
+    "gppdm, moved by Muon": {**GPPDM, "denoiser": {**DENOISER, "optimiser": "muon", "heads": 2}},
     "gppdm, kept replay": {**GPPDM, "replay": {**PARTS["replay"], "keep": True}},
     "ddgr, kept and filtered": {
         "name": "ddgr",

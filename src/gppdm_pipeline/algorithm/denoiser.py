@@ -51,8 +51,8 @@ class DenoiserConfig(BaseModel):
     counts alike."""
     steps: Annotated[int, Field(ge=1)] = 600
     batch_size: Annotated[int, Field(ge=2)] = 64
-    optimiser: Literal["muon", "adamw"] = "muon"
-    """How weights are moved: matrices by Muon and the rest by AdamW, or all by AdamW."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """How weights are moved: all by AdamW, or matrices by Muon and the rest by AdamW."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Of AdamW, at its peak."""
     muon_learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.02
