@@ -1,7 +1,7 @@
 import torch
 from tests.reference.tiny import SHAPE
 
-from gppdm_pipeline.algorithm.classifier import ClassifierConfig, SmallConvNet
+from gppdm_pipeline.algorithm.classifier import ClassifierConfig, SmallConvNet, cross_entropy
 from gppdm_pipeline.algorithm.origins import with_texture
 
 
@@ -10,7 +10,7 @@ def test_every_image_gets_one_of_the_residuals_whatever_its_class():
     seen = []
     network = SmallConvNet(SHAPE, 8, 2)
     network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    objective = with_texture(ClassifierConfig(width=8), residuals)
+    objective = with_texture(cross_entropy(ClassifierConfig(width=8)), residuals)
     x, outputs = torch.zeros(300, 1, 8, 8), torch.arange(300) % 2
     loss = objective(network, x, outputs, torch.Generator().manual_seed(0))
     (shown,) = seen

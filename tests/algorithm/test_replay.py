@@ -18,7 +18,8 @@ from torch import nn
 from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import DenoiserConfig, signal_shares
 from gppdm_pipeline.algorithm.device import CPU, silent
-from gppdm_pipeline.algorithm.replay import ReplayConfig, draw_images
+from gppdm_pipeline.algorithm.pixels import Pixels, to_unit_range
+from gppdm_pipeline.algorithm.replay import Beginning, ReplayConfig, draw_images
 from gppdm_pipeline.algorithm.state import Condition
 
 SHAPE = (4, 4, 1)
@@ -63,12 +64,20 @@ def table():
     return ConditionTable(Condition(embeddings, torch.zeros(0, 2, 1), prototypes), (3, 8), 0, True)
 
 
-def draw(denoiser, rows, config, seed=0, **replay):
+def draw(denoiser, rows, config, seed=0, beginning=None, **replay):
     generator = torch.Generator().manual_seed(seed)
     replay = ReplayConfig(**replay)
     with silent(0, "") as bar:
         images = draw_images(
-            denoiser, table(), torch.tensor(rows), SHAPE, replay, config, generator, bar
+            denoiser,
+            table(),
+            torch.tensor(rows),
+            SHAPE,
+            replay,
+            config,
+            generator,
+            bar,
+            beginning=beginning,
         )
     assert images.shape == (len(rows), *SHAPE)
     assert images.dtype == np.uint8
@@ -123,6 +132,38 @@ def test_many_steps_follow_the_exact_flow(prediction):
     start = noise(20) - last.sqrt() * MEANS[8]
     exact = MEANS[8] + SPREAD * start / (last * SPREAD**2 + 1 - last).sqrt()
     assert np.abs(images - in_levels(exact)).max() <= 1.0
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("signal", [0.1, 0.5, 0.9])
+def test_images_are_drawn_anew_from_where_noise_leaves_the_signal(signal, prediction):
+    """The exact flow, from a x_0 + b noise at abar = a^2."""
+    config = config_of(prediction)
+    denoiser = BestDenoiser(config)
+    images = np.random.default_rng(0).integers(120, 180, (20, *SHAPE)).astype(np.uint8)
+    beginning = Beginning(Pixels(images, CPU), signal)
+    drawn = draw(denoiser, [1] * 20, config, beginning=beginning, sampler_steps=1000, batch_size=8)
+    drawing = torch.Generator().manual_seed(0)
+    noise = torch.cat([torch.randn(n, 1, 4, 4, generator=drawing) for n in (8, 8, 4)]).double()
+    clean = to_unit_range(images, CPU).double()
+    start = signal**0.5 * (clean - MEANS[8]) + (1 - signal) ** 0.5 * noise
+    exact = MEANS[8] + SPREAD * start / (signal * SPREAD**2 + 1 - signal) ** 0.5
+    assert np.abs(drawn - in_levels(exact)).max() <= 1.5
+    assert len(denoiser.calls) < 3 * 1000
+    first = denoiser.share(denoiser.calls[0][0][0])
+    assert first == pytest.approx(signal, abs=0.02)
+
+
+@pytest.mark.parametrize("steps", [2, 15])
+def test_next_to_no_noise_leaves_images_as_they_are(steps):
+    """However few the steps, one is taken: from all but no noise, the one it always ends with."""
+    config = DenoiserConfig()
+    images = np.random.default_rng(0).integers(0, 255, (3, *SHAPE)).astype(np.uint8)
+    beginning = Beginning(Pixels(images, CPU), 1 - 1e-9)
+    denoiser = BestDenoiser(config, spread=1.0)
+    drawn = draw(denoiser, [0, 1, 1], config, beginning=beginning, sampler_steps=steps)
+    assert len(denoiser.calls) == 1
+    assert np.abs(drawn.astype(int) - images).max() <= 5
 
 
 @pytest.mark.parametrize("spread", [0.1, 0.25])

@@ -50,6 +50,7 @@ VARIANTS = {
         **GPPDM,
         "texture": True,
         "soft_labels": 0.5,
+        "redraw": 0.3,
         "condition": {"null_keeps_prototype": True},
         "denoiser": {**DENOISER, "distillation": 0.8, "label_dropout": 0.2, "min_snr": 5.0},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},

@@ -271,6 +271,32 @@ def test_guidance_needs_the_null_condition():
         gppdm(replay={"guidance": 1.0}, denoiser={"label_dropout": 0.0})
 
 
-def test_texture_is_for_generated_images():
-    with pytest.raises(ValidationError, match="use order: generator_first, or texture: false"):
-        gppdm(order="classifier_first", texture=True)
+@pytest.mark.parametrize(("setting", "off"), [("texture", "false"), ("redraw", "null")])
+def test_what_is_for_generated_images(setting, off):
+    match = f"{setting} is set, .*use order: generator_first, or {setting}: {off}"
+    with pytest.raises(ValidationError, match=match):
+        gppdm(order="classifier_first", **{setting: 0.5 if setting == "redraw" else True})
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_new_classes_are_this_tasks_images_drawn_anew(monkeypatch, keep):
+    """With all but no noise they are these images; as many as replay has, other ones each."""
+    seen = []
+
+    def fit(state, config, images, validation, context, objective):
+        seen.append(images)
+        return state, None
+
+    settings = gppdm(redraw=1 - 1e-9, denoiser={"steps": 40}, replay={"keep": keep})
+    first = learn(gppdm(replay={"keep": keep}), [(5, 2)])[1]
+    train, context = images_of(0), Context(0, 2)
+    replay, _ = settings.synthesise_replay(first, context)
+    state, _ = settings.train_generator(first, train, replay, context)
+    monkeypatch.setattr(module, "fit_classifier", fit)
+    settings.train_classifier(state, train, train, replay, context)
+    (images,) = seen
+    assert sorted(images.labels.tolist()) == [0, 0, 0, 2, 2, 2, 5, 5, 5]
+    given, drawn = (x.images.astype(int) for x in (train, images.of_classes([0])))
+    far = np.abs(drawn[:, None] - given[None]).mean((2, 3, 4))
+    assert len(set(far.argmin(1))) == 3
+    assert far.min(1).max() < 12  # other images of the class are 27 away

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.condition import (
@@ -38,7 +39,7 @@ from gppdm_pipeline.algorithm.guidance import Guide
 from gppdm_pipeline.algorithm.pixels import Pixels
 from gppdm_pipeline.algorithm.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig, prototype_starts
-from gppdm_pipeline.algorithm.replay import ReplayConfig, draw_images
+from gppdm_pipeline.algorithm.replay import Beginning, ReplayConfig, draw_images
 from gppdm_pipeline.algorithm.state import Condition, LearnerState
 from gppdm_pipeline.images import LabelledImages
 
@@ -155,16 +156,63 @@ def replay_of(
     Returns:
         uint8 images, class after class.
     """
+    counts = [per_class] * len(classes) if isinstance(per_class, int) else list(per_class)
+    labels = np.repeat(np.asarray(classes), counts)
+    return _drawn(state, labels, settings, context, stage, guide=guide)
+
+
+def redrawn(
+    state: LearnerState,
+    images: LabelledImages,
+    per_class: int,
+    signal: float,
+    settings: GeneratorSettings,
+    context: Context,
+    stage: str,
+) -> LabelledImages:
+    """Images noised until a share `signal` is left, and drawn anew from there by the generator.
+
+    They vary as the given ones do in what is left, and look as generated ones do in the rest.
+
+    Args:
+        state: with a generator that knows the images' classes.
+        images: any number.
+        per_class: at most so many of each class are drawn among them.
+        signal: abar, above 0 and below 1.
+        settings: of the generator.
+        context: seed, task, device, progress.
+        stage: names the random numbers, and the bar.
+
+    Returns:
+        uint8 images, class after class.
+    """
+    generator = context.generator(f"{stage}, of")
+    order = torch.randperm(len(images), generator=generator, device=context.device).cpu().numpy()
+    of_class = [order[images.labels[order] == label][:per_class] for label in images.classes]
+    images = images.select(np.concatenate(of_class))
+    beginning = Beginning(Pixels(images.images, context.device), signal)
+    return _drawn(state, images.labels, settings, context, stage, beginning=beginning)
+
+
+def _drawn(
+    state: LearnerState,
+    labels: NDArray[np.int64],
+    settings: GeneratorSettings,
+    context: Context,
+    stage: str,
+    guide: Guide | None = None,
+    beginning: Beginning | None = None,
+) -> LabelledImages:
+    """An image for each label."""
     assert state.image_shape is not None
     denoiser = denoiser_of(state, settings, context)
-    table = condition_table(state, classes, settings, context)
-    counts = [per_class] * len(classes) if isinstance(per_class, int) else list(per_class)
-    rows = torch.arange(len(classes)).repeat_interleave(torch.tensor(counts)).to(context.device)
+    classes, rows = np.unique(labels, return_inverse=True)
+    table = condition_table(state, classes.tolist(), settings, context)
     with context.progress(len(rows), stage) as bar:
         images = draw_images(
             denoiser,
             table,
-            rows,
+            torch.from_numpy(rows).to(context.device),
             state.image_shape,
             settings.replay,
             settings.denoiser,
@@ -172,8 +220,9 @@ def replay_of(
             bar,
             context.checkpoints(stage),
             guide,
+            beginning,
         )
-    return LabelledImages(images, torch.tensor(classes)[rows.cpu()].numpy())
+    return LabelledImages(images, labels)
 
 
 @torch.no_grad()

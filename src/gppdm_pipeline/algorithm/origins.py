@@ -11,23 +11,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.classifier import ClassifierConfig, Objective, cross_entropy
+from gppdm_pipeline.algorithm.classifier import Objective
 
 
-def with_texture(config: ClassifierConfig, residuals: Tensor) -> Objective:
-    """Cross-entropy over all outputs, on images with a residual drawn for each.
+def with_texture(objective: Objective, residuals: Tensor) -> Objective:
+    """The same, on images with a residual drawn for each.
 
     Args:
-        config: of the classifier.
+        objective: of the classifier.
         residuals: real images less their reconstructions, float32 [n, c, h, w], on the device.
     """
-    on_images = cross_entropy(config)
 
-    def objective(
+    def textured(
         network: nn.Module, x: Tensor, outputs: Tensor, generator: torch.Generator
     ) -> Tensor:
         chosen = torch.randint(len(residuals), (len(x),), generator=generator, device=x.device)
-        textured = (x + residuals[chosen]).clamp(-1, 1)
-        return on_images(network, textured, outputs, generator)
+        return objective(network, (x + residuals[chosen]).clamp(-1, 1), outputs, generator)
 
-    return objective
+    return textured

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from gppdm_pipeline.algorithm.classifier import Objective, build_classifier
+from gppdm_pipeline.algorithm.classifier import ClassifierConfig, Objective, build_classifier
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.graphs import rows_where
 from gppdm_pipeline.algorithm.pixels import to_unit_range
@@ -43,33 +43,39 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 
 
 def with_soft_labels(
-    objective: Objective, before: Weights, weight: float, temperature: float, device: torch.device
+    config: ClassifierConfig,
+    before: Weights,
+    weight: float,
+    temperature: float,
+    device: torch.device,
 ) -> Objective:
-    """What is minimised, and distillation on images of old classes from the classifier before.
+    """Cross-entropy, and distillation on images of old classes from the classifier before.
 
     Its outputs say of replayed images what their labels do not: which other class they are like
     (van de Ven & Tolias 2018, arXiv 1809.10635, "distillation"; eq. 3 of Hinton et al. 2015, arXiv
     1503.02531, whose factor T^2 keeps both terms' gradients comparable).
 
     Args:
-        objective: on all images.
+        config: of the classifier.
         before: weights of the classifier before, whose outputs are the first of the new one's.
         weight: of the distillation.
         temperature: T.
         device: of the training.
     """
     teacher = build_classifier(before).to(device)
+    known = teacher.head.out_features
 
-    def both(network: nn.Module, x: Tensor, outputs: Tensor, generator: torch.Generator) -> Tensor:
-        loss = objective(network, x, outputs, generator)
-        with torch.no_grad():
-            said = teacher(x)
-        known = outputs < said.shape[1]
-        old = rows_where(known)
+    def both(network: nn.Module, x: Tensor, outputs: Tensor, _: torch.Generator) -> Tensor:
+        logits = network(x)
+        loss = nn.functional.cross_entropy(logits, outputs, label_smoothing=config.label_smoothing)
+        replayed = outputs < known
+        old = rows_where(replayed)
         if not len(old):
             return loss
-        distilled = distillation(network(x[old]), said[old], temperature)
-        total: Tensor = loss + weight * temperature**2 * (distilled * known[old]).sum() / len(x)
+        with torch.no_grad():
+            said = teacher(x[old])
+        distilled = distillation(logits[old], said, temperature)
+        total: Tensor = loss + weight * temperature**2 * (distilled * replayed[old]).sum() / len(x)
         return total
 
     return both

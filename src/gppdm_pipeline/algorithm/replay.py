@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -28,6 +29,7 @@ from gppdm_pipeline.algorithm.denoiser import (
 )
 from gppdm_pipeline.algorithm.device import ProgressBar
 from gppdm_pipeline.algorithm.guidance import Guide, ancestral
+from gppdm_pipeline.algorithm.pixels import Pixels
 from gppdm_pipeline.algorithm.shards import Shards
 
 Level = Annotated[float, Field(ge=0)]
@@ -74,6 +76,25 @@ class ReplayConfig(BaseModel):
         return value
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """Images that are noised, and drawn anew from there (SDEdit, Meng et al. 2021).
+
+    Attributes:
+        images: n of them.
+        signal: abar, the share of signal that noise leaves; the solver begins at its first step
+            that has as much or more.
+    """
+
+    images: Pixels
+    signal: float
+
+    def of(self, piece: slice) -> tuple[Tensor, float]:
+        """Those of a batch, float32 [b, c, h, w] in [-1, 1], and the share."""
+        chosen = torch.arange(len(self.images), device=self.images.device)[piece]
+        return self.images[chosen], self.signal
+
+
 @torch.no_grad()
 def draw_images(
     denoiser: Denoiser,
@@ -86,6 +107,7 @@ def draw_images(
     bar: ProgressBar,
     checkpoint: Checkpoint = NOWHERE,
     guide: Guide | None = None,
+    beginning: Beginning | None = None,
 ) -> NDArray[np.uint8]:
     """One image for each row.
 
@@ -100,6 +122,7 @@ def draw_images(
         bar: advanced by the images of each batch.
         checkpoint: keeps what is drawn, as shards.
         guide: the classifier that guides, if one does.
+        beginning: images to begin with, one for each row; None: noise. No guide then.
 
     Returns:
         uint8 [n, h, w, c].
@@ -111,15 +134,17 @@ def draw_images(
     shares = signal_shares(denoiser_config, generator.device)
     guided = guided_steps(config, shares)
     for start in range(drawn.done, len(rows), config.batch_size):
-        batch = rows[start : start + config.batch_size]
+        piece = slice(start, start + config.batch_size)
+        batch = rows[piece]
         x = torch.randn(
             len(batch), channels, height, width, generator=generator, device=generator.device
         )
         predict = _prediction(denoiser, table, batch, config.guidance, guided)
+        begun = None if beginning is None else beginning.of(piece)
         if guide is None:
-            x = _solve(predict, x, config, denoiser_config)
+            x = _solve(predict, x, config, denoiser_config, begun)
         else:
-            likelihood = guide.of(slice(start, start + len(batch)))
+            likelihood = guide.of(piece)
             x = ancestral(
                 predict,
                 x,
@@ -175,8 +200,12 @@ def _solve(
     x: Tensor,
     config: ReplayConfig,
     denoiser_config: DenoiserConfig,
+    begun: tuple[Tensor, float] | None,
 ) -> Tensor:
-    """From noise to images, float32 [b, c, h, w]."""
+    """From noise to images, float32 [b, c, h, w].
+
+    With images and a signal share in `begun`, from these images, with so much of the noise x.
+    """
     from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415 (takes two seconds)
 
     # Steps evenly spread in the logarithm of the noise: with steps evenly spread in tau, the spread
@@ -187,7 +216,14 @@ def _solve(
         use_lu_lambdas=True,
     )
     solver.set_timesteps(config.sampler_steps, device=x.device)
-    solver.set_begin_index(0)  # it looks its place up by tau, and rounded tau may come twice
-    for tau in solver.timesteps:
+    first = 0
+    if begun is not None:
+        images, signal = begun
+        noisier = solver.sigmas[: config.sampler_steps - 1] > math.sqrt((1 - signal) / signal)
+        first = int(noisier.sum())
+        share = float(1 / (1 + solver.sigmas[first] ** 2))
+        x = math.sqrt(share) * images + math.sqrt(1 - share) * x
+    solver.set_begin_index(first)  # it looks its place up by tau, and rounded tau may come twice
+    for tau in solver.timesteps[first:]:
         x = solver.step(predict(x, tau), tau, x, return_dict=False)[0]
     return x

@@ -22,6 +22,7 @@ from gppdm_pipeline.algorithm.generator import (
     add_classes,
     check_images,
     denoising_residuals,
+    redrawn,
     replay_of,
 )
 from gppdm_pipeline.algorithm.generator_bases import extend_bases
@@ -56,6 +57,10 @@ class Gppdm(Method):
     soft_labels: Annotated[float, Field(ge=0)] = 0.0
     """Weight, in the classifier's loss, of what the classifier before says of replayed images (van
     de Ven & Tolias 2018, arXiv 1809.10635)."""
+    redraw: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """What the classifier sees of new classes: this task's real images, noised until this share of
+    signal (abar) is left and drawn anew from there (SDEdit, Meng et al. 2021, arXiv 2108.01073).
+    They look as replay does and vary as real images do. null: images drawn from noise alone."""
     condition: ConditionConfig = ConditionConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
@@ -140,7 +145,7 @@ class Gppdm(Method):
         if not self.generator_first:
             images = all_images(train, replay)
         else:  # a class that comes back, too, from the generator that has just seen it again
-            drawn = self._of_this_task(state, train.classes, context)
+            drawn = self._of_this_task(state, train, context)
             images = all_images(drawn, replay.of_classes(set(replay.classes) - {*train.classes}))
         objective = self._objective(before, state, train, context)
         return fit_classifier(state, self.classifier, images, validation, context, objective)
@@ -149,22 +154,24 @@ class Gppdm(Method):
         self, before: Weights | None, state: LearnerState, train: LabelledImages, context: Context
     ) -> Objective:
         objective = cross_entropy(self.classifier)
-        if self.texture:
-            residuals = denoising_residuals(state, train, self, context)
-            objective = with_texture(self.classifier, residuals)
         if self.soft_labels and before is not None:
             objective = with_soft_labels(
-                objective, before, self.soft_labels, TEMPERATURE, context.device
+                self.classifier, before, self.soft_labels, TEMPERATURE, context.device
             )
+        if self.texture:
+            objective = with_texture(objective, denoising_residuals(state, train, self, context))
         return objective
 
     def _of_this_task(
-        self, state: LearnerState, classes: Sequence[int], context: Context
+        self, state: LearnerState, train: LabelledImages, context: Context
     ) -> LabelledImages:
         """From the new generator, as it is: no classifier knows new classes yet."""
+        stage, count = "draw_new_classes", self.replay.images_per_class
+        if self.redraw is not None:
+            return redrawn(state, train, count, self.redraw, self, context, stage)
         if self.replay.keep:
-            return kept_replay(state, classes)
-        return self._drawn(state, self._full(classes), context, "draw_new_classes")[0]
+            return kept_replay(state, train.classes)
+        return self._drawn(state, self._full(train.classes), context, stage)[0]
 
     def _full(self, classes: Sequence[int]) -> dict[int, int]:
         return dict.fromkeys(classes, self.replay.images_per_class)
@@ -192,12 +199,13 @@ class Gppdm(Method):
         return replay_of(state, tuple(counts), tuple(counts.values()), self, context, stage)
 
     @model_validator(mode="after")
-    def _texture_is_of_generated_images(self) -> Gppdm:
-        if self.texture and not self.generator_first:
-            raise ValueError(
-                "texture is true, but order is 'classifier_first', where the classifier sees real "
-                "images; use order: generator_first, or texture: false"
-            )
+    def _of_generated_images(self) -> Gppdm:
+        for name, off in (("texture", "false"), ("redraw", "null")):
+            if getattr(self, name) and not self.generator_first:
+                raise ValueError(
+                    f"{name} is set, but order is 'classifier_first', where the classifier sees "
+                    f"real images; use order: generator_first, or {name}: {off}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gppdm_pipeline.algorithm.classifier import fit_classifier
+from gppdm_pipeline.algorithm.classifier import cross_entropy, fit_classifier
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.origins import with_texture
@@ -96,7 +96,7 @@ class VaeReplay(Method):
             return fit_classifier(state, self.classifier, images, validation, context)
         images = all_images(self._draw(state, train.classes, context, "draw_new_classes"), replay)
         residuals = reconstruction_residuals(state, train, context)
-        objective = with_texture(self.classifier, residuals)
+        objective = with_texture(cross_entropy(self.classifier), residuals)
         return fit_classifier(state, self.classifier, images, validation, context, objective)
 
     def _draw(
