@@ -271,7 +271,7 @@ def test_guidance_needs_the_null_condition():
         gppdm(replay={"guidance": 1.0}, denoiser={"label_dropout": 0.0})
 
 
-@pytest.mark.parametrize(("setting", "off"), [("texture", "false"), ("redraw", "null")])
+@pytest.mark.parametrize(("setting", "off"), [("texture", "false"), ("redraw", "0")])
 def test_what_is_for_generated_images(setting, off):
     match = f"{setting} is set, .*use order: generator_first, or {setting}: {off}"
     with pytest.raises(ValidationError, match=match):

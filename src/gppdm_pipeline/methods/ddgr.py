@@ -46,7 +46,7 @@ class Ddgr(DiffusionReplay):
 
     order: ClassVar[Literal["classifier_first"]] = "classifier_first"  # type: ignore[misc]
     texture: ClassVar[Literal[False]] = False  # type: ignore[misc]
-    redraw: ClassVar[None] = None  # type: ignore[misc]
+    redraw: ClassVar[float] = 0.0  # type: ignore[misc]
 
     name: Literal["ddgr"] = "ddgr"  # type: ignore[assignment]
     guide: GuideConfig = GuideConfig()

@@ -57,10 +57,10 @@ class Gppdm(Method):
     soft_labels: Annotated[float, Field(ge=0)] = 0.0
     """Weight, in the classifier's loss, of what the classifier before says of replayed images (van
     de Ven & Tolias 2018, arXiv 1809.10635)."""
-    redraw: Annotated[float, Field(gt=0, lt=1)] | None = None
+    redraw: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """What the classifier sees of new classes: this task's real images, noised until this share of
     signal (abar) is left and drawn anew from there (SDEdit, Meng et al. 2021, arXiv 2108.01073).
-    They look as replay does and vary as real images do. null: images drawn from noise alone."""
+    They look as replay does and vary as real images do. 0: images drawn from noise alone."""
     condition: ConditionConfig = ConditionConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
@@ -167,7 +167,7 @@ class Gppdm(Method):
     ) -> LabelledImages:
         """From the new generator, as it is: no classifier knows new classes yet."""
         stage, count = "draw_new_classes", self.replay.images_per_class
-        if self.redraw is not None:
+        if self.redraw:
             return redrawn(state, train, count, self.redraw, self, context, stage)
         if self.replay.keep:
             return kept_replay(state, train.classes)
@@ -200,7 +200,7 @@ class Gppdm(Method):
 
     @model_validator(mode="after")
     def _of_generated_images(self) -> Gppdm:
-        for name, off in (("texture", "false"), ("redraw", "null")):
+        for name, off in (("texture", "false"), ("redraw", "0")):
             if getattr(self, name) and not self.generator_first:
                 raise ValueError(
                     f"{name} is set, but order is 'classifier_first', where the classifier sees "
