@@ -1,7 +1,9 @@
 """What every method promises. A new method adds a line to SETTINGS."""
 
 import copy
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +14,9 @@ from tests.reference.tiny import (
     DENOISER,
     GPPDM,
     PARTS,
-    Stopped,
     differences,
     images_of,
     learn,
-    stopping,
 )
 
 from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFolder
@@ -179,24 +179,27 @@ def test_a_run_that_was_interrupted_ends_the_same(method, states, tmp_path):
 
 def test_a_task_that_was_stopped_anywhere_goes_on_to_the_same_bits(method, states, tmp_path):
     train, given = images_of(*TASKS[1]), earlier(method, 2)
+    whole, left = CheckpointFolder(tmp_path / "whole", "key", every=0), []
 
     def learn_with(checkpoints):
         context = Context(0, 2, checkpoints=checkpoints)
         return learn_task(method, states[1], train, train, context, given)
 
-    offers, loops = 0, set()
-    while True:
-        offers += 1
-        folder = CheckpointFolder(tmp_path / str(offers), "key", every=0)
-        checkpoints, stopped = stopping(folder, offers)
-        try:
-            learn_with(checkpoints)
-        except Stopped:
-            loops.update(stopped)
-        else:
-            break
-        assert differences(learn_with(folder), states[2]) == []
-    assert offers > len(loops) >= 1
+    def copied(loop):
+        """What a kill after each offer leaves."""
+        inner = whole(loop)
+
+        def offer(take, now=False):
+            inner.offer(take, now)
+            left.append((loop, shutil.copytree(whole.folder, tmp_path / str(len(left)))))
+
+        return SimpleNamespace(latest=inner.latest, parts=inner.parts, offer=offer)
+
+    assert differences(learn_with(copied), states[2]) == []
+    for _, folder in left:
+        resumed = learn_with(CheckpointFolder(folder, "key", every=3600))
+        assert differences(resumed, states[2]) == []
+    assert len(left) > len({loop for loop, _ in left}) >= 1
 
 
 def test_earlier_images_are_read_only_by_methods_that_say_so(method, states):
