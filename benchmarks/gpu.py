@@ -31,7 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_step import OLD, Variant, gppdm, our_steps, second_task
 
 from gppdm_pipeline.algorithm.device import Context, Precision, resolve_device
-from gppdm_pipeline.algorithm.generator import replay_of
+from gppdm_pipeline.algorithm.generator_drawing import replay_of
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.methods.gppdm import Gppdm
 

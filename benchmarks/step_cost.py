@@ -26,7 +26,8 @@ import yaml
 
 from gppdm_pipeline.algorithm.classifier import fit_classifier
 from gppdm_pipeline.algorithm.device import CPU, Context, Precision, ProgressBar
-from gppdm_pipeline.algorithm.generator import add_classes, replay_of
+from gppdm_pipeline.algorithm.generator import add_classes
+from gppdm_pipeline.algorithm.generator_drawing import replay_of
 from gppdm_pipeline.algorithm.generator_training import train_denoiser
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images import LabelledImages

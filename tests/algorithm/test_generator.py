@@ -7,12 +7,13 @@ from tests.reference import gpm
 from tests.reference.tiny import SHAPE, gppdm, images_of, learn
 from torch import nn
 
-from gppdm_pipeline.algorithm import generator
+from gppdm_pipeline.algorithm import generator, generator_drawing
 from gppdm_pipeline.algorithm.condition import ConditionTable, label_codes, make_token_map
 from gppdm_pipeline.algorithm.denoiser import build_unet, signal_shares
 from gppdm_pipeline.algorithm.device import CPU, Context
-from gppdm_pipeline.algorithm.generator import add_classes, denoising_residuals, replay_of
+from gppdm_pipeline.algorithm.generator import add_classes
 from gppdm_pipeline.algorithm.generator_bases import extend_bases
+from gppdm_pipeline.algorithm.generator_drawing import denoising_residuals, replay_of
 from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
 
@@ -155,13 +156,13 @@ def test_residuals_are_what_the_denoiser_leaves_out(monkeypatch, prediction):
         assert 0.5 <= share[tau[0]] < 0.51
         return x / sigma if prediction == "epsilon" else signal / sigma * x
 
-    monkeypatch.setattr(generator, "denoiser_of", lambda *_: grey)
+    monkeypatch.setattr(generator_drawing, "denoiser_of", lambda *_: grey)
     residuals = denoising_residuals(state, images, settings, CONTEXT)
     order = torch.randperm(len(images), generator=CONTEXT.generator("texture"))
     expected = to_unit_range(images.images, CPU)[order]
     torch.testing.assert_close(residuals, expected, atol=1e-5, rtol=0)
     labels = [state.condition.embeddings[int(k)] for k in images.labels[order.numpy()]]
     assert torch.equal(torch.cat(told), torch.stack(labels))
-    monkeypatch.setattr(generator, "TEXTURES", 3)
+    monkeypatch.setattr(generator_drawing, "TEXTURES", 3)
     few = denoising_residuals(state, images, settings, CONTEXT)
     assert torch.equal(few, residuals[:3])

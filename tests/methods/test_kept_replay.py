@@ -5,7 +5,7 @@ import pytest
 from tests.reference.tiny import gppdm, images_of, learn
 
 from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.generator import replay_of
+from gppdm_pipeline.algorithm.generator_drawing import replay_of
 from gppdm_pipeline.algorithm.storage import StateError, load_state, save_state
 from gppdm_pipeline.methods import gppdm as module
 from gppdm_pipeline.methods import learn_task

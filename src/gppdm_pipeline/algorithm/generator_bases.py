@@ -11,12 +11,8 @@ from torch import Tensor
 
 from gppdm_pipeline.algorithm.denoiser import noisy_batch, signal_shares
 from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.generator import (
-    GeneratorSettings,
-    condition_table,
-    denoiser_of,
-    replay_of,
-)
+from gppdm_pipeline.algorithm.generator import GeneratorSettings, condition_table, denoiser_of
+from gppdm_pipeline.algorithm.generator_drawing import replay_of
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.pixels import Pixels
 from gppdm_pipeline.algorithm.projection import (

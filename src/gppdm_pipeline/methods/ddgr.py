@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gppdm_pipeline.algorithm.classifier import build_classifier
 from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.generator import replay_of
+from gppdm_pipeline.algorithm.generator_drawing import replay_of
 from gppdm_pipeline.algorithm.guidance import Guide, Variance, fit_guide
 from gppdm_pipeline.algorithm.log import StageLog
 from gppdm_pipeline.algorithm.replay import ReplayConfig

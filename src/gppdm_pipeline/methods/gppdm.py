@@ -18,14 +18,9 @@ from gppdm_pipeline.algorithm.classifier import Objective, cross_entropy, fit_cl
 from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.embeddings import ConditionConfig
-from gppdm_pipeline.algorithm.generator import (
-    add_classes,
-    check_images,
-    denoising_residuals,
-    redrawn,
-    replay_of,
-)
+from gppdm_pipeline.algorithm.generator import add_classes, check_images
 from gppdm_pipeline.algorithm.generator_bases import extend_bases
+from gppdm_pipeline.algorithm.generator_drawing import denoising_residuals, redrawn, replay_of
 from gppdm_pipeline.algorithm.generator_training import train_denoiser
 from gppdm_pipeline.algorithm.kept_replay import keep_replay, kept_replay
 from gppdm_pipeline.algorithm.log import StageLog
