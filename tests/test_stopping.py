@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
+import weakref
 
 import pytest
 from sqlalchemy.exc import InvalidRequestError
@@ -23,6 +26,29 @@ def handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_stop_that_python_ignores_comes_again(number, monkeypatch):
+    others = []
+    monkeypatch.setattr(sys, "unraisablehook", others.append)
+    stop_at_signals()
+    hook = sys.unraisablehook
+    stop_at_signals()
+    assert sys.unraisablehook is hook  # once is enough
+
+    def ignored(action):
+        thing = Swallowing(number)
+        reference = weakref.ref(thing, lambda _: action())
+        del thing
+        return reference
+
+    with pytest.raises(STOPS[number]):
+        ignored(lambda: signal.raise_signal(number))
+        time.sleep(10)
+    assert not others
+    ignored(lambda: 1 / 0)
+    assert [args.exc_type for args in others] == [ZeroDivisionError]
 
 
 class Swallowing:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_SOON = 0.05  # seconds
 
 
 def stop_at_signals() -> None:
-    """Let SIGTERM and SIGHUP raise SystemExit, unless someone else handles them."""
+    """Let SIGTERM and SIGHUP raise SystemExit, unless someone else handles them.
+
+    What they or Ctrl-C raise where Python ignores exceptions (in a finaliser, in the callback of a
+    weak reference, as importing has) is raised again soon after.
+    """
 
     def stop(number: int, _: object) -> None:
         raise SystemExit(128 + number)
@@ -19,6 +32,29 @@ def stop_at_signals() -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
                 signal.signal(number, stop)
+        if not isinstance(sys.unraisablehook, _StopAgain):
+            sys.unraisablehook = _StopAgain(sys.unraisablehook)
+
+
+@dataclass(frozen=True)
+class _StopAgain:
+    """Told of an exception that is ignored: if it was to stop the run, the signal comes again."""
+
+    earlier: Callable[[UnraisableHookArgs], object]
+
+    def __call__(self, ignored: UnraisableHookArgs) -> None:
+        stops: dict[object, int] = {128 + n: n for n in (signal.SIGTERM, signal.SIGHUP)}
+        error, number = ignored.exc_value, None
+        if isinstance(error, KeyboardInterrupt):
+            number = int(signal.SIGINT)
+        elif isinstance(error, SystemExit):
+            number = stops.get(error.code)
+        if number is None:
+            self.earlier(ignored)
+            return
+        timer = threading.Timer(_SOON, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
 
 
 @contextmanager
