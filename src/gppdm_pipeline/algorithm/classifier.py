@@ -29,15 +29,15 @@ from gppdm_pipeline.algorithm.pixels import (
 )
 from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.algorithm.threads import backward, parts_of
 from gppdm_pipeline.images import LabelledImages
 
 PREDICTION_BATCH = 1024
 
-Objective = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
-"""(network, images float32 [b, c, h, w], outputs int64 [b], generator) -> the loss, a scalar.
-
-Random numbers come from the generator that is passed, whose state checkpoints keep.
-"""
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(network, images float32 [b, c, h, w], outputs int64 [b]) -> the loss, a mean over the images."""
+Alteration = Callable[[Tensor, torch.Generator], Tensor]
+"""(images float32 [b, c, h, w], generator) -> images as they are shown."""
 
 
 class ClassifierConfig(BaseModel):
@@ -123,6 +123,7 @@ def fit_classifier(
     validation: LabelledImages,
     context: Context,
     objective: Objective | None = None,
+    alter: Alteration | None = None,
 ) -> tuple[LearnerState, StageLog]:
     """Train the classifier of `state` on `train`, classes drawn equally often.
 
@@ -133,6 +134,7 @@ def fit_classifier(
         validation: images to report an accuracy on; they decide nothing. May be empty.
         context: seed, task, device, progress, checkpoints.
         objective: what is minimised instead of the cross-entropy over all outputs.
+        alter: what is done to images before they are shown, after they are shifted.
 
     Returns:
         The state with the new classifier, and the log: curve `classifier_loss`, metric
@@ -140,7 +142,8 @@ def fit_classifier(
     """
     network = _grown(state, config, context).to(context.device)
     objective = objective or cross_entropy(config)
-    log = fit_network(network, state, config, train, context, "train_classifier", objective)
+    stage = "train_classifier"
+    log = fit_network(network, state, config, train, context, stage, objective, alter)
     shape = {"image_shape": list(state.image_shape or ()), "width": config.width}
     weights = Weights({**shape, "classes": len(state.classes)}, tensors_of(network))
     trained = replace(state, classifier=weights)
@@ -152,7 +155,7 @@ def fit_classifier(
 
 def cross_entropy(config: ClassifierConfig) -> Objective:
     """Over all outputs, with the label smoothing of `config`."""
-    return lambda network, x, outputs, _: nn.functional.cross_entropy(
+    return lambda network, x, outputs: nn.functional.cross_entropy(
         network(x), outputs, label_smoothing=config.label_smoothing
     )
 
@@ -165,6 +168,7 @@ def fit_network(
     context: Context,
     stage: str,
     objective: Objective,
+    alter: Alteration | None = None,
 ) -> StageLog:
     """Train a network that classifies, in place, on shifted images.
 
@@ -176,6 +180,7 @@ def fit_network(
         context: seed, task, device, progress.
         stage: `train_<something>`, which names the random numbers, the bar and the curve.
         objective: what is minimised.
+        alter: as of `fit_classifier`.
 
     Returns:
         The log, with curve `<something>_loss`.
@@ -199,13 +204,18 @@ def fit_network(
     training = Training(parameters, optimiser, schedule, generator, recorder)
 
     def step(batch: Tensor) -> dict[str, Tensor]:
-        x = shift_randomly(images[batch], config.shift, generator)
-        with autocast(device, context.precision):
-            loss = objective(network, x, labels[batch], generator)
+        x, outputs = shift_randomly(images[batch], config.shift, generator), labels[batch]
+        if alter:
+            x = alter(x, generator)
+
+        def losses(part: slice) -> dict[str, Tensor]:
+            with autocast(device, context.precision):
+                return {curve: objective(network, x[part], outputs[part])}
+
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = backward(losses, parts_of(len(x), device), parameters)
         optimiser.step()
-        return {curve: loss.detach()}
+        return loss
 
     take = recorded(step, generator)
     with context.progress(config.steps, stage) as bar:

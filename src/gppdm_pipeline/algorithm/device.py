@@ -96,7 +96,9 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
     Weights, optimiser, losses, prototypes, tokens and bases stay float32 or better.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    # No weight is used twice in a pass; threads would share what is kept.
+    enabled = precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -202,13 +202,13 @@ def fit_guide(
     network.to(context.device)
     shares = signal_shares(denoiser, context.device)
 
-    def objective(
-        network: nn.Module, x: Tensor, outputs: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def noised(x: Tensor, generator: torch.Generator) -> Tensor:
         noisy = noisy_batch(x, shares, denoiser.prediction, generator)
-        logits = network(with_noise_level(noisy.x, shares[noisy.tau]))
-        return nn.functional.cross_entropy(logits, outputs)
+        return with_noise_level(noisy.x, shares[noisy.tau])
 
-    log = fit_network(network, state, config, images, context, "train_guide", objective)
+    def objective(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(network(x), outputs)
+
+    log = fit_network(network, state, config, images, context, "train_guide", objective, noised)
     extras = {**state.extras, "guide": Weights(shape, tensors_of(network))}
     return replace(state, extras=extras), log

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import (
     Denoiser,
     DenoiserConfig,
+    NoisyBatch,
     denoising_loss,
     loss_weights,
     noisy_batch,
@@ -17,6 +20,30 @@ from gppdm_pipeline.algorithm.denoiser import (
 from gppdm_pipeline.algorithm.distillation import Teacher
 from gppdm_pipeline.algorithm.nearest_label import NearestLabel
 from gppdm_pipeline.algorithm.pixels import Pixels
+from gppdm_pipeline.algorithm.threads import parts_of
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """b images as a step shows them.
+
+    Attributes:
+        batch: int64 [b], which they are.
+        rows: int64 [b], of the table of conditions.
+        noisy: with noise, and what the network should say to it.
+        kept: bool [b], whose label is told.
+    """
+
+    batch: Tensor
+    rows: Tensor
+    noisy: NoisyBatch
+    kept: Tensor
+
+    def part(self, which: slice) -> Drawn:
+        """Some of the images."""
+        noisy = self.noisy
+        part = NoisyBatch(noisy.x[which], noisy.tau[which], noisy.target[which])
+        return Drawn(self.batch[which], self.rows[which], part, self.kept[which])
 
 
 class Objective:
@@ -43,32 +70,39 @@ class Objective:
         self._shares = signal_shares(config, images.device)
         self._weights = loss_weights(config, self._shares)
 
-    def losses(
-        self,
-        denoiser: Denoiser,
-        table: ConditionTable,
-        batch: Tensor,
-        generator: torch.Generator,
-    ) -> dict[str, Tensor]:
-        """The terms whose sum is minimised, scalars by name.
+    def drawn(self, batch: Tensor, generator: torch.Generator) -> Drawn:
+        """The batch as it is shown.
+
+        Args:
+            batch: int64 [b], indices into the images.
+            generator: of steps, noise and dropped labels.
+        """
+        prediction = self._config.prediction
+        noisy = noisy_batch(self._images[batch], self._shares, prediction, generator)
+        chance = torch.rand(len(batch), generator=generator, device=batch.device)
+        return Drawn(batch, self._rows[batch], noisy, chance >= self._config.label_dropout)
+
+    def parts(self, drawn: Drawn) -> list[slice]:
+        """The batch cut for threads; whole if there is a pull, a mean over some of its images."""
+        images = len(drawn.batch)
+        return [slice(0, images)] if self._pull else parts_of(images, drawn.batch.device)
+
+    def losses(self, denoiser: Denoiser, table: ConditionTable, drawn: Drawn) -> dict[str, Tensor]:
+        """The terms whose sum is minimised: means over the images, scalars by name.
 
         Args:
             denoiser: that learns.
             table: of conditions; its new prototypes learn.
-            batch: int64 [b], indices into the images.
-            generator: of steps, noise and dropped labels.
+            drawn: a batch, or a part of one.
 
         Returns:
             `denoiser_loss` and, if there is a pull, `nearest_label_loss`.
         """
-        config, rows = self._config, self._rows[batch]
-        noisy = noisy_batch(self._images[batch], self._shares, config.prediction, generator)
-        drawn = torch.rand(len(batch), generator=generator, device=batch.device)
-        kept = drawn >= config.label_dropout
+        rows, noisy, kept = drawn.rows, drawn.noisy, drawn.kept
         shared, which, prototypes = table.shared(rows, kept)
         target = noisy.target
         if self._teacher:
-            target = self._teacher.targets(noisy, shared[which], prototypes, batch)
+            target = self._teacher.targets(noisy, shared[which], prototypes, drawn.batch)
         output = denoiser(noisy.x, noisy.tau, shared, prototypes, which)
         weights = None if self._weights is None else self._weights[noisy.tau]
         losses = {"denoiser_loss": denoising_loss(output, target, weights)}

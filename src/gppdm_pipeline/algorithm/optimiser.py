@@ -20,6 +20,7 @@ from torch import Tensor
 from gppdm_pipeline.algorithm.denoiser import Denoiser, DenoiserConfig
 from gppdm_pipeline.algorithm.graphs import on, rate
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
+from gppdm_pipeline.algorithm.threads import together
 
 MOMENTUM = 0.95
 _ITERATIONS = 5
@@ -64,12 +65,17 @@ class Muon(torch.optim.AdamW):
             ahead = parameter.grad.lerp(averaged, MOMENTUM).flatten(1)  # Nesterov
             alike.setdefault(ahead.shape, []).append((parameter, ahead))
             parameter.grad = None
-        for (rows, columns), pairs in alike.items():
+
+        @torch.no_grad()
+        def move(pairs: list[tuple[Tensor, Tensor]]) -> None:
+            rows, columns = pairs[0][1].shape
             steps = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
             steps *= group["lr"] * max(1, rows / columns) ** 0.5
             for (parameter, _), step in zip(pairs, steps, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.sub_(step.view_as(parameter))
+
+        together(move, list(alike.values()), group["params"][0].device)
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

@@ -9,23 +9,20 @@ classes alike, old and new, they bring the texture of real images and tell nothi
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gppdm_pipeline.algorithm.classifier import Objective
+from gppdm_pipeline.algorithm.classifier import Alteration
 
 
-def with_texture(objective: Objective, residuals: Tensor) -> Objective:
-    """The same, on images with a residual drawn for each.
+def texture_of(residuals: Tensor) -> Alteration:
+    """Images with a residual drawn for each.
 
     Args:
-        objective: of the classifier.
         residuals: real images less their reconstructions, float32 [n, c, h, w], on the device.
     """
 
-    def textured(
-        network: nn.Module, x: Tensor, outputs: Tensor, generator: torch.Generator
-    ) -> Tensor:
+    def textured(x: Tensor, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(residuals), (len(x),), generator=generator, device=x.device)
-        return objective(network, (x + residuals[chosen]).clamp(-1, 1), outputs, generator)
+        return (x + residuals[chosen]).clamp(-1, 1)
 
     return textured

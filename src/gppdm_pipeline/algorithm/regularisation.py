@@ -65,7 +65,7 @@ def with_soft_labels(
     teacher = build_classifier(before).to(device)
     known = teacher.head.out_features
 
-    def both(network: nn.Module, x: Tensor, outputs: Tensor, _: torch.Generator) -> Tensor:
+    def both(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
         logits = network(x)
         loss = nn.functional.cross_entropy(logits, outputs, label_smoothing=config.label_smoothing)
         replayed = outputs < known

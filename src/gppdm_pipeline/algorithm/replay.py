@@ -31,6 +31,7 @@ from gppdm_pipeline.algorithm.device import ProgressBar
 from gppdm_pipeline.algorithm.guidance import Guide, ancestral
 from gppdm_pipeline.algorithm.pixels import Pixels
 from gppdm_pipeline.algorithm.shards import Shards
+from gppdm_pipeline.algorithm.threads import parts_of, together
 
 Level = Annotated[float, Field(ge=0)]
 
@@ -139,14 +140,13 @@ def draw_images(
         x = torch.randn(
             len(batch), channels, height, width, generator=generator, device=generator.device
         )
-        predict = _prediction(denoiser, table, batch, config.guidance, guided)
         begun = None if beginning is None else beginning.of(piece)
         if guide is None:
-            x = _solve(predict, x, config, denoiser_config, begun)
+            x = _solved(denoiser, table, batch, x, config, denoiser_config, guided, begun)
         else:
             likelihood = guide.of(piece)
             x = ancestral(
-                predict,
+                _prediction(denoiser, table, batch, config.guidance, guided),
                 x,
                 shares,
                 denoiser_config.prediction,
@@ -193,6 +193,27 @@ def _prediction(
         return output
 
     return predict
+
+
+def _solved(
+    denoiser: Denoiser,
+    table: ConditionTable,
+    rows: Tensor,
+    x: Tensor,
+    config: ReplayConfig,
+    denoiser_config: DenoiserConfig,
+    guided: Tensor,
+    begun: tuple[Tensor, float] | None,
+) -> Tensor:
+    """A batch by the solver, its parts by threads."""
+
+    @torch.no_grad()
+    def solve(part: slice) -> Tensor:
+        predict = _prediction(denoiser, table, rows[part], config.guidance, guided)
+        some = None if begun is None else (begun[0][part], begun[1])
+        return _solve(predict, x[part], config, denoiser_config, some)
+
+    return torch.cat(together(solve, parts_of(len(x), x.device), x.device))
 
 
 def _solve(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.checkpoints import Training
@@ -18,6 +17,7 @@ from gppdm_pipeline.algorithm.optimiser import optimiser_of
 from gppdm_pipeline.algorithm.pixels import Pixels, balanced_indices
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
 from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
+from gppdm_pipeline.algorithm.threads import backward
 
 
 def fit_denoiser(
@@ -63,12 +63,16 @@ def fit_denoiser(
     denoiser.train()
 
     def step(batch: Tensor) -> dict[str, Tensor]:
-        losses = objective.losses(denoiser, table, batch, generator)
+        drawn = objective.drawn(batch, generator)
         optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
+        losses = backward(
+            lambda part: objective.losses(denoiser, table, drawn.part(part)),
+            objective.parts(drawn),
+            parameters,
+        )
         nn.utils.clip_grad_norm_(weights, config.gradient_clip)
         optimiser.step()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return losses
 
     take = recorded(step, generator)
     with context.progress(config.steps, "train_generator") as bar:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.classifier import Objective, fit_classifier
 from gppdm_pipeline.algorithm.device import Context
@@ -72,7 +72,7 @@ class Ewc(Finetune):
         )
         columns = competing_outputs(state, self.softmax, context.device)
 
-        def objective(network: nn.Module, x: Tensor, outputs: Tensor, _: Generator) -> Tensor:
+        def objective(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
             smoothing = self.classifier.label_smoothing
             learnt = cross_entropy_among(network(x), outputs, columns, smoothing)
             return learnt + self.weight * quadratic_penalty(network, anchor, importance)

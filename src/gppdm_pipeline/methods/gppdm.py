@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from gppdm_pipeline.algorithm.agreement import agreed_replay
-from gppdm_pipeline.algorithm.classifier import Objective, cross_entropy, fit_classifier
+from gppdm_pipeline.algorithm.classifier import fit_classifier
 from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.embeddings import ConditionConfig
@@ -24,12 +24,12 @@ from gppdm_pipeline.algorithm.generator_drawing import denoising_residuals, redr
 from gppdm_pipeline.algorithm.generator_training import train_denoiser
 from gppdm_pipeline.algorithm.kept_replay import keep_replay, kept_replay
 from gppdm_pipeline.algorithm.log import StageLog
-from gppdm_pipeline.algorithm.origins import with_texture
+from gppdm_pipeline.algorithm.origins import texture_of
 from gppdm_pipeline.algorithm.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
 from gppdm_pipeline.algorithm.regularisation import with_soft_labels
 from gppdm_pipeline.algorithm.replay import ReplayConfig
-from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.methods.base import Method, all_images
 
@@ -142,20 +142,14 @@ class Gppdm(Method):
         else:  # a class that comes back, too, from the generator that has just seen it again
             drawn = self._of_this_task(state, train, context)
             images = all_images(drawn, replay.of_classes(set(replay.classes) - {*train.classes}))
-        objective = self._objective(before, state, train, context)
-        return fit_classifier(state, self.classifier, images, validation, context, objective)
-
-    def _objective(
-        self, before: Weights | None, state: LearnerState, train: LabelledImages, context: Context
-    ) -> Objective:
-        objective = cross_entropy(self.classifier)
+        objective = alter = None
         if self.soft_labels and before is not None:
             objective = with_soft_labels(
                 self.classifier, before, self.soft_labels, TEMPERATURE, context.device
             )
         if self.texture:
-            objective = with_texture(objective, denoising_residuals(state, train, self, context))
-        return objective
+            alter = texture_of(denoising_residuals(state, train, self, context))
+        return fit_classifier(state, self.classifier, images, validation, context, objective, alter)
 
     def _of_this_task(
         self, state: LearnerState, train: LabelledImages, context: Context

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.classifier import Objective, build_classifier, fit_classifier
 from gppdm_pipeline.algorithm.device import Context
@@ -55,7 +55,7 @@ class Lwf(Finetune):
         teacher = build_classifier(before.classifier).to(context.device)
         columns = competing_outputs(state, self.softmax, context.device)
 
-        def objective(network: nn.Module, x: Tensor, outputs: Tensor, _: Generator) -> Tensor:
+        def objective(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
             with torch.no_grad():
                 said = teacher(x)
             logits = network(x)

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gppdm_pipeline.algorithm.classifier import cross_entropy, fit_classifier
+from gppdm_pipeline.algorithm.classifier import fit_classifier
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.log import StageLog
-from gppdm_pipeline.algorithm.origins import with_texture
+from gppdm_pipeline.algorithm.origins import texture_of
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.vae import (
     VaeConfig,
@@ -96,8 +96,9 @@ class VaeReplay(Method):
             return fit_classifier(state, self.classifier, images, validation, context)
         images = all_images(self._draw(state, train.classes, context, "draw_new_classes"), replay)
         residuals = reconstruction_residuals(state, train, context)
-        objective = with_texture(cross_entropy(self.classifier), residuals)
-        return fit_classifier(state, self.classifier, images, validation, context, objective)
+        return fit_classifier(
+            state, self.classifier, images, validation, context, None, texture_of(residuals)
+        )
 
     def _draw(
         self, state: LearnerState, classes: Sequence[int], context: Context, stage: str
