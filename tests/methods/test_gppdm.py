@@ -278,16 +278,18 @@ def test_what_is_for_generated_images(setting, off):
         gppdm(order="classifier_first", **{setting: 0.5 if setting == "redraw" else True})
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_new_classes_are_this_tasks_images_drawn_anew(monkeypatch, keep):
-    """With all but no noise they are these images; as many as replay has, other ones each."""
+@pytest.mark.parametrize(("keep", "most"), [(False, 3), (True, 3), (False, 5)])
+def test_new_classes_are_this_tasks_images_drawn_anew(monkeypatch, keep, most):
+    """With all but no noise they are these images, other ones each, as many as are asked for."""
     seen = []
 
-    def fit(state, config, images, validation, context, objective):
+    def fit(state, config, images, *rest):
         seen.append(images)
         return state, None
 
-    settings = gppdm(redraw=1 - 1e-9, denoiser={"steps": 40}, replay={"keep": keep})
+    settings = gppdm(
+        redraw=1 - 1e-9, redraw_images=most, denoiser={"steps": 40}, replay={"keep": keep}
+    )
     first = learn(gppdm(replay={"keep": keep}), [(5, 2)])[1]
     train, context = images_of(0), Context(0, 2)
     replay, _ = settings.synthesise_replay(first, context)
@@ -295,8 +297,8 @@ def test_new_classes_are_this_tasks_images_drawn_anew(monkeypatch, keep):
     monkeypatch.setattr(module, "fit_classifier", fit)
     settings.train_classifier(state, train, train, replay, context)
     (images,) = seen
-    assert sorted(images.labels.tolist()) == [0, 0, 0, 2, 2, 2, 5, 5, 5]
+    assert sorted(images.labels.tolist()) == [0] * most + [2, 2, 2, 5, 5, 5]
     given, drawn = (x.images.astype(int) for x in (train, images.of_classes([0])))
     far = np.abs(drawn[:, None] - given[None]).mean((2, 3, 4))
-    assert len(set(far.argmin(1))) == 3
+    assert len(set(far.argmin(1))) == most
     assert far.min(1).max() < 12  # other images of the class are 27 away

@@ -47,6 +47,7 @@ class Ddgr(DiffusionReplay):
     order: ClassVar[Literal["classifier_first"]] = "classifier_first"  # type: ignore[misc]
     texture: ClassVar[Literal[False]] = False  # type: ignore[misc]
     redraw: ClassVar[float] = 0.0  # type: ignore[misc]
+    redraw_images: ClassVar[int] = 400  # type: ignore[misc]
 
     name: Literal["ddgr"] = "ddgr"  # type: ignore[assignment]
     guide: GuideConfig = GuideConfig()

@@ -56,6 +56,8 @@ class Gppdm(Method):
     """What the classifier sees of new classes: this task's real images, noised until this share of
     signal (abar) is left and drawn anew from there (SDEdit, Meng et al. 2021, arXiv 2108.01073).
     They look as replay does and vary as real images do. 0: images drawn from noise alone."""
+    redraw_images: Annotated[int, Field(ge=1)] = 400
+    """How many of each class are drawn anew at most, each from another real image."""
     condition: ConditionConfig = ConditionConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
@@ -155,9 +157,9 @@ class Gppdm(Method):
         self, state: LearnerState, train: LabelledImages, context: Context
     ) -> LabelledImages:
         """From the new generator, as it is: no classifier knows new classes yet."""
-        stage, count = "draw_new_classes", self.replay.images_per_class
+        stage = "draw_new_classes"
         if self.redraw:
-            return redrawn(state, train, count, self.redraw, self, context, stage)
+            return redrawn(state, train, self.redraw_images, self.redraw, self, context, stage)
         if self.replay.keep:
             return kept_replay(state, train.classes)
         return self._drawn(state, self._full(train.classes), context, stage)[0]

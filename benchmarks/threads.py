@@ -1,0 +1,122 @@
+"""What threads save on the CPU: sharing each layer's work, or taking a part of the batch each.
+
+    PYTHONPATH=src python benchmarks/threads.py
+
+A generator's steps of the second task, a classifier's, and drawing, in a preset's shapes and
+settings (noise in place of images: the cost is the same). Variants take short turns; what counts
+is the speed by the clock, on a machine that has nothing else to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from unittest import mock
+
+import torch
+from measuring import (
+    Clock,
+    Seconds,
+    compared,
+    interleaved,
+    parser_of,
+    preset,
+    show,
+    timed,
+    write_record,
+)
+from training_step import NEW, OLD, noise, second_task
+
+from gppdm_pipeline.algorithm import classifier, objective, optimiser, replay
+from gppdm_pipeline.algorithm.device import CPU, Context
+from gppdm_pipeline.algorithm.generator_drawing import replay_of
+from gppdm_pipeline.algorithm.generator_training import train_denoiser
+from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.methods import Method
+from gppdm_pipeline.methods.gppdm import Gppdm
+
+ONE, LAYERS, BATCH = "one thread", "threads share layers", "threads share the batch"
+DRAWN = 64
+"""Images of each of the two old classes."""
+
+
+@contextmanager
+def sharing(variant: str, threads: int) -> Iterator[None]:
+    """Inside, so many threads share what the variant says."""
+    torch.set_num_threads(1 if variant == ONE else threads)
+    with ExitStack() as patches:
+        if variant == LAYERS:
+            for module in (classifier, objective, replay):
+                whole = mock.patch.object(module, "parts_of", lambda n, _: [slice(0, n)])
+                patches.enter_context(whole)
+            here = mock.patch.object(optimiser, "together", lambda f, xs, _: [f(x) for x in xs])
+            patches.enter_context(here)
+        yield
+    torch.set_num_threads(threads)
+
+
+def of_preset(benchmark: str, steps: int) -> Gppdm:
+    """Its settings, but for few steps."""
+    settings = preset(benchmark)
+    parts = {"classifier": settings["classifier"], **settings["gppdm"]}
+    for part in ("classifier", "denoiser"):
+        parts[part] = {**parts[part], "steps": steps + 1}
+    method = Method.model_validate({"name": "gppdm", **parts})
+    assert isinstance(method, Gppdm)
+    return method
+
+
+def jobs(benchmark: str, steps: int) -> dict[str, Callable[[], Sequence[Seconds]]]:
+    """By name, what is timed."""
+    method = of_preset(benchmark, steps)
+    state = second_task(benchmark, method, CPU)
+    old, new = noise(benchmark, OLD), noise(benchmark, NEW)
+
+    def generator() -> list[Seconds]:
+        clock = Clock(CPU)
+        train_denoiser(state, new, old, method, Context(0, 2, CPU, clock))
+        return clock.steps
+
+    def classify() -> list[Seconds]:
+        clock, both = Clock(CPU), LabelledImages.concatenate([new, old])
+        nothing = both.of_classes([])
+        context = Context(0, 2, CPU, clock)
+        classifier.fit_classifier(state, method.classifier, both, nothing, context)
+        return clock.steps
+
+    def draw() -> object:
+        return replay_of(state, OLD, DRAWN, method, Context(0, 2), "synthesise_replay")
+
+    return {
+        "training the generator": generator,
+        "training the classifier": classify,
+        "drawing": partial(timed, draw, CPU),
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = parser_of(__doc__, "threads")
+    parser.add_argument("--benchmarks", nargs="+", default=["digits", "fashion_mnist"])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8, help="of a training in a turn")
+    given = parser.parse_args()
+    threads = torch.get_num_threads()
+    results: dict[str, dict[str, object]] = {}
+    for benchmark in given.benchmarks:
+        for name, job in jobs(benchmark, given.steps).items():
+
+            def run(variant: str, job: Callable[[], Sequence[Seconds]] = job) -> Sequence[Seconds]:
+                with sharing(variant, threads):
+                    return job()
+
+            variants = {variant: partial(run, variant) for variant in (ONE, LAYERS, BATCH)}
+            table = compared(interleaved(variants, given.turns), ONE, CPU)
+            results.setdefault(benchmark, {})[name] = table
+            show(f"{benchmark}: {name}", table)
+            write_record(given.out, {"threads": threads, "benchmarks": results})
+
+
+if __name__ == "__main__":
+    main()
