@@ -14,9 +14,9 @@ DEFAULTS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     # Nor a bar for each small file that is read from a run.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # How long threads spin while they wait for each other (GNU OpenMP). The default makes training
-    # of small networks 20 times slower beside one other busy process; sleeping at once
-    # (OMP_WAIT_POLICY=PASSIVE) makes it 2 times slower on an idle machine. This costs a tenth.
+    # How long threads that share a layer spin while they wait for each other (GNU OpenMP). By
+    # default training of small networks is 20 times slower beside one other busy process; asleep at
+    # once (OMP_WAIT_POLICY=PASSIVE), 2 times slower on an idle machine. This costs a tenth.
     "GOMP_SPINCOUNT": "2000",
 }
 
