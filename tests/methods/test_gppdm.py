@@ -152,9 +152,9 @@ def seen(monkeypatch):
     """The images that each classifier is trained on, and the state that it starts from."""
     calls, fit = [], module.fit_classifier
 
-    def spy(state, config, train, validation, context, objective):
+    def spy(state, config, train, validation, context, *rest):
         calls.append((state, train))
-        return fit(state, config, train, validation, context)
+        return fit(state, config, train, validation, context, *rest)
 
     monkeypatch.setattr(module, "fit_classifier", spy)
     return calls
