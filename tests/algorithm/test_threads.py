@@ -69,6 +69,16 @@ def test_threads_that_are_over_share_layers(threads):
     assert together(lambda _: torch.get_num_threads(), [1, 2], CPU) == [2, 2]
 
 
+def test_threads_that_begin_later_know_nothing_of_it(threads):
+    threads(2)
+    assert together(lambda _: torch.get_num_threads(), [1, 2], CPU) == [1, 1]
+    found = []
+    later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert found == [2]
+
+
 def test_one_thread_does_it_itself(threads):
     threads(1)
     here = threading.get_ident()

@@ -49,7 +49,10 @@ def together(
     number = min(threads, len(items))
     if number < 2:
         return [work(item) for item in items]
-    return list(_pool(number, threads // number).map(work, items))
+    try:
+        return list(_pool(number, threads // number).map(work, items))
+    finally:  # a thread's number is also what threads that begin later get
+        torch.set_num_threads(threads)
 
 
 def backward(
