@@ -127,7 +127,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_two_threads_learn_what_one_learns(threads, changes):
-    """But for rounding, which so few steps do not blow up."""
+    """But for rounding, which turns a step of AdamW where a gradient is as good as zero."""
     method = larger(changes)
     ends = {}
     for count in (1, 2, 2):
@@ -136,11 +136,13 @@ def test_two_threads_learn_what_one_learns(threads, changes):
     [one], [two, again] = ends[1], ends[2]
     differs = False
     for network in ("denoiser", "classifier"):
+        far = []
         for name, tensor in getattr(one, network).tensors.items():
             other = getattr(two, network).tensors[name]
-            torch.testing.assert_close(other, tensor, rtol=1e-2, atol=2e-3)
+            far.append(~torch.isclose(other, tensor, rtol=1e-2, atol=2e-3).flatten())
             assert torch.equal(getattr(again, network).tensors[name], other)
             differs |= not torch.equal(other, tensor)
+        assert torch.cat(far).float().mean() < 0.005
     assert differs  # else there were no parts
 
 

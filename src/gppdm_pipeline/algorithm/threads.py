@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, reduce
 from itertools import pairwise
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -49,10 +50,7 @@ def together(
     number = min(threads, len(items))
     if number < 2:
         return [work(item) for item in items]
-    try:
-        return list(_pool(number, threads // number).map(work, items))
-    finally:  # a thread's number is also what threads that begin later get
-        torch.set_num_threads(threads)
+    return list(_pool(number, threads // number).map(work, items))
 
 
 def backward(
@@ -96,6 +94,13 @@ def _threads(device: torch.device) -> int:
 
 @cache
 def _pool(number: int, threads_each: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(
-        number, "part", initializer=torch.set_num_threads, initargs=(threads_each,)
-    )
+    threads, all_there = torch.get_num_threads(), Barrier(number)
+
+    def begin() -> None:
+        torch.get_num_threads()  # a thread's first question sets it to what was last set anywhere
+        torch.set_num_threads(threads_each)
+
+    pool = ThreadPoolExecutor(number, "part", initializer=begin)
+    list(pool.map(lambda _: all_there.wait(), range(number)))
+    torch.set_num_threads(threads)  # for threads that begin later
+    return pool

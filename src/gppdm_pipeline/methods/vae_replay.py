@@ -96,8 +96,9 @@ class VaeReplay(Method):
             return fit_classifier(state, self.classifier, images, validation, context)
         images = all_images(self._draw(state, train.classes, context, "draw_new_classes"), replay)
         residuals = reconstruction_residuals(state, train, context)
-        alter = texture_of(residuals)
-        return fit_classifier(state, self.classifier, images, validation, context, alter=alter)
+        return fit_classifier(
+            state, self.classifier, images, validation, context, None, texture_of(residuals)
+        )
 
     def _draw(
         self, state: LearnerState, classes: Sequence[int], context: Context, stage: str
