@@ -10,7 +10,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help run inspect sweep compare ablation options results test test-slow test-browser audit lint ui viz clean
+.PHONY: help run inspect sweep compare ablation options results gpu test test-slow test-browser audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ options: .venv/run.stamp  ## What options do that are off by default; runs what 
 
 results: .venv/run.stamp  ## All methods; runs what has no record: make results ARGS="--seeds=0"
 	$(BIN)/python -m gppdm_pipeline.plan benchmarks/methods.yml $(ARGS)
+
+gpu: .venv/run.stamp  ## Every image of Fashion-MNIST, with a GPU; runs what has no record
+	$(BIN)/python -m gppdm_pipeline.plan benchmarks/gpu.yml $(ARGS)
 
 test: lint  ## Run the checks and the tests, for example: make test ARGS="-k continual"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)

@@ -3,11 +3,12 @@
     PYTHONPATH=src python benchmarks/gpu.py rates --benchmarks fashion_mnist cifar100_t5
     PYTHONPATH=src python benchmarks/gpu.py learn --benchmarks fashion_mnist --minutes 9
 
-`rates` runs steps of a preset's generator on noise: images a second in training and sampling, in
-float32 and bfloat16, the share of the chip's peak (operations counted by torch), and where the time
-goes (torch.profiler). `learn` runs the pipeline itself until the minutes are over; the same command
-goes on where it stopped, and adds to the minutes. What comes after `--` goes to the pipeline, such
-as `--params=stream.source.reader=npz,stream.source.file=...`. Both run on a CPU for trial.
+`rates` runs steps of a preset's generator on noise: images a second in training (channels first and
+last) and sampling, in float32 and bfloat16, the share of the chip's peak (operations counted by
+torch), and where the time goes (torch.profiler). `learn` runs the pipeline itself until the minutes
+are over; the same command goes on where it stopped, and adds to the minutes. What comes after `--`
+goes to the pipeline, such as `--params=stream.source.reader=npz,stream.source.file=...`. Both run
+on a CPU for trial.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ PEAKS: dict[str, dict[Precision, float]] = {
 KINDS = {
     "convolutions": ("conv", "cudnn", "implicit_gemm", "wgrad", "dgrad", "fprop", "nchwtonhwc"),
     "attention": ("attention", "flash", "fmha"),
-    "products": ("mm", "gemm", "cutlass", "linear"),
+    "products": ("mm", "gemm", "cutlass", "nvjet", "linear"),
     "optimiser": ("adam", "foreach", "lerp", "multi_tensor"),
     "normalisation": ("norm", "rowwisemoments", "fusedparams"),
     "copies and gathers": ("copy", "memcpy", "cat", "index", "gather", "memset"),
@@ -66,6 +67,8 @@ def rates(benchmark: str, steps: int, drawn: int, device: torch.device) -> dict[
         train: Callable[[], object] = partial(our_steps, benchmark, method, start, variant, device)
         train()  # to warm up
         seconds = median(s.wall for s in our_steps(benchmark, method, start, variant, device))
+        in_last = replace(variant, channels_last=True)
+        last = median(s.wall for s in our_steps(benchmark, method, start, in_last, device))
         draw = partial(_draw, method, start, drawn, precision, device)
         draw()
         (took,) = timed(draw, device)
@@ -76,9 +79,12 @@ def rates(benchmark: str, steps: int, drawn: int, device: torch.device) -> dict[
         )
         counted = partial(our_steps, benchmark, few, start, one_by_one, device)
         profiled = partial(our_steps, benchmark, few, start, variant, device)
+        flops = _flops(counted) / FEW / batch
+        few_drawn = partial(_draw, method, start, FEW * len(OLD), precision, device)
         found[precision] = {
-            "training": _rate(seconds / batch, _flops(counted) / FEW / batch, precision),
-            "sampling": _rate(took.wall / drawn, _flops(draw) / drawn, precision),
+            "training": _rate(seconds / batch, flops, precision),
+            "training, channels last": _rate(last / batch, flops, precision),
+            "sampling": _rate(took.wall / drawn, _flops(few_drawn) / FEW / len(OLD), precision),
             "time_by_kind": _by_kind(profiled, device),
         }
     return found
@@ -118,7 +124,7 @@ def _by_kind(run: Callable[[], object], device: torch.device) -> dict[str, float
     key = "self_device_time_total" if cuda else "self_cpu_time_total"
     seconds = dict.fromkeys([*KINDS, "other"], 0.0)
     for event in profiler.key_averages():
-        if cuda and event.device_type.name != "CUDA":
+        if cuda and (event.device_type.name != "CUDA" or event.is_user_annotation):
             continue  # its kernels are events themselves
         name = event.key.lower()
         kind = next((k for k, parts in KINDS.items() if any(p in name for p in parts)), "other")
@@ -220,7 +226,7 @@ def _show_rates(benchmark: str, found: dict[str, Any]) -> None:
     table = {
         f"{what}, {precision}": parts[what]
         for precision, parts in found.items()
-        for what in ("training", "sampling")
+        for what in ("training", "training, channels last", "sampling")
     }
     show(benchmark, table)
     show("share of time", {precision: parts["time_by_kind"] for precision, parts in found.items()})

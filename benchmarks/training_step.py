@@ -42,7 +42,12 @@ from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
 
-SHAPES = {"digits": (8, 8, 1), "fashion_mnist": (28, 28, 1), "cifar100_t5": (32, 32, 3)}
+SHAPES = {
+    "digits": (8, 8, 1),
+    "fashion_mnist": (28, 28, 1),
+    "fashion_mnist_gpu": (28, 28, 1),
+    "cifar100_t5": (32, 32, 3),
+}
 TABLES = ("against", "parts", "ways")
 OLD, NEW, PER_CLASS = (0, 1), (2, 3), 100
 

@@ -56,5 +56,18 @@ def test_accuracy_against_cost():
         ("slow", 3.5, 75.0),
     ]
     found = set(texts(picture.figure))
-    assert {"fast", "slow"} <= found
+    assert {"fast", "slow", "seconds of one core"} <= found
     assert "missing" not in found
+
+
+def test_runs_of_a_gpu_are_hollow_and_have_a_mean_of_their_own():
+    records = {"a": [record(0, 0.5), record(1, 0.7, gpu="H100")]}
+    picture = checked(accuracy_against_cost_picture(records, "Cost"))
+    assert [(row["gpu"], row["accuracy"]) for row in picture.rows] == [(False, 50.0), (True, 70.0)]
+    points = picture.figure.axes[0].collections
+    filled = [len(point.get_facecolors()) > 0 for point in points]
+    assert filled == [True, True, False, False]
+    assert [point.get_offsets()[0, 1] for point in points] == [50.0, 50.0, 70.0, 70.0]
+    found = texts(picture.figure)
+    assert found.count("a") == 1
+    assert "seconds of one core; hollow: seconds on a GPU" in found

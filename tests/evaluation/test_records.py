@@ -11,13 +11,14 @@ import pytest
 from gppdm_pipeline.evaluation.records import (
     MEASURES,
     as_markdown,
+    cost_of,
     paired,
     record_of,
     replay_as_markdown,
 )
 
 
-def record(seed, accuracy, drift=None):
+def record(seed, accuracy, drift=None, gpu=None):
     metrics = {} if drift is None else {"key_drift/mid": drift, "value_drift/mid": 0.0}
     return {
         "configuration": {"seed": seed},
@@ -30,6 +31,7 @@ def record(seed, accuracy, drift=None):
         },
         "state_bytes": [1, 2_500_000],
         "stages": {"task_01.train_generator": metrics},
+        "made": {"gpu": gpu},
     }
 
 
@@ -73,6 +75,17 @@ def test_seconds_of_the_processor_where_records_have_them():
     header, _, row = as_markdown({"x": [old, new]}, "x").splitlines()
     column = header.split("|").index(" CPU seconds ")
     assert row.split("|")[column] == " 3.0 "
+
+
+def test_seconds_of_a_gpu_have_a_column_of_their_own():
+    cpu = {**record(0, 0.5), "made": {}, "cpu_seconds": {"task_01": {"a": 9.0}}}
+    gpu = {**record(1, 0.5, gpu="NVIDIA H100"), "cpu_seconds": {"task_01": {"a": 1.0}}}
+    header, _, row = as_markdown({"x": [cpu, gpu]}, "x").splitlines()
+    cells = dict(zip(header.split("|"), row.split("|"), strict=True))
+    assert cells[" seconds "] == " 3.5 "
+    assert cells[" CPU seconds "] == " 9.0 "
+    assert cells[" seconds, GPU "] == " 3.5 "
+    assert [cost_of(cpu), cost_of(gpu)] == [9.0, 3.5]
 
 
 def quality(*after):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -22,7 +23,7 @@ from gppdm_pipeline.evaluation.figures import (
     wrapped,
 )
 from gppdm_pipeline.evaluation.pictures import Picture
-from gppdm_pipeline.evaluation.records import Record, cost_of, first_labels
+from gppdm_pipeline.evaluation.records import Record, cost_of, first_labels, on_gpu
 from gppdm_pipeline.images import LabelledImages
 
 _ACROSS = 3  # images of a class in a cell
@@ -79,6 +80,8 @@ def first_classes_picture(strips: Mapping[str, Strip], title: str) -> Picture:
 def accuracy_against_cost_picture(records: Mapping[str, Sequence[Record]], title: str) -> Picture:
     """Average accuracy over what a run cost: each run small, the mean of a variant large.
 
+    Runs on a GPU are hollow, with a mean of their own.
+
     Args:
         records: of each variant; those without any are left out, at least one has some.
         title: says of which stream.
@@ -89,17 +92,31 @@ def accuracy_against_cost_picture(records: Mapping[str, Sequence[Record]], title
     found = {name: runs for name, runs in records.items() if runs}
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(found)))
     for i, (name, runs) in enumerate(found.items()):
-        costs = [cost_of(run) for run in runs]
-        accuracies = [100 * run["average_accuracy"] for run in runs]
-        marker, colour = _MARKERS[i % len(_MARKERS)], [colours[i]]
-        axes.scatter(costs, accuracies, 15, c=colour, marker=marker, alpha=0.5, lw=0)
-        centre = fmean(costs), fmean(accuracies)
-        axes.scatter(*centre, s=80, c=colour, marker=marker, label=name)
-        rows += [
-            {"variant": name, "seed": run["configuration"]["seed"], "seconds": c, "accuracy": a}
-            for run, c, a in zip(runs, costs, accuracies, strict=True)
-        ]
-    style(axes, title=title, x="seconds of one core", y="average accuracy, %")
+        marker, label = _MARKERS[i % len(_MARKERS)], name
+        for gpu in (False, True):
+            there = [run for run in runs if on_gpu(run) is gpu]
+            if not there:
+                continue
+            costs = [cost_of(run) for run in there]
+            accuracies = [100 * run["average_accuracy"] for run in there]
+            look: dict[str, Any] = {"edgecolors": [colours[i]], "marker": marker}
+            look["facecolors"] = "none" if gpu else [colours[i]]
+            axes.scatter(costs, accuracies, 15, alpha=0.5, linewidths=0.5 if gpu else 0, **look)
+            axes.scatter(fmean(costs), fmean(accuracies), 80, label=label, **look)
+            label = "_"  # matplotlib's way to leave it out of the legend
+            rows += [
+                {
+                    "variant": name,
+                    "seed": run["configuration"]["seed"],
+                    "gpu": gpu,
+                    "seconds": c,
+                    "accuracy": a,
+                }
+                for run, c, a in zip(there, costs, accuracies, strict=True)
+            ]
+    gpus = any(row["gpu"] for row in rows)
+    x = "seconds of one core" + "; hollow: seconds on a GPU" * gpus
+    style(axes, title=title, x=x, y="average accuracy, %")
     axes.set_xscale("log")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=SMALL)

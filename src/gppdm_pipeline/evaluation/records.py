@@ -66,10 +66,13 @@ def as_markdown(records: Mapping[str, Sequence[Record]], baseline: str) -> str:
         "incremental, %": lambda record: _percent(record["average_incremental_accuracy"]),
         "forgetting, %": lambda record: _percent(record["forgetting"]),
         "drift of old keys, values": _drift,
-        "seconds": lambda record: _total(record["seconds"]),
+        "seconds": lambda record: None if on_gpu(record) else _total(record["seconds"]),
         "CPU seconds": lambda record: (
-            _total(record["cpu_seconds"]) if "cpu_seconds" in record else None
+            _total(record["cpu_seconds"])
+            if "cpu_seconds" in record and not on_gpu(record)
+            else None
         ),
+        "seconds, GPU": lambda record: _total(record["seconds"]) if on_gpu(record) else None,
         "state, MB": lambda record: record["state_bytes"][-1] / 1e6,
     }
     columns = {
@@ -133,9 +136,16 @@ def first_labels(record: Record) -> list[str]:
     return list(dict.fromkeys(label for after in after_task for label in after))[:2]
 
 
+def on_gpu(record: Record) -> bool:
+    """Whether a GPU learnt it."""
+    return record["made"].get("gpu") is not None
+
+
 def cost_of(record: Record) -> float:
-    """Seconds of learning: the processor's where the record has them, else those that passed."""
-    return _total(record.get("cpu_seconds", record["seconds"]))
+    """Seconds of learning: of the processor if it learnt and they are known, else of the clock."""
+    return _total(
+        record["seconds"] if on_gpu(record) else record.get("cpu_seconds", record["seconds"])
+    )
 
 
 def _first_classes(record: Record) -> list[tuple[float, float]]:
