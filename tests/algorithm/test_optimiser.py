@@ -27,7 +27,7 @@ def matrices_with(values, rows, columns, seed=0):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_every_singular_value_becomes_about_one_and_directions_stay(shape, scale):
     matrices, polar = matrices_with([3.0, 1.0, 0.4, 0.2, 0.1, 0.05], *shape)
-    found = orthogonalised((scale * matrices).float()).double()
+    found = orthogonalised([(scale * matrices).float()])[0].double()
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.65
     assert values.max() < 1.25
@@ -41,16 +41,17 @@ def test_every_singular_value_becomes_about_one_and_directions_stay(shape, scale
 
 def test_a_gradient_of_rounding_alone_moves_next_to_nothing():
     matrices, _ = matrices_with([1.0, 0.5], 8, 8)
-    assert orthogonalised((1e-10 * matrices).float()).abs().max() < 0.02
-    assert orthogonalised(torch.zeros(1, 4, 4)).abs().max() == 0
+    assert orthogonalised([(1e-10 * matrices).float()])[0].abs().max() < 0.02
+    assert orthogonalised([torch.zeros(1, 4, 4)])[0].abs().max() == 0
 
 
 @pytest.mark.parametrize("shape", [(6, 4, 3, 3), (12, 5), (5, 12)])
-def test_a_step_is_the_averaged_gradient_orthogonalised(shape):
+@pytest.mark.parametrize("rate", [0.1, torch.tensor(0.1)])  # a tensor, as on CUDA
+def test_a_step_is_the_averaged_gradient_orthogonalised(shape, rate):
     """Three steps by hand; a kernel is a matrix of a row for each output."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.nn.Parameter(torch.randn(shape, generator=generator))
-    group = {"params": [weight], "lr": 0.1, "weight_decay": 0.3, "matrices": True}
+    group = {"params": [weight], "lr": rate, "weight_decay": 0.3, "matrices": True}
     optimiser = Muon([group])
     expected, momentum = weight.detach().clone(), torch.zeros(shape)
     rows, columns = weight.flatten(1).shape
@@ -60,18 +61,20 @@ def test_a_step_is_the_averaged_gradient_orthogonalised(shape):
         optimiser.step()
         momentum = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
         ahead = (1 - MOMENTUM) * gradient + MOMENTUM * momentum
-        step = orthogonalised(ahead.flatten(1)[None])[0].reshape(shape)
+        step = orthogonalised([ahead.flatten(1)[None]])[0][0].reshape(shape)
         expected = (1 - 0.1 * 0.3) * expected - 0.1 * max(1, rows / columns) ** 0.5 * step
         torch.testing.assert_close(weight.detach(), expected)
         assert weight.grad is None
 
 
-def test_matrices_of_one_shape_do_not_mix():
+def test_matrices_do_not_mix():
+    """Of one shape, of one shorter side, lying or standing, and of none."""
     generator = torch.Generator().manual_seed(2)
-    together = [torch.nn.Parameter(torch.randn(5, 7, generator=generator)) for _ in range(3)]
+    shapes = [(5, 7), (5, 7), (5, 9), (8, 5), (5, 5), (3, 4)]
+    together = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     alone = copy.deepcopy(together)
     for a, b in zip(together, alone, strict=True):
-        a.grad = torch.randn(5, 7, generator=generator)
+        a.grad = torch.randn(a.shape, generator=generator)
         b.grad = a.grad.clone()
     Muon([{"params": together, "matrices": True}]).step()
     for parameter in alone:

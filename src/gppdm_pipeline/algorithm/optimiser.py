@@ -11,7 +11,7 @@ processors have, and reads its rate on the host, which a recorded step cannot.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,8 +35,8 @@ class Muon(torch.optim.AdamW):
     """AdamW, but for groups with `matrices: True`, whose parameters move by Muon.
 
     Every singular value of such a step is about the rate times sqrt(max(1, rows / columns)),
-    whatever the gradient's size. All matrices of one shape are orthogonalised at once. A gradient
-    of theirs is spent by a step.
+    whatever the gradient's size. All matrices of one shorter side are orthogonalised at once. A
+    gradient of theirs is spent by a step.
     """
 
     @torch.no_grad()
@@ -53,59 +53,82 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _move(self, group: dict[str, Any]) -> None:
-        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            state = self.state[parameter]
-            if not state:
-                state["momentum"] = torch.zeros_like(parameter)
-                state["step"] = torch.zeros(())  # AdamW asks every state that is loaded for it
-            averaged = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-            ahead = parameter.grad.lerp(averaged, MOMENTUM).flatten(1)  # Nesterov
-            alike.setdefault(ahead.shape, []).append((parameter, ahead))
-            parameter.grad = None
+        moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not moving:
+            return
+        gradients = [parameter.grad for parameter in moving]
+        momenta = [self._momentum(parameter) for parameter in moving]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        torch._foreach_lerp_(gradients, momenta, MOMENTUM)  # Nesterov
+        rate, kept = group["lr"], 1 - group["lr"] * group["weight_decay"]
+        alike: dict[int, dict[torch.Size, list[Tensor]]] = {}  # by shorter side, by shape
+        for parameter in moving:
+            shape = parameter.flatten(1).shape
+            alike.setdefault(min(shape), {}).setdefault(shape, []).append(parameter)
 
         @torch.no_grad()
-        def move(pairs: list[tuple[Tensor, Tensor]]) -> None:
-            rows, columns = pairs[0][1].shape
-            steps = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
-            steps *= group["lr"] * max(1, rows / columns) ** 0.5
-            for (parameter, _), step in zip(pairs, steps, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.sub_(step.view_as(parameter))
+        def move(by_shape: dict[torch.Size, list[Tensor]]) -> None:
+            stacks = [
+                torch.stack([parameter.grad.flatten(1) for parameter in parameters])  # type: ignore[union-attr]
+                for parameters in by_shape.values()
+            ]
+            for parameters, stack in zip(by_shape.values(), orthogonalised(stacks), strict=True):
+                rows, columns = stack.shape[1:]
+                steps = stack * (rate * max(1, rows / columns) ** 0.5)
+                torch._foreach_mul_(parameters, kept)
+                torch._foreach_sub_(
+                    parameters,
+                    [
+                        step.reshape(parameter.shape)
+                        for parameter, step in zip(parameters, steps, strict=True)
+                    ],
+                )
 
-        together(move, list(alike.values()), group["params"][0].device)
+        together(move, list(alike.values()), moving[0].device)
+        for parameter in moving:
+            parameter.grad = None
+
+    def _momentum(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+            state["step"] = torch.zeros(())  # AdamW asks every state that is loaded for it
+        momentum: Tensor = state["momentum"]
+        return momentum
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
+def orthogonalised(stacks: Sequence[Tensor]) -> list[Tensor]:
     """U V^T of U S V^T, about: every singular value is brought to between 0.7 and 1.2.
 
     Five times X <- (a I + b X X^T + c (X X^T)^2) X in place of a decomposition (Newton and Schulz's
     way, with the coefficients of Jordan et al. 2024). All these factors are polynomials of the
-    first X X^T, and commute: they are multiplied with each other, which are small, and X once. A
-    singular value of less than about a thousandth of the matrix's norm gets less than 0.7, and so
-    do all of a matrix of norm below 1e-5.
+    first X X^T, and commute: they are multiplied with each other, which are small, and X once; and
+    all matrices of one shorter side go through the iteration together. A singular value of less
+    than about a thousandth of the matrix's norm gets less than 0.7, and so do all of a matrix of
+    norm below 1e-5.
 
     Args:
-        matrices: float32 [n, rows, columns].
+        stacks: of matrices, float32 [n, rows, columns] each; their shorter sides are the same.
 
     Returns:
-        float32 [n, rows, columns].
+        As many of the same shapes, float32.
     """
     a, b, c = _COEFFICIENTS
-    wide = matrices.shape[1] <= matrices.shape[2]
-    x: Tensor = matrices if wide else matrices.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(_ROUNDING)
-    gram = x @ x.mT
-    unit = torch.eye(gram.shape[1], device=gram.device)
-    product = unit.expand_as(gram)
-    for _ in range(_ITERATIONS):
-        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c) + a * unit
-        product = factor @ product
-        gram = factor @ gram @ factor
-    x = product @ x
-    return x if wide else x.mT
+    wide = [stack if stack.shape[1] <= stack.shape[2] else stack.mT for stack in stacks]
+    gram = torch.cat([torch.bmm(x, x.mT) for x in wide])
+    norm = gram.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp_min(_ROUNDING)[:, None, None]
+    gram = gram / norm.square()
+    product = 1 / norm
+    for left in reversed(range(_ITERATIONS)):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = torch.bmm(factor, product) if left < _ITERATIONS - 1 else factor * product
+        if left:
+            gram = torch.bmm(torch.bmm(factor, gram), factor)
+    found = zip(stacks, wide, product.split([len(x) for x in wide]), strict=True)
+    return [
+        torch.bmm(part, x) if x is stack else torch.bmm(stack, part) for stack, x, part in found
+    ]
 
 
 def optimiser_of(
