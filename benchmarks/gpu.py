@@ -31,6 +31,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import OLD, Variant, gppdm, our_steps, second_task
 
+from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context, Precision, resolve_device
 from gppdm_pipeline.algorithm.generator_drawing import replay_of
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -54,40 +55,45 @@ KINDS = {
     "elementwise": ("elementwise", "add", "mul", "silu"),
     "sums": ("reduce", "sum"),
 }
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 DRAWN = 2000
 FEW = 8  # steps, for what is slow to count
 
 
-def rates(benchmark: str, steps: int, drawn: int, device: torch.device) -> dict[str, Any]:
-    """Training and sampling in each precision."""
-    found: dict[str, Any] = {}
-    for precision in ("float32", "bfloat16"):
-        variant, method = Variant(precision=precision), gppdm(benchmark, "both", steps + 1)
-        start = second_task(benchmark, method, device)
-        train: Callable[[], object] = partial(our_steps, benchmark, method, start, variant, device)
-        train()  # to warm up
-        seconds = median(s.wall for s in our_steps(benchmark, method, start, variant, device))
-        in_last = replace(variant, channels_last=True)
-        last = median(s.wall for s in our_steps(benchmark, method, start, in_last, device))
-        draw = partial(_draw, method, start, drawn, precision, device)
-        draw()
-        (took,) = timed(draw, device)
-        batch = method.denoiser.batch_size
-        one_by_one = replace(variant, recorded=False)
-        few = method.model_copy(
-            update={"denoiser": method.denoiser.model_copy(update={"steps": FEW})}
-        )
-        counted = partial(our_steps, benchmark, few, start, one_by_one, device)
-        profiled = partial(our_steps, benchmark, few, start, variant, device)
-        flops = _flops(counted) / FEW / batch
-        few_drawn = partial(_draw, method, start, FEW * len(OLD), precision, device)
-        found[precision] = {
-            "training": _rate(seconds / batch, flops, precision),
-            "training, channels last": _rate(last / batch, flops, precision),
-            "sampling": _rate(took.wall / drawn, _flops(few_drawn) / FEW / len(OLD), precision),
-            "time_by_kind": _by_kind(profiled, device),
-        }
-    return found
+def rates(
+    benchmark: str, precision: Precision, steps: int, drawn: int, device: torch.device
+) -> dict[str, Any]:
+    """Training and sampling in a precision."""
+    variant, method = Variant(precision=precision), gppdm(benchmark, "both", steps + 1)
+    start = second_task(benchmark, method.model_copy(update={"denoiser": _few(method)}), device)
+    batch = method.denoiser.batch_size
+
+    def step(variant: Variant) -> float:
+        taken = our_steps(benchmark, method, start, variant, device)
+        return median(seconds.wall for seconds in taken) / batch
+
+    draw = partial(_draw, method, start, drawn, precision, device)
+    draw()  # to warm up, as the first steps of a training do
+    (took,) = timed(draw, device)
+    few = method.model_copy(update={"denoiser": _few(method)})
+    one_by_one = replace(variant, recorded=False)
+    flops = _flops(partial(our_steps, benchmark, few, start, one_by_one, device)) / FEW / batch
+    drawn_few = _flops(partial(_draw, method, start, FEW * len(OLD), precision, device))
+    return {
+        "training": _rate(step(variant), flops, precision),
+        "training, channels last": _rate(
+            step(replace(variant, channels_last=True)), flops, precision
+        ),
+        "sampling": _rate(took.wall / drawn, drawn_few / FEW / len(OLD), precision),
+        "time_by_kind": _by_kind(
+            partial(our_steps, benchmark, few, start, variant, device), device
+        ),
+    }
+
+
+def _few(method: Gppdm) -> DenoiserConfig:
+    """The method's denoiser with few steps."""
+    return method.denoiser.model_copy(update={"steps": FEW})
 
 
 def _draw(
@@ -209,8 +215,11 @@ def main() -> None:
     for benchmark in given.benchmarks:
         if given.what == "rates":
             device = resolve_device(given.device)
-            results["rates"][benchmark] = rates(benchmark, given.steps, given.drawn, device)
-            _show_rates(benchmark, results["rates"][benchmark])
+            found = results["rates"].setdefault(benchmark, {})
+            for precision in PRECISIONS:
+                found[precision] = rates(benchmark, precision, given.steps, given.drawn, device)
+                write_record(given.out, results)
+            _show_rates(benchmark, found)
         else:
             before = results["learn"].get(benchmark, {})
             results["learn"][benchmark] = learn(
