@@ -22,22 +22,22 @@ inspect: .venv/run.stamp  ## Show what will be learned, before it is: make inspe
 	$(BIN)/kedro run --pipeline=inspect $(ARGS)
 
 sweep: .venv/run.stamp  ## Run methods x seeds: make sweep ARGS="--methods=lwf,joint --seeds=0,1,2"
-	$(BIN)/python -m gppdm_pipeline.sweep $(ARGS)
+	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.sweep $(ARGS)
 
 compare: .venv/run.stamp  ## Compare finished runs: make compare ARGS="--params=benchmark=digits"
 	$(BIN)/kedro run --pipeline=compare $(ARGS)
 
 ablation: .venv/run.stamp  ## What each part gives; runs what has no record: make ablation ARGS="--streams=digits"
-	$(BIN)/python -m gppdm_pipeline.plan benchmarks/ablation.yml $(ARGS)
+	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/ablation.yml $(ARGS)
 
 options: .venv/run.stamp  ## What options do that are off by default; runs what has no record
-	$(BIN)/python -m gppdm_pipeline.plan benchmarks/options.yml $(ARGS)
+	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/options.yml $(ARGS)
 
 results: .venv/run.stamp  ## All methods; runs what has no record: make results ARGS="--seeds=0"
-	$(BIN)/python -m gppdm_pipeline.plan benchmarks/methods.yml $(ARGS)
+	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/methods.yml $(ARGS)
 
 gpu: .venv/run.stamp  ## Every image of Fashion-MNIST, with a GPU; runs what has no record
-	$(BIN)/python -m gppdm_pipeline.plan benchmarks/gpu.yml $(ARGS)
+	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/gpu.yml $(ARGS)
 
 test: lint  ## Run the checks and the tests, for example: make test ARGS="-k continual"
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)

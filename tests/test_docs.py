@@ -1,6 +1,7 @@
 """What the documentation shows is run."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,24 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from gppdm_pipeline.layers import flatten
+from gppdm_pipeline.configuration import resolve
+from gppdm_pipeline.layers import Layer, flatten
 from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.streams.sources import Source, SourceError
+from gppdm_pipeline.sweep import nested
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md"))
+SHOWN = sorted(
+    {
+        params.strip(".,")
+        for page in PAGES
+        for params in re.findall(
+            r"--params=([^\s`\"')]+)", re.sub(r"\\\n\s*", "", page.read_text())
+        )
+        if "=" in params and "<" not in params and "..." not in params
+    }
+)
 
 
 def test_the_library_guide_runs():
@@ -60,3 +73,44 @@ def test_the_table_of_options_names_each_with_its_default():
     options = flatten(METHODS["gppdm"]().model_dump(mode="json"))
     own = {k: v for k, v in options.items() if k != "name" and not k.startswith("classifier.")}
     assert said == own
+
+
+@pytest.mark.parametrize("params", SHOWN)
+def test_settings_in_commands_are_valid(params):
+    conf = ROOT / "conf/base"
+    presets = {
+        file.stem: Layer(yaml.safe_load(file.read_text())[file.stem], lambda _, f=file: f.name)
+        for file in (conf / "benchmarks").glob("*.yml")
+    }
+    defaults = yaml.safe_load((conf / "parameters.yml").read_text())
+    layers = [Layer(defaults, lambda _: "parameters.yml"), Layer(nested(params), lambda _: params)]
+    try:
+        assert resolve(presets, layers).method in METHODS
+    except SourceError as error:  # its images are not here
+        assert "data/01_raw" in str(error) or "/usr/share" in str(error)
+
+
+def test_there_are_commands_to_hold():
+    assert len(SHOWN) > 8
+
+
+@pytest.mark.parametrize("target", ["sweep", "ablation", "options", "results", "gpu"])
+def test_makefile_starts_what_it_says(target):
+    """Without an installed package."""
+    lines = subprocess.run(
+        ["make", "-n", "-o", ".venv/run.stamp", target, "ARGS=--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout.splitlines()
+    command = lines[-1].replace(".venv/bin/python", shlex.quote(sys.executable))
+    assert sys.executable in command
+    if target in ("sweep", "gpu"):  # the others differ in a plan's file
+        shown = subprocess.run(
+            ["/bin/sh", "-c", command], capture_output=True, text=True, cwd=ROOT, env={}, check=True
+        ).stdout
+        assert "Usage" in shown
+    else:
+        assert command.startswith("PYTHONPATH=src ")
+        assert (ROOT / command.split("gppdm_pipeline.plan ")[1].split()[0]).exists()
