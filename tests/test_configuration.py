@@ -111,6 +111,17 @@ def test_labels_of_a_run_that_is_there_are_kept():
     assert experiment().numbered(["0", "gone"]) == experiment()
 
 
+def test_names_by_which_labels_are_made_follow_the_labels(tmp_path):
+    condition = {"embeddings": "file", "file": str(tmp_path / "e.npz")}
+    asks = experiment(method="gppdm", gppdm={"condition": condition})
+    assert asks.learner.condition.class_names == tuple("0123456789")
+    assert asks.numbered("31").learner.condition.class_names == tuple("3102456789")
+    written = experiment(
+        method="gppdm", gppdm={"condition": condition}, stream={"numbering": [*"9876543210"]}
+    )
+    assert written.learner.condition.class_names == tuple("9876543210")
+
+
 def test_all_problems_are_told_each_once():
     with pytest.raises(ConfigurationError) as caught:
         experiment(seed=-1, classifier={"steps": 0, "width": 9})

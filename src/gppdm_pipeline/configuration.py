@@ -92,7 +92,8 @@ class Experiment(Choices):
         if numbering == names or self.stream.numbering or sorted(numbering) != sorted(names):
             return self
         stream = self.stream.model_copy(update={"numbering": numbering})
-        return self.model_copy(update={"stream": stream})
+        learner = self.learner.with_class_names(numbering, instead_of=names)
+        return self.model_copy(update={"stream": stream, "learner": learner})
 
     def record(self) -> dict[str, Any]:
         """What a run's outputs say that they were made with: the identity, what labels mean, T."""
@@ -160,5 +161,5 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     assert choices and stream and evaluation
     learner = learners[method]
     assert learner is not None
-    learner = learner.with_class_names(stream.source.class_names)
+    learner = learner.with_class_names(stream.class_names)
     return Experiment(**dict(choices), stream=stream, learner=learner, evaluation=evaluation)

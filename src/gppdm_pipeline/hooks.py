@@ -17,6 +17,7 @@ from kedro.pipeline.node import Node
 
 from gppdm_pipeline.algorithm.checkpoint_files import CheckpointError
 from gppdm_pipeline.algorithm.device import resolve_device
+from gppdm_pipeline.algorithm.log import DivergedError
 from gppdm_pipeline.configuration import Experiment
 from gppdm_pipeline.datasets import OnDisk
 from gppdm_pipeline.evaluation import metrics
@@ -47,6 +48,7 @@ def _plainly() -> Iterator[None]:
     except (
         ConfigurationError,
         DatasetError,
+        DivergedError,
         CheckpointError,
         RoomError,
         RefusedError,

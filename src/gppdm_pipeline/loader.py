@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,20 @@ class ExperimentLoader(OmegaConfigLoader):
         """
         ignore_known_warnings()
         super().__init__(*args, **kwargs)
-        try:
-            experiment = self._resolve()
-        except (ConfigurationError, SourceError) as error:  # names of classes come from files
-            raise click.ClickException(str(error)) from error
-        self._use(experiment)
+        self._use(self._resolved(self.runtime_params or {}))
 
     def keep_numbering(self, known: Sequence[str]) -> None:
         """Let the classes of a run that is there keep their labels (`Experiment.numbered`)."""
         self._use(self.experiment.numbered(known))
+
+    def experiment_with(self, params: Mapping[str, Any]) -> Experiment:
+        """What `--params` would make of the files, of which this loader was made without any.
+
+        Raises:
+            ClickException: as of a new loader.
+        """
+        assert not self.runtime_params
+        return self._resolved(params)
 
     def _use(self, experiment: Experiment) -> None:
         self.experiment = experiment
@@ -63,7 +69,16 @@ class ExperimentLoader(OmegaConfigLoader):
         self["globals"] = {**self["globals"], **names}
         pipeline_registry.use(self.experiment)
 
-    def _resolve(self) -> Experiment:
+    def _resolved(self, params: Mapping[str, Any]) -> Experiment:
+        try:
+            presets, written = self._read
+            return resolve(presets, [written, Layer(params, lambda _: "--params")])
+        except (ConfigurationError, SourceError) as error:  # names of classes come from files
+            raise click.ClickException(str(error)) from error
+
+    @cached_property
+    def _read(self) -> tuple[dict[str, Layer], Layer]:
+        """Presets by name, and parameters."""
         try:
             presets, parameters = self["benchmarks"], self["parameters"]
         except MissingConfigException as error:
@@ -71,16 +86,11 @@ class ExperimentLoader(OmegaConfigLoader):
                 f"There is no configuration in {self.conf_source}: run the command in the "
                 "project's folder, or name the project's conf folder with --conf-source."
             ) from error
-        return resolve(
-            {
-                name: Layer(preset or {}, self._file_of("benchmarks", (name,)))
-                for name, preset in presets.items()
-            },
-            [
-                Layer(parameters, self._file_of("parameters")),
-                Layer(self.runtime_params or {}, lambda _: "--params"),
-            ],
-        )
+        layers = {
+            name: Layer(preset or {}, self._file_of("benchmarks", (name,)))
+            for name, preset in presets.items()
+        }
+        return layers, Layer(parameters, self._file_of("parameters"))
 
     def _file_of(self, kind: str, prefix: tuple[str, ...] = ()) -> Callable[[tuple[str, ...]], str]:
         """Which file holds a setting; read again for a message only."""

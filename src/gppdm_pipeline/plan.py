@@ -67,6 +67,8 @@ class Plan(BaseModel):
             raise ValueError(
                 f"baseline {self.baseline!r} is no variant: use one of {', '.join(self.variants)}"
             )
+        if nameless := [name for name, own in self.variants.items() if "method" not in own]:
+            raise ValueError(f"variants without a method: {', '.join(nameless)}; give each one")
         return self
 
 
@@ -111,15 +113,13 @@ def main(
     if jobs > 1:  # else each would have a thread on every core
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     plan, folder = read_plan(file), RESULTS / file.stem
-    wanted = runs_of(
-        plan,
-        _chosen("streams", streams, plan.streams),
-        _chosen("variants", variants, plan.variants),
-        None if seeds is None else [int(seed) for seed in seeds.split(",")],
-    )
+    on = _chosen("streams", streams, plan.streams)
+    known = {str(seed): seed for name in on for seed in plan.streams[name].seeds}
+    chosen = [known[seed] for seed in _chosen("seeds", seeds, known)]
+    wanted = runs_of(plan, on, _chosen("variants", variants, plan.variants), chosen)
     failed = [] if tables else run_all(wanted, folder, jobs)
     text = "\n".join(
-        section(folder, name, list(plan.variants), plan.baseline, stream.seeds[0])
+        section(folder, name, *_records(plan, folder, name), plan.baseline, stream.seeds[0])
         for name, stream in plan.streams.items()
     )
     write_between(TABLES, file.stem, text)
@@ -142,7 +142,7 @@ def read_plan(file: Path) -> Plan:
 
 
 def runs_of(
-    plan: Plan, streams: list[str], variants: list[str], seeds: list[int] | None
+    plan: Plan, streams: list[str], variants: list[str], seeds: list[int] | None = None
 ) -> list[PlannedRun]:
     """The runs, stream by stream, and of each stream all variants with one seed, then the next."""
     return [
@@ -162,7 +162,7 @@ def runs_of(
 
 def run_all(wanted: list[PlannedRun], folder: Path, jobs: int = 1) -> list[PlannedRun]:
     """Run what has no record, so many at once; returns what failed."""
-    experiments = [sweep.experiment_of(planned.params) for planned in wanted]
+    experiments = sweep.experiments_of(planned.params for planned in wanted)
 
     def run(number: int, planned: PlannedRun, experiment: Experiment) -> bool:
         return _run(planned, experiment, planned.record(folder), f"[{number}/{len(wanted)}]")
@@ -244,6 +244,24 @@ def _recorded(experiment: Experiment, file: Path) -> Path | None:
         if record.exists() and _is_of(experiment, json.loads(record.read_text())["configuration"]):
             return record
     return None
+
+
+def _records(
+    plan: Plan, folder: Path, stream: str
+) -> tuple[dict[str, list[Path]], dict[str, list[int]]]:
+    """Files of a stream's records by variant, and the seeds of those that are of other settings."""
+    records: dict[str, list[Path]] = {variant: [] for variant in plan.variants}
+    others: dict[str, list[int]] = {}
+    runs = runs_of(plan, [stream], list(plan.variants))
+    there = [planned for planned in runs if planned.record(folder).exists()]
+    experiments = sweep.experiments_of(planned.params for planned in there)
+    for planned, experiment in zip(there, experiments, strict=True):
+        file = planned.record(folder)
+        if _is_of(experiment, json.loads(file.read_text())["configuration"]):
+            records[planned.variant].append(file)
+        else:
+            others.setdefault(planned.variant, []).append(planned.seed)
+    return records, others
 
 
 def _is_of(experiment: Experiment, there: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -21,25 +21,41 @@ TABLES = Path("docs/results.md")
 
 
 def section(
-    folder: Path, stream: str, variants: Sequence[str], baseline: str, pictured_seed: int
+    folder: Path,
+    stream: str,
+    files: Mapping[str, Sequence[Path]],
+    others: Mapping[str, Sequence[int]],
+    baseline: str,
+    pictured_seed: int,
 ) -> str:
     """Tables and pictures of a stream, as Markdown; the pictures are written.
 
     Args:
         folder: of the plan's records.
         stream: its name.
-        variants: their names, the baseline's among them.
+        files: the records of each variant, the baseline's among them.
+        others: by variant, the seeds whose records are of other settings, and left out.
         baseline: what differences are taken to.
         pictured_seed: the seed whose replayed images are kept.
     """
-    records = {name: _records(folder / stream / name) for name in variants}
+    records: dict[str, list[Record]] = {
+        name: [json.loads(file.read_text()) for file in found] for name, found in files.items()
+    }
     parts = [f"**{stream}**", as_markdown(records, baseline), replay_as_markdown(records)]
+    if others:
+        left = "; ".join(f"{name} {', '.join(map(str, seeds))}" for name, seeds in others.items())
+        parts.append(f"Left out, since they were made with other settings (seeds): {left}.")
     if any(records.values()):
         title = f"{folder.name}, {stream}: accuracy against cost"
         picture = accuracy_against_cost_picture(records, title)
         parts.append(_shown(picture, f"{folder.name}_{stream}_cost", title))
-    files = {name: folder / stream / name / f"seed_{pictured_seed}.npz" for name in variants}
-    strips = {name: _strip(file) for name, file in files.items() if file.exists()}
+    pictured = {
+        name: file.with_suffix(".npz")
+        for name, found in files.items()
+        for file in found
+        if file.stem == f"seed_{pictured_seed}"
+    }
+    strips = {name: _strip(file) for name, file in pictured.items() if file.exists()}
     if strips:
         title = f"{folder.name}, {stream}: replay of the first two classes after each task"
         picture = first_classes_picture(strips, f"{title} (seed {pictured_seed})")
@@ -73,7 +89,3 @@ def _strip(file: Path) -> Strip:
     with np.load(file, allow_pickle=False) as arrays:
         strip: Strip = arrays["replay"]
     return strip
-
-
-def _records(folder: Path) -> list[Record]:
-    return [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -75,6 +75,14 @@ def experiment_of(params: str) -> Experiment:
     )
     experiment: Experiment = loader.experiment
     return experiment
+
+
+def experiments_of(params: Iterable[str]) -> list[Experiment]:
+    """`experiment_of` each of them; files are read once, which takes half a second."""
+    loader = settings.CONFIG_LOADER_CLASS(
+        conf_source=settings.CONF_SOURCE, **settings.CONFIG_LOADER_ARGS
+    )
+    return [loader.experiment_with(nested(some)) for some in params]
 
 
 def nested(params: str) -> dict[str, Any]:

@@ -129,3 +129,16 @@ def test_there_is_a_classifier_to_object():
     text = r"replay.filter_rounds is 2, but with order: generator_first replay is kept before"
     with pytest.raises(ValidationError, match=text):
         gppdm(replay=both)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"order": "classifier_first"}, "by order it has learnt"),
+        ({"replay": {"keep": True}}, "by replay.keep it has learnt"),
+        ({"replay": {"filter_rounds": 2}}, "by replay.filter_rounds it has"),
+    ],
+)
+def test_decay_is_not_asked_of_a_classifier_that_agrees_anyway(changes, text):
+    with pytest.raises(ValidationError, match=text):
+        gppdm(denoiser={"class_weights": "decayed"}, **changes)

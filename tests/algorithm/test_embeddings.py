@@ -230,3 +230,7 @@ def test_names_come_with_the_stream():
     assert asks.with_class_names(NAMES).condition.class_names == NAMES
     own = gppdm(condition={"embeddings": "encoder", "class_names": ["a", "b"]})
     assert own.with_class_names(NAMES) is own
+    told = asks.with_class_names(NAMES)
+    assert told.with_class_names(NAMES[::-1]) is told
+    assert told.with_class_names(NAMES[::-1], NAMES).condition.class_names == NAMES[::-1]
+    assert own.with_class_names(NAMES, NAMES[::-1]) is own

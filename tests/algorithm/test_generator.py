@@ -166,3 +166,22 @@ def test_residuals_are_what_the_denoiser_leaves_out(monkeypatch, prediction):
     monkeypatch.setattr(generator_drawing, "TEXTURES", 3)
     few = denoising_residuals(state, images, settings, CONTEXT)
     assert torch.equal(few, residuals[:3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({}, 6),  # of 32 directions, five a class
+        ({"prototypes": {"route": "concat"}}, 32),
+        ({"projection": {"layers": ["q", "out"]}}, 32),
+        ({"projection": {"energy_k": 0.9, "energy_v": 0.9}}, 32),
+    ],
+)
+def test_it_is_said_beforehand_if_tokens_will_fill_keys_and_values(changes, fits, caplog):
+    method = gppdm(**changes)
+    method.check(SHAPE, fits)
+    assert not caplog.records
+    if fits < 32:
+        method.check(SHAPE, fits + 1)
+        assert "7 classes of 5 tokens each take more than the 32 directions" in caplog.text
+        assert "denoiser.condition_dim: 40" in caplog.text

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.reference.tiny import images_of
+from tests.reference.tiny import CLASSIFIER, images_of, learn, tensors_of
 
 from gppdm_pipeline.algorithm import vae as module
 from gppdm_pipeline.algorithm.device import Context
@@ -18,6 +18,7 @@ from gppdm_pipeline.algorithm.vae import (
     negative_elbo,
     reconstruction_residuals,
 )
+from gppdm_pipeline.methods import Method
 
 TINY = {"width": 8, "latent_dim": 4}
 
@@ -127,3 +128,16 @@ def test_residuals_are_of_as_many_images_as_memory_may_hold(monkeypatch):
     assert len(few) == 5
     assert (distances.min(1).values < 1e-5).all()
     assert len(set(distances.argmin(1).tolist())) == 5
+
+
+def test_few_held_classes_are_distilled_all_the_same():
+    method = Method.model_validate(
+        {
+            "name": "vae_replay",
+            "classifier": CLASSIFIER,
+            "vae": {"width": 8, "latent_dim": 2, "steps": 3, "batch_size": 2},
+            "replay": {"images_per_class": 3},
+        }
+    )
+    state = learn(method, ((0, 1, 2), (0, 1)))[-1]
+    assert all(tensor.isfinite().all() for tensor in tensors_of(state).values())

@@ -86,6 +86,8 @@ def test_seconds_of_a_gpu_have_a_column_of_their_own():
     assert cells[" CPU seconds "] == " 9.0 "
     assert cells[" seconds, GPU "] == " 3.5 "
     assert [cost_of(cpu), cost_of(gpu)] == [9.0, 3.5]
+    beside = {**gpu, "configuration": {"seed": 1, "device": "cpu"}}  # the machine had one
+    assert cost_of(beside) == 1.0
 
 
 def quality(*after):

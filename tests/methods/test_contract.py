@@ -55,11 +55,8 @@ VARIANTS = {
         "denoiser": {**DENOISER, "distillation": 0.8, "label_dropout": 0.2, "min_snr": 5.0},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
     },
-    "gppdm, filtered": {
-        **GPPDM,
-        "denoiser": {**DENOISER, "class_weights": "decayed"},
-        "replay": {**PARTS["replay"], "filter_rounds": 3},
-    },
+    "gppdm, filtered": {**GPPDM, "replay": {**PARTS["replay"], "filter_rounds": 3}},
+    "gppdm, decayed": {**GPPDM, "denoiser": {**DENOISER, "class_weights": "decayed"}},
     "gppdm, moved by Muon": {**GPPDM, "denoiser": {**DENOISER, "optimiser": "muon", "heads": 2}},
     "gppdm, kept replay": {**GPPDM, "replay": {**PARTS["replay"], "keep": True}},
     "ddgr, kept and filtered": {

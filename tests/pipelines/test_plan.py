@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import yaml
@@ -167,6 +168,7 @@ def test_tables_alone():
     [
         ({"baseline": "none"}, "'none' is no variant: use one of floor, smooth"),
         ({"seeds": 1}, "seeds"),
+        ({"variants": {"floor": {"lwf.weight": 2}}}, "variants without a method: floor"),
     ],
 )
 def test_a_plan_that_is_none(change, message):
@@ -216,6 +218,31 @@ def test_names_that_the_plan_does_not_have():
     done = planned("--variants=smoth")
     assert done.exit_code == 1
     assert "--variants: the plan has no 'smoth'. Allowed: floor, smooth." in done.output
+    for seeds in ("7", "x"):
+        done = planned(f"--seeds=0,{seeds}")
+        assert done.exit_code == 1
+        assert f"--seeds: the plan has no '{seeds}'. Allowed: 0, 1." in done.output
+    assert not ran
+
+
+def test_records_of_other_settings_are_left_out_and_named():
+    assert planned("--variants=floor").exit_code == 0
+    file = Path("benchmarks/results/trial/small/floor/seed_1.json")
+    record = json.loads(file.read_text())
+    record["configuration"]["classifier"]["steps"] = 3
+    file.write_text(json.dumps(record))
+    assert planned("--tables").exit_code == 0
+    text = Path("docs/results.md").read_text()
+    assert "| floor | 0 |" in text
+    assert "made with other settings (seeds): floor 1." in text
+
+
+def test_experiments_read_together_are_those_read_alone():
+    params = ["benchmark=digits,method=lwf,seed=3", "benchmark=my,method=joint", "seed=1"]
+    with pytest.raises(click.ClickException, match="benchmark"):
+        sweep.experiments_of(params)
+    del params[1]
+    assert sweep.experiments_of(params) == [sweep.experiment_of(each) for each in params]
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.yml")), ids=lambda f: f.stem)

@@ -6,6 +6,7 @@ projected layers must keep is in `generator_bases.py`; it draws in `generator_dr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -34,6 +35,8 @@ from gppdm_pipeline.algorithm.prototypes import PrototypeConfig, prototype_start
 from gppdm_pipeline.algorithm.replay import ReplayConfig
 from gppdm_pipeline.algorithm.state import Condition, LearnerState
 from gppdm_pipeline.images import LabelledImages
+
+logger = logging.getLogger(__name__)
 
 
 class GeneratorSettings(Protocol):
@@ -78,6 +81,31 @@ def check_images(
     if settings.prototypes.shown_as_tokens:
         check_token_side(image_shape, settings.prototypes.token_side)
     check_embeddings(settings.condition, settings.denoiser.condition_dim, classes)
+
+
+def warn_if_tokens_fill(settings: GeneratorSettings, classes: int) -> None:
+    """Say so if the tokens of so many classes will leave keys and values nothing to learn.
+
+    Each class takes a direction of `condition_dim` for each of its tokens from the layers whose
+    inputs they are, if the basis is to hold all of their energy.
+    """
+    layers = {"k": settings.projection.energy_k, "v": settings.projection.energy_v}
+    if not any(layers[kind] == 1 for kind in layers if kind in settings.projection.layers):
+        return
+    prototypes = settings.prototypes
+    tokens = 1 + prototypes.token_side**2 if prototypes.shown_as_tokens else 1
+    if classes * tokens > settings.denoiser.condition_dim:
+        logger.warning(
+            "%d classes of %d tokens each take more than the %d directions of "
+            "denoiser.condition_dim: after %d classes, projected keys and values can learn nothing "
+            "more. Use denoiser.condition_dim: %d, prototypes.route: concat (one token a class), "
+            "or projection.layers without k and v.",
+            classes,
+            tokens,
+            settings.denoiser.condition_dim,
+            settings.denoiser.condition_dim // tokens,
+            -(-classes * tokens // 8) * 8,
+        )
 
 
 def add_classes(

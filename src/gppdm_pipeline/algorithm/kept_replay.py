@@ -37,7 +37,8 @@ def keep_replay(
         others = kept.select(~np.isin(kept.labels, drawn.classes))
         drawn = LabelledImages.concatenate([others, drawn])
     if shares is not None:
-        room = shares(drawn.classes)
+        arrived = [label for label in state.classes if label in drawn.classes]
+        room = shares(arrived)
         first = [np.flatnonzero(drawn.labels == label)[: room[label]] for label in drawn.classes]
         drawn = drawn.select(np.sort(np.concatenate(first)))
     tensors = {"images": torch.from_numpy(drawn.images), "labels": torch.from_numpy(drawn.labels)}

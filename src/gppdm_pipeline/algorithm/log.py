@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,10 @@ class StageLog:
     curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
 
 
+class DivergedError(RuntimeError):
+    """A training has left the finite numbers; what it would learn is worthless."""
+
+
 class LossRecorder:
     """Collects training losses as means over `every` steps.
 
@@ -36,7 +41,11 @@ class LossRecorder:
         self.curves: dict[str, list[tuple[int, float]]] = {}
 
     def add(self, **losses: Tensor) -> dict[str, float]:
-        """Add one step's scalars; returns the means when a point is due, else nothing."""
+        """Add one step's scalars; returns the means when a point is due, else nothing.
+
+        Raises:
+            DivergedError: if a mean is not finite.
+        """
         self._step += 1
         for name, value in losses.items():
             self._since.setdefault(name, []).append(value.detach())
@@ -44,6 +53,12 @@ class LossRecorder:
             return {}
         means = {name: float(torch.stack(values).mean()) for name, values in self._since.items()}
         for name, mean in means.items():
+            if not math.isfinite(mean):
+                raise DivergedError(
+                    f"{name} is {mean} by step {self._step}: the training has diverged. Nothing of "
+                    "it is kept. Use a lower learning_rate for this network (and "
+                    "muon_learning_rate, if Muon moves it), or precision: float32."
+                )
             self.curves.setdefault(name, []).append((self._step, mean))
         self._since = {}
         return means

@@ -6,7 +6,8 @@ cross-attention of a diffusion model: Doan et al. 2024, arXiv 2312.06710).
 
 Projecting gradients is not enough: Adam's scaling per element, momentum, decoupled weight decay
 and clipping all leave the subspace. Here the weight itself is written as W_start + U (I - M M^T)
-for the length of a task, so that whatever an optimiser does to U, the update stays orthogonal.
+for the length of a task, so that whatever an optimiser does to U, the update stays orthogonal. The
+bias that an output layer has in diffusers is free, as in the paper: it is W x that stays.
 """
 
 from __future__ import annotations
@@ -133,7 +134,8 @@ def input_moments(layers: Mapping[str, nn.Module], run: Callable[[], None]) -> d
 
     def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def accumulate(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x = inputs[0].detach().flatten(0, -2).double()
+            x = inputs[0].detach().flatten(0, -2)
+            x = (x.cpu() if x.device.type == "mps" else x).double()  # MPS has no float64
             moments[name] = moments.get(name, 0) + x.T @ x
 
         return accumulate

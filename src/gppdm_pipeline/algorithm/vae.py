@@ -172,7 +172,7 @@ def fit_vae(
     teacher = build_vae(state.extras["vae"]).to(context.device) if len(held) else None
     from_images = config.batch_size
     if teacher:
-        from_images -= config.batch_size * len(held) // len(state.classes)
+        from_images -= max(1, config.batch_size * len(held) // len(state.classes))
     pixels = Pixels(images.images, context.device)
     generator = context.generator("train_generator")
     parameters = list(vae.parameters())

@@ -138,7 +138,8 @@ def first_labels(record: Record) -> list[str]:
 
 def on_gpu(record: Record) -> bool:
     """Whether a GPU learnt it."""
-    return record["made"].get("gpu") is not None
+    has_one = record["made"].get("gpu") is not None
+    return has_one and record["configuration"].get("device") != "cpu"
 
 
 def cost_of(record: Record) -> float:

@@ -61,8 +61,13 @@ class Method(BaseModel, ABC):
             ValueError: naming the setting, and what would do.
         """
 
-    def with_class_names(self, names: Sequence[str]) -> Self:
-        """This method, told that class i is called names[i]; only some ask."""
+    def with_class_names(self, names: Sequence[str], instead_of: Sequence[str] = ()) -> Self:
+        """This method, told that class i is called names[i]; only some ask.
+
+        Args:
+            names: by label.
+            instead_of: what it was told before, if that was not what the user says.
+        """
         return self
 
     def replaying(self, images_per_class: int) -> Method:

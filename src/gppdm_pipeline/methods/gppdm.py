@@ -18,7 +18,11 @@ from gppdm_pipeline.algorithm.classifier import fit_classifier
 from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.embeddings import ConditionConfig
-from gppdm_pipeline.algorithm.generator import add_classes, check_images
+from gppdm_pipeline.algorithm.generator import (
+    add_classes,
+    check_images,
+    warn_if_tokens_fill,
+)
 from gppdm_pipeline.algorithm.generator_bases import extend_bases
 from gppdm_pipeline.algorithm.generator_drawing import denoising_residuals, redrawn, replay_of
 from gppdm_pipeline.algorithm.generator_training import train_denoiser
@@ -82,11 +86,14 @@ class Gppdm(Method):
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """As the generator says."""
         check_images(self, image_shape, classes)
+        warn_if_tokens_fill(self, classes)
 
-    def with_class_names(self, names: Sequence[str]) -> Self:
+    def with_class_names(self, names: Sequence[str], instead_of: Sequence[str] = ()) -> Self:
         """As base; kept where labels are made from names, and the user gave none."""
         condition = self.condition
-        if condition.embeddings == "orthonormal" or condition.class_names:
+        if condition.embeddings == "orthonormal":
+            return self
+        if condition.class_names and condition.class_names != tuple(instead_of):
             return self
         condition = condition.model_copy(update={"class_names": tuple(names)})
         return self.model_copy(update={"condition": condition})
@@ -160,8 +167,8 @@ class Gppdm(Method):
         stage = "draw_new_classes"
         if self.redraw:
             return redrawn(state, train, self.redraw_images, self.redraw, self, context, stage)
-        if self.replay.keep:
-            return kept_replay(state, train.classes)
+        if self.replay.keep and self.replay.images is None:
+            return kept_replay(state, train.classes)  # under a cap few of them are left
         return self._drawn(state, self._full(train.classes), context, stage)[0]
 
     def _full(self, classes: Sequence[int]) -> dict[int, int]:
@@ -197,6 +204,38 @@ class Gppdm(Method):
                     f"{name} is set, but order is 'classifier_first', where the classifier sees "
                     f"real images; use order: generator_first, or {name}: {off}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _decay_is_seen(self) -> Gppdm:
+        if self.denoiser.class_weights != "decayed":
+            return self
+        for name, given, instead in (
+            ("order", self.generator_first, "order: generator_first"),
+            ("replay.keep", not self.replay.keep, "replay.keep: false"),
+            ("replay.filter_rounds", not self.replay.filter_rounds, "replay.filter_rounds: 0"),
+        ):
+            if not given:
+                raise ValueError(
+                    f"denoiser.class_weights is 'decayed', which asks the classifier about replay, "
+                    f"but by {name} it has learnt from these very images, or chosen them, and "
+                    f"agrees with all; use {instead}, or denoiser.class_weights: uniform"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _null_is_asked(self) -> Gppdm:
+        if self.replay.guidance_interval is not None and not self.replay.guidance:
+            raise ValueError(
+                f"replay.guidance_interval is {list(self.replay.guidance_interval)}, but "
+                "replay.guidance is 0, so that nothing is guided; set replay.guidance, or leave "
+                "the interval out"
+            )
+        if self.condition.null_keeps_prototype and not self.denoiser.label_dropout:
+            raise ValueError(
+                "condition.null_keeps_prototype is true, but denoiser.label_dropout is 0, so that "
+                "there is no null condition; use denoiser.label_dropout: 0.1, or leave it false"
+            )
         return self
 
     @model_validator(mode="after")

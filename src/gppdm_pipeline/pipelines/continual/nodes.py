@@ -72,7 +72,7 @@ def synthesise_replay(
     checkpoints = scratch.checkpoints(
         task.number,
         "synthesise_replay",
-        *(learner, seed, device, task.precision, previous_state, earlier),
+        *(learner, seed, resolve_device(device).type, task.precision, previous_state, earlier),
     )
     context = task.context(seed, device, checkpoints)
     return measured(lambda: learner.synthesise_replay(previous_state, context, earlier))
@@ -93,7 +93,7 @@ def train_classifier(
     checkpoints = scratch.checkpoints(
         task.number,
         "train_classifier",
-        *(learner, seed, device, task.precision, state, train, replay),
+        *(learner, seed, resolve_device(device).type, task.precision, state, train, replay),
     )
     context = task.context(seed, device, checkpoints)
     after, log = measured(
@@ -116,7 +116,7 @@ def train_generator(
     checkpoints = scratch.checkpoints(
         task.number,
         "train_generator",
-        *(learner, seed, device, task.precision, state, train, replay),
+        *(learner, seed, resolve_device(device).type, task.precision, state, train, replay),
     )
     context = task.context(seed, device, checkpoints)
     after, log = measured(lambda: learner.train_generator(state, train, replay, context))
