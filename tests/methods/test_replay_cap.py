@@ -79,3 +79,7 @@ def test_the_estimate_knows_the_limit():
     assert estimate._units(capped, "synthesise_replay", 9) == 6 * ratio
     assert estimate._units(capped, "draw_new_classes", 2) == 6 * ratio
     assert estimate._units(capped, "draw_new_classes", 4) == 12 * ratio
+    anew = gppdm(redraw=0.5, redraw_images=50)
+    assert estimate._units(anew, "draw_new_classes", 2, there=70) == 70 * ratio
+    assert estimate._units(anew, "draw_new_classes", 2, there=900) == 100 * ratio
+    assert estimate._units(anew, "synthesise_replay", 9) == 27 * ratio

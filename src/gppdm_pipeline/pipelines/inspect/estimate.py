@@ -109,7 +109,7 @@ def estimate_costs(
             for title, loop in loops.items():
                 old = seen[task - 1] if task else 0
                 drawn = old if title == "synthesise_replay" else classes[task]
-                spent += loop.per_unit * _units(learner, title, drawn)
+                spent += loop.per_unit * _units(learner, title, drawn, counts[task]["train"])
             seconds[stage] = seconds.get(stage, 0.0) + spent
     seconds["evaluate"] = test_seconds * sum(accumulate(each["test"] for each in counts))
     size = _bytes(learner, stream, trials, counts, seen, images)
@@ -200,8 +200,15 @@ def _try_task(
     return state, _Trial(loops, besides, state.bytes(), len(replay))
 
 
-def _units(learner: Method, title: str, classes: int) -> float:
-    """How many units a loop will have: steps of a training; or images, of so many classes."""
+def _units(learner: Method, title: str, classes: int, there: float = math.inf) -> float:
+    """How many units a loop will have: steps of a training; or images, of so many classes.
+
+    Args:
+        learner: with its settings.
+        title: of the loop.
+        classes: of which images are drawn.
+        there: real images of the task, each of which is drawn anew once at most.
+    """
     if title.startswith("train_"):
         trained: Any = learner.classifier
         if title == "train_generator":
@@ -212,6 +219,8 @@ def _units(learner: Method, title: str, classes: int) -> float:
     drawn: Any = getattr(learner, "projection", None) if title == "bases" else replay
     sampler = getattr(replay, "sampler_steps", None)
     slower = sampler / SAMPLER_STEPS if sampler else 1.0
+    if title == "draw_new_classes" and getattr(learner, "redraw", 0):
+        return min(classes * getattr(learner, "redraw_images", 0), there) * slower
     most = _most(learner) if title == "synthesise_replay" else math.inf
     return float(min(classes * getattr(drawn, "images_per_class", 0), most)) * slower
 
