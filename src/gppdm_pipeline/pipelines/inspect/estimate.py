@@ -219,9 +219,9 @@ def _units(learner: Method, title: str, classes: int, there: float = math.inf) -
     drawn: Any = getattr(learner, "projection", None) if title == "bases" else replay
     sampler = getattr(replay, "sampler_steps", None)
     slower = sampler / SAMPLER_STEPS if sampler else 1.0
-    anew: Any = learner
-    if title == "draw_new_classes" and getattr(learner, "redraw", 0.0):
-        return float(min(classes * anew.redraw_images, there)) * slower
+    if title == "draw_new_classes" and getattr(learner, "redraw", None):
+        each: Any = getattr(learner, "redraw_images", None)
+        return float(min(classes * each, there)) * slower
     most = _most(learner) if title == "synthesise_replay" else math.inf
     return float(min(classes * getattr(drawn, "images_per_class", 0), most)) * slower
 
