@@ -15,14 +15,13 @@ from mlflow import MlflowClient
 ROOT = Path(__file__).parents[2]
 RUN = "digits/gppdm/seed_0"
 ALL = ["data", *(f"learn@task_{n:02d}" for n in range(1, 6)), "report"]
-SMALL = [
-    ("steps: 300", "steps: 6"),
-    ("steps: 400", "steps: 6"),
-    ("[32, 64]", "[8, 16]"),
-    ("images_per_class: 200", "images_per_class: 4"),
-    ("sampler_steps: 15", "sampler_steps: 2"),
-    ("width: 32", "width: 8"),
-]
+SMALL = {  # of whatever the preset has
+    r"\bsteps: \d+": "steps: 6",
+    r"channels: \[.*\]": "channels: [8, 16]",
+    r"images_per_class: \d+": "images_per_class: 4",
+    r"sampler_steps: \d+": "sampler_steps: 2",
+    r"width: \d+": "width: 8",
+}
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +79,12 @@ def project(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", ".telemetry", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
-    edit(folder, *SMALL)
+    preset = folder / "conf/base/benchmarks/digits.yml"
+    text = preset.read_text()
+    for pattern, small in SMALL.items():
+        text, changed = re.subn(pattern, small, text)
+        assert changed
+    preset.write_text(text)
     call(folder, "git", "init", "-q")
     commit(folder)
     assert repro(folder) == ALL
@@ -103,16 +107,13 @@ def test_kedro_leaves_dvc_clean(project):
 @pytest.mark.parametrize(
     ("change", "file", "expected"),
     [
-        (("steps: 6\n    batch", "steps: 7\n    batch"), "benchmarks/digits.yml", ALL[1:]),
+        (("steps: 6", "steps: 7"), None, ALL[1:]),
         (("  classifier:\n    width: 8\n", "  classifier:\n    width: 16\n"), None, ALL[1:]),
         (("seed: 0", "seed: 1"), "parameters.yml", ALL),
     ],
 )
 def test_what_depends_on_a_change_runs_again_and_comes_back(project, change, file, expected):
     name = f"conf/base/{file or 'benchmarks/digits.yml'}"
-    text = (project / name).read_text()
-    if change[0] not in text:  # the layout of the preset decides which spelling is there
-        change = ("steps: 6", "steps: 7")
     edit(project, change, file=name)
     assert repro(project) == expected
     assert call(project, "dvc", "params", "diff").strip()
