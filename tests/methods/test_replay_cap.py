@@ -2,7 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
-from tests.reference.tiny import gppdm, learn
+from tests.reference.tiny import gppdm, images_of, learn
 
 from gppdm_pipeline.algorithm.device import Context
 from gppdm_pipeline.algorithm.replay import ReplayConfig
@@ -65,6 +65,16 @@ def test_kept_replay_makes_room():
     assert (after == before[:2]).all()  # those drawn first stay
     kept = states[3].extras["replay"].tensors["images"]
     assert len(kept) == 6
+
+
+def test_the_classifier_sees_new_classes_in_full_all_the_same():
+    method = gppdm(replay={"images_per_class": 4, "images": 6, "keep": True})
+    context = Context(0, 3)
+    state = learn(method, TASKS[:3])[3]
+    kept = method.synthesise_replay(state, Context(0, 4))[0]
+    assert counts(kept) == {2: 2, 5: 1, 0: 1, 3: 1, 7: 1}  # what is left over is the earliest's
+    new = method._of_this_task(state, images_of(*TASKS[2]), context)
+    assert counts(new) == dict.fromkeys(TASKS[2], 4)
 
 
 def test_without_a_limit_nothing_is_dropped():

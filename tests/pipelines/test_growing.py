@@ -27,6 +27,7 @@ from tests.reference.tiny import Stopped
 from gppdm_pipeline import sweep
 from gppdm_pipeline.algorithm.storage import load_state
 from gppdm_pipeline.pipelines import growing, scratch
+from gppdm_pipeline.pipelines.guard import differences
 
 STAGES = ("split", "synthesise_replay", "train_classifier", "train_generator", "evaluate")
 REPORT = {"report.summarise", "report.draw_accuracy_matrix", "report.draw_accuracy_over_tasks"}
@@ -312,3 +313,12 @@ def assert_same_state(one, other, task):
     for folder in folders:
         del folder["state.json"], folder["provenance.json"]
     assert folders[0] == folders[1] and folders[0]
+
+
+def test_names_by_which_labels_are_made_may_get_more():
+    def record(names):
+        return {"classes": names, "gppdm": {"condition": {"class_names": names}}}
+
+    assert differences(record(["ant", "bee"]), record(["ant", "bee", "cat"])) == []
+    (text,) = differences(record(["ant"]), {**record(["bee"]), "classes": ["ant"]})
+    assert text == "gppdm.condition.class_names: ['ant'] there, ['bee'] now"
