@@ -41,6 +41,7 @@ from gppdm_pipeline.streams.stream_config import StreamConfig
 
 GUIDANCE = 1.0
 INTERVAL = (0.2, 5.0)
+SIGMA_MAX = 40.0
 MARGIN, FASTER = 0.02, 10
 """What is to be shown: how much faster, at a quality at most so much worse."""
 
@@ -67,11 +68,14 @@ class Setting:
 
 
 def settings_for(steps: list[int], batch_size: int) -> list[Setting]:
-    """The references first, then ours: without guidance, with it, and with it in an interval."""
+    """The references first, then ours: without guidance, from all noise and from less; with it,
+    everywhere and in an interval.
+    """
     plain = f"DDIM {STEPS}, one pass"
     guided = f"reference: DDIM {STEPS}, w = {GUIDANCE:g}"
     families: dict[str, tuple[str, dict[str, Any]]] = {
         "w = 0": (plain, {}),
+        f"w = 0 from sigma {SIGMA_MAX:g}": (plain, {"sigma_max": SIGMA_MAX}),
         f"w = {GUIDANCE:g}": (guided, {"guidance": GUIDANCE}),
         f"w = {GUIDANCE:g} in {INTERVAL}": (
             guided,

@@ -13,8 +13,8 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from gppdm_pipeline.evaluation.figures import FAINT, GREY, SMALL, WIDTH, new_figure, style
 from gppdm_pipeline.evaluation.pictures import Picture
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73")  # Okabe and Ito's, one for each guidance
-MARKERS = "osD"
+COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73")  # Okabe and Ito's, one for each family
+MARKERS = "o^sD"
 PANELS = {"Frechet distance": "Fréchet distance (oracle)", "oracle agreement": "oracle agreement"}
 
 

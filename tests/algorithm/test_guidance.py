@@ -158,3 +158,9 @@ def test_ddgr_replays_what_its_guide_takes_for_the_class(time_aware):
         sure[scale] = float(right.mean())
     assert sure[200] > sure[0] + 0.1
     assert images_of(2).image_shape == images.image_shape
+
+
+def test_ddgr_has_no_solver_whose_steps_could_begin_at_a_noise_level():
+    settings = {**PARTS, "replay": {"sigma_max": 40.0}}
+    with pytest.raises(ValueError, match=r"sigma_max is 40.*use replay\.sigma_max: null"):
+        Method.model_validate({"name": "ddgr", **settings})

@@ -175,6 +175,46 @@ def test_few_steps_draw_the_right_distribution(guidance, spread):
     assert images.std() == pytest.approx(spread, rel=0.05)
 
 
+def test_steps_begin_at_a_noise_level():
+    """As many as are asked for, none above it; and the images are those of all the schedule."""
+    config, rows = DenoiserConfig(), [0, 1, 1, 0]
+    denoiser = BestDenoiser(config)
+    whole = draw(BestDenoiser(config), rows, config, sampler_steps=15)
+    drawn = draw(denoiser, rows, config, sampler_steps=9, sigma_max=40.0)
+    levels = [((1 - s) / s) ** 0.5 for s in (denoiser.share(tau[0]) for tau, *_ in denoiser.calls)]
+    assert len(levels) == 9
+    assert 25 < levels[0] <= 40
+    assert np.abs(drawn.astype(int) - whole).max() <= 5
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.25])
+def test_steps_from_a_noise_level_draw_the_right_distribution(spread):
+    config = DenoiserConfig()
+    denoiser = BestDenoiser(config, spread)
+    images = draw(denoiser, [1] * 500, config, sampler_steps=15, sigma_max=40.0) / 127.5 - 1
+    assert images.mean() == pytest.approx(MEANS[8], abs=0.02)
+    assert images.std() == pytest.approx(spread, rel=0.03)
+
+
+def test_a_noise_level_above_the_schedule_changes_nothing():
+    config, rows = DenoiserConfig(), [0, 1]
+    drawn = draw(BestDenoiser(config), rows, config, sampler_steps=7, sigma_max=1e9)
+    np.testing.assert_array_equal(drawn, draw(BestDenoiser(config), rows, config, sampler_steps=7))
+
+
+@pytest.mark.parametrize("signal", [1e-6, 0.5])
+def test_images_are_drawn_anew_with_steps_from_a_noise_level(signal):
+    """From the image's own noise, or from the largest the steps begin at."""
+    config = DenoiserConfig()
+    images = np.random.default_rng(0).integers(120, 180, (3, *SHAPE)).astype(np.uint8)
+    denoiser = BestDenoiser(config)
+    beginning = Beginning(Pixels(images, CPU), signal)
+    draw(denoiser, [0, 1, 1], config, beginning=beginning, sampler_steps=15, sigma_max=40.0)
+    share = float(denoiser.share(denoiser.calls[0][0][0]))
+    assert share >= max(signal, 1 / 1601)
+    assert len(denoiser.calls) == 15 if signal < 0.1 else len(denoiser.calls) < 10
+
+
 def test_without_guidance_there_is_one_branch():
     config = DenoiserConfig()
     denoiser = BestDenoiser(config)

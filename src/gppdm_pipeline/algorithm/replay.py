@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from gppdm_pipeline.algorithm.guidance import Guide, ancestral
 from gppdm_pipeline.algorithm.pixels import Pixels
 from gppdm_pipeline.algorithm.shards import Shards
 from gppdm_pipeline.algorithm.threads import parts_of, together
+
+if TYPE_CHECKING:
+    from diffusers import DPMSolverMultistepScheduler
 
 Level = Annotated[float, Field(ge=0)]
 
@@ -57,6 +60,9 @@ class ReplayConfig(BaseModel):
     """Guidance only where the noise level sigma = sqrt((1 - abar) / abar) is above the first and at
     most the second (Kynkäänniemi et al. 2024, arXiv 2404.07724); null: everywhere."""
     sampler_steps: Annotated[int, Field(ge=2, le=1000)] = 15
+    sigma_max: Annotated[float, Field(ge=1)] | None = None
+    """The noise level sigma = sqrt((1 - abar) / abar) that the solver's steps begin at, the nearest
+    below; null: the end of the schedule. Far above 40, images of [-1, 1] leave next to nothing."""
     batch_size: Annotated[int, Field(ge=1)] = 512
 
     def shares(self, classes: Sequence[int]) -> dict[int, int]:
@@ -236,15 +242,29 @@ def _solve(
         timestep_spacing="linspace",
         use_lu_lambdas=True,
     )
-    solver.set_timesteps(config.sampler_steps, device=x.device)
-    first = 0
+    first = _set_steps(solver, config, x.device)
     if begun is not None:
         images, signal = begun
-        noisier = solver.sigmas[: config.sampler_steps - 1] > math.sqrt((1 - signal) / signal)
-        first = int(noisier.sum())
+        noisier = solver.sigmas[: len(solver.timesteps) - 1] > math.sqrt((1 - signal) / signal)
+        first = max(first, int(noisier.sum()))
         share = float(1 / (1 + solver.sigmas[first] ** 2))
         x = math.sqrt(share) * images + math.sqrt(1 - share) * x
     solver.set_begin_index(first)  # it looks its place up by tau, and rounded tau may come twice
     for tau in solver.timesteps[first:]:
         x = solver.step(predict(x, tau), tau, x, return_dict=False)[0]
     return x
+
+
+def _set_steps(
+    solver: DPMSolverMultistepScheduler, config: ReplayConfig, device: torch.device
+) -> int:
+    """Set the solver's steps, and say which is the first at or below `sigma_max`.
+
+    There are as many in all as it takes for `sampler_steps` from there, the last included.
+    """
+    first = 0
+    solver.set_timesteps(config.sampler_steps, device=device)
+    while config.sigma_max is not None and int((solver.sigmas > config.sigma_max).sum()) > first:
+        first += 1
+        solver.set_timesteps(config.sampler_steps + first, device=device)
+    return first

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gppdm_pipeline.algorithm.classifier import build_classifier
 from gppdm_pipeline.algorithm.device import Context
@@ -79,3 +79,12 @@ class Ddgr(DiffusionReplay):
             self.guide.variance,
         )
         return replay_of(state, tuple(counts), tuple(of_each.tolist()), self, context, stage, guide)
+
+    @model_validator(mode="after")
+    def _ancestral(self) -> Ddgr:
+        if self.replay.sigma_max is not None:
+            raise ValueError(
+                f"replay.sigma_max is {self.replay.sigma_max:g}, which is of the solver, but ddgr "
+                "draws by the ancestral sampler; use replay.sigma_max: null"
+            )
+        return self
