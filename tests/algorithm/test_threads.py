@@ -8,11 +8,8 @@ import pytest
 import torch
 from tests.reference.tiny import gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
 from gppdm_pipeline.algorithm.device import CPU, Context
 from gppdm_pipeline.algorithm.generator_drawing import redrawn, replay_of
-from gppdm_pipeline.algorithm.objective import Objective
-from gppdm_pipeline.algorithm.pixels import Pixels
 from gppdm_pipeline.algorithm.threads import backward, parts_of, together
 from gppdm_pipeline.images import LabelledImages
 
@@ -158,16 +155,6 @@ def test_two_threads_draw_what_one_draws(threads):
         drawn[count] = np.concatenate([replay.images, anew.images]).astype(int)
     assert len(drawn[1]) == 60 + 48
     assert np.abs(drawn[1] - drawn[2]).max() <= 1
-
-
-def test_a_mean_over_some_of_the_images_is_not_cut(threads):
-    threads(2)
-    data = images_of(0, 1, per_class=32)
-    for pull, parts in ((None, 2), (object(), 1)):
-        pixels, rows = Pixels(data.images, CPU), torch.from_numpy(data.labels)
-        objective = Objective(pixels, rows, DenoiserConfig(), pull=pull)
-        drawn = objective.drawn(torch.arange(64), torch.Generator().manual_seed(0))
-        assert len(objective.parts(drawn)) == parts
 
 
 def larger(changes):

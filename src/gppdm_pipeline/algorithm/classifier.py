@@ -29,7 +29,7 @@ from gppdm_pipeline.algorithm.pixels import (
 )
 from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
-from gppdm_pipeline.algorithm.threads import backward, parts_of
+from gppdm_pipeline.algorithm.workers import backward_of
 from gppdm_pipeline.images import LabelledImages
 
 PREDICTION_BATCH = 1024
@@ -203,22 +203,24 @@ def fit_network(
     batches = balanced_indices(labels, config.steps, config.batch_size, generator)
     training = Training(parameters, optimiser, schedule, generator, recorder)
 
+    def losses_of(batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        with autocast(device, context.precision):
+            return {curve: objective(network, *batch)}
+
     def step(batch: Tensor) -> dict[str, Tensor]:
         x, outputs = shift_randomly(images[batch], config.shift, generator), labels[batch]
         if alter:
             x = alter(x, generator)
-
-        def losses(part: slice) -> dict[str, Tensor]:
-            with autocast(device, context.precision):
-                return {curve: objective(network, x[part], outputs[part])}
-
         optimiser.zero_grad(set_to_none=True)
-        loss = backward(losses, parts_of(len(x), device), parameters)
+        loss = backward((x, outputs))
         optimiser.step()
         return loss
 
     take = recorded(step, generator)
-    with context.progress(config.steps, stage) as bar:
+    with (
+        context.progress(config.steps, stage) as bar,
+        backward_of(losses_of, parameters) as backward,
+    ):
         for steps, batch in training.remaining(batches, context.checkpoints(stage)):
             losses = take(batch)
             schedule.step()

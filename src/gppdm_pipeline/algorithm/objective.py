@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,30 +21,26 @@ from gppdm_pipeline.algorithm.denoiser import (
 from gppdm_pipeline.algorithm.distillation import Teacher
 from gppdm_pipeline.algorithm.nearest_label import NearestLabel
 from gppdm_pipeline.algorithm.pixels import Pixels
-from gppdm_pipeline.algorithm.threads import parts_of
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawn(NamedTuple):
     """b images as a step shows them.
 
     Attributes:
         batch: int64 [b], which they are.
         rows: int64 [b], of the table of conditions.
-        noisy: with noise, and what the network should say to it.
+        x: float32 [b, c, h, w], with noise.
+        tau: int64 [b], how much.
+        target: float32 [b, c, h, w], what the network should say to it.
         kept: bool [b], whose label is told.
     """
 
     batch: Tensor
     rows: Tensor
-    noisy: NoisyBatch
+    x: Tensor
+    tau: Tensor
+    target: Tensor
     kept: Tensor
-
-    def part(self, which: slice) -> Drawn:
-        """Some of the images."""
-        noisy = self.noisy
-        part = NoisyBatch(noisy.x[which], noisy.tau[which], noisy.target[which])
-        return Drawn(self.batch[which], self.rows[which], part, self.kept[which])
 
 
 class Objective:
@@ -80,29 +77,32 @@ class Objective:
         prediction = self._config.prediction
         noisy = noisy_batch(self._images[batch], self._shares, prediction, generator)
         chance = torch.rand(len(batch), generator=generator, device=batch.device)
-        return Drawn(batch, self._rows[batch], noisy, chance >= self._config.label_dropout)
+        kept = chance >= self._config.label_dropout
+        return Drawn(batch, self._rows[batch], noisy.x, noisy.tau, noisy.target, kept)
 
-    def parts(self, drawn: Drawn) -> list[slice]:
-        """The batch cut for threads; whole if there is a pull, a mean over some of its images."""
-        images = len(drawn.batch)
-        return [slice(0, images)] if self._pull else parts_of(images, drawn.batch.device)
+    @property
+    def whole(self) -> bool:
+        """Whether a batch cannot be cut: the pull is a mean over some of its images."""
+        return self._pull is not None
 
-    def losses(self, denoiser: Denoiser, table: ConditionTable, drawn: Drawn) -> dict[str, Tensor]:
+    def losses(
+        self, denoiser: Denoiser, table: ConditionTable, drawn: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
         """The terms whose sum is minimised: means over the images, scalars by name.
 
         Args:
             denoiser: that learns.
             table: of conditions; its new prototypes learn.
-            drawn: a batch, or a part of one.
+            drawn: a batch, or a part of one, as of `Drawn`.
 
         Returns:
             `denoiser_loss` and, if there is a pull, `nearest_label_loss`.
         """
-        rows, noisy, kept = drawn.rows, drawn.noisy, drawn.kept
+        batch, rows, x, tau, target, kept = drawn
+        noisy = NoisyBatch(x, tau, target)
         shared, which, prototypes = table.shared(rows, kept)
-        target = noisy.target
         if self._teacher:
-            target = self._teacher.targets(noisy, shared[which], prototypes, drawn.batch)
+            target = self._teacher.targets(noisy, shared[which], prototypes, batch)
         output = denoiser(noisy.x, noisy.tau, shared, prototypes, which)
         weights = None if self._weights is None else self._weights[noisy.tau]
         losses = {"denoiser_loss": denoising_loss(output, target, weights)}

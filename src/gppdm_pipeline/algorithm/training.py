@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.checkpoints import Training
@@ -17,7 +19,7 @@ from gppdm_pipeline.algorithm.optimiser import optimiser_of
 from gppdm_pipeline.algorithm.pixels import Pixels, balanced_indices
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
 from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
-from gppdm_pipeline.algorithm.threads import backward
+from gppdm_pipeline.algorithm.workers import backward_of
 
 
 def fit_denoiser(
@@ -60,22 +62,21 @@ def fit_denoiser(
     training = Training(parameters, optimiser, schedule, generator, recorder, average)
     checkpoint = context.checkpoints("train_generator")
     objective = Objective(images, rows, config, teacher, pull)
+    losses_of = partial(objective.losses, denoiser, table)
     denoiser.train()
 
     def step(batch: Tensor) -> dict[str, Tensor]:
-        drawn = objective.drawn(batch, generator)
         optimiser.zero_grad(set_to_none=True)
-        losses = backward(
-            lambda part: objective.losses(denoiser, table, drawn.part(part)),
-            objective.parts(drawn),
-            parameters,
-        )
+        losses = backward(objective.drawn(batch, generator))
         nn.utils.clip_grad_norm_(weights, config.gradient_clip)
         optimiser.step()
         return losses
 
     take = recorded(step, generator)
-    with context.progress(config.steps, "train_generator") as bar:
+    with (
+        context.progress(config.steps, "train_generator") as bar,
+        backward_of(losses_of, parameters, whole=objective.whole) as backward,
+    ):
         for steps, batch in training.remaining(batches, checkpoint):
             losses = take(batch)
             schedule.step()

@@ -1,0 +1,262 @@
+"""Parts of a training batch on the CPU, each by a process of its own.
+
+Python lets one thread at a time ask for the next operation, and in networks this small threads wake
+each other for so long as they compute. Processes that are forked when a training begins meet once a
+step; parameters, batches and gradients lie in memory that they share.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import mmap
+import os
+import signal
+import struct
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from gppdm_pipeline.algorithm import threads
+from gppdm_pipeline.algorithm.threads import parts_of
+
+logger = logging.getLogger(__name__)
+
+Batch = Sequence[Tensor]
+"""Tensors [b, ...], whose shapes but for b and whose dtypes are always the same."""
+Losses = Callable[[Batch], dict[str, Tensor]]
+"""Means over the images of a batch, or of a part of one: scalars by name."""
+
+_GO = b"."
+_PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+
+
+class WorkerError(RuntimeError):
+    """A process that computes a part of each batch has ended before the training."""
+
+
+@contextmanager
+def backward_of(
+    losses: Losses, parameters: Sequence[Tensor], *, whole: bool = False
+) -> Iterator[Callable[[Batch], dict[str, Tensor]]]:
+    """What sets the gradients of a sum of losses, batch after batch of a training.
+
+    Each of torch.get_num_threads() takes a part of every batch, 16 images at least: by processes on
+    Linux, elsewhere by threads; the same comes of both, but for rounding. (A GPU in the machine
+    forbids processes, too: autograd has threads then.) What is not a parameter stays for them as
+    it is at the first batch.
+
+    Args:
+        losses: changes nothing, and draws no random numbers.
+        parameters: float32 leaves; those that no loss depends on get no gradient.
+        whole: whether a batch cannot be cut.
+
+    Yields:
+        A function of a batch: sets the gradients, which were None, and returns the losses,
+        detached. Batches are all of one size.
+
+    Raises:
+        WorkerError: in the function, if a process has died.
+    """
+    team: _Team | None = None
+    forks = _can_fork()
+
+    def backward(batch: Batch) -> dict[str, Tensor]:
+        nonlocal team, forks
+        parts = [slice(0, len(batch[0]))] if whole else parts_of(len(batch[0]), batch[0].device)
+        if forks and team is None and len(parts) > 1:
+            try:
+                team = _Team(losses, parameters, batch, parts)
+            except OSError as error:
+                logger.warning("no process for a part of a batch (%s): threads take it", error)
+                forks = False
+        if team is not None:
+            return team.backward(batch)
+        return threads.backward(lambda part: losses(cut(batch, part)), parts, parameters)
+
+    try:
+        yield backward
+    finally:
+        if team is not None:
+            team.end()
+
+
+def _can_fork() -> bool:
+    return sys.platform == "linux" and not torch.cuda.is_available()
+
+
+def cut(batch: Batch, part: slice) -> list[Tensor]:
+    """Some images of a batch."""
+    return [tensor[part] for tensor in batch]
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A process, and what it shares.
+
+    Attributes:
+        process: its number.
+        go: where it is told to begin.
+        done: where it says its losses.
+        part: of each batch.
+        batch: that part.
+        gradients: of the parameters.
+        found: bool, which of them there are.
+    """
+
+    process: int
+    go: int
+    done: int
+    part: slice
+    batch: list[Tensor]
+    gradients: list[Tensor]
+    found: Tensor
+
+
+class _Team:
+    """This process, which takes the first part, and one for each other part.
+
+    Each has one thread: others would be on processors that the parts need.
+    """
+
+    def __init__(
+        self,
+        losses: Losses,
+        parameters: Sequence[Tensor],
+        batch: Batch,
+        parts: Sequence[slice],
+    ) -> None:
+        self._losses, self._parameters, self._parts = losses, list(parameters), parts
+        self._workers: list[_Worker] = []
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        for parameter, place in zip(parameters, _shared_like(parameters), strict=True):
+            parameter.data = place.copy_(parameter.data)
+        try:
+            for part in parts[1:]:
+                self._workers.append(self._fork(part, batch))
+        except OSError:
+            self.end()
+            raise
+
+    def backward(self, batch: Batch) -> dict[str, Tensor]:
+        """As `backward_of` says."""
+        for worker in self._workers:
+            for place, tensor in zip(worker.batch, cut(batch, worker.part), strict=True):
+                place.copy_(tensor)
+            with suppress(BrokenPipeError):  # it has ended: below, nothing will come
+                os.write(worker.go, _GO)
+        losses, gradients = self._share(self._parts[0], cut(batch, self._parts[0]))
+        values = [list(losses.values())]
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+        for worker in self._workers:
+            values.append(self._taken_from(worker, len(losses)))
+        totals = (torch.stack(some).sum() for some in zip(*values, strict=True))
+        return dict(zip(losses, totals, strict=True))
+
+    def _taken_from(self, worker: _Worker, number: int) -> list[Tensor]:
+        """Add the gradients of a worker; returns its losses."""
+        said = os.read(worker.done, 8 * number)
+        if len(said) != 8 * number:
+            _, status = os.waitpid(worker.process, 0)
+            self._workers.remove(worker)
+            raise WorkerError(
+                f"a process that computes a part of each batch ended "
+                f"({_ending(os.waitstatus_to_exitcode(status))}); start again, and the run goes on "
+                "from its last checkpoint"
+            )
+        for i in worker.found.nonzero().flatten().tolist():
+            own, gradient = self._parameters[i].grad, worker.gradients[i]
+            self._parameters[i].grad = gradient.clone() if own is None else own + gradient
+        return [torch.tensor(loss) for loss in struct.unpack(f"{number}d", said)]
+
+    def end(self) -> None:
+        """End the processes; threads are as many as before, parameters have their own memory."""
+        while self._workers:
+            worker = self._workers.pop()
+            os.kill(worker.process, signal.SIGKILL)
+            os.waitpid(worker.process, 0)
+            os.close(worker.go)
+            os.close(worker.done)
+        torch.set_num_threads(self._threads)
+        for parameter in self._parameters:
+            parameter.data = parameter.data.clone()
+
+    def _share(
+        self, part: slice, batch: Batch
+    ) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
+        """What a part adds to the losses of the batch, and to their gradients."""
+        share = (part.stop - part.start) / self._parts[-1].stop
+        losses = {name: share * loss for name, loss in self._losses(batch).items()}
+        total = torch.stack(list(losses.values())).sum()
+        gradients = torch.autograd.grad(total, self._parameters, allow_unused=True)
+        return {name: loss.detach() for name, loss in losses.items()}, gradients
+
+    def _fork(self, part: slice, batch: Batch) -> _Worker:
+        own = cut(batch, part)
+        places, gradients = _shared_like(own), _shared_like(self._parameters)
+        (found,) = _shared_like([torch.zeros(len(self._parameters), dtype=torch.bool)])
+        (told, go), (done, says) = os.pipe(), os.pipe()
+        worker = _Worker(0, told, says, part, places, gradients, found)
+        try:
+            with warnings.catch_warnings():  # of threads, which wait and hold nothing
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process = os.fork()
+        except OSError:
+            for end in (told, go, done, says):
+                os.close(end)
+            raise
+        if not process:
+            self._work(worker)
+        os.close(told)
+        os.close(says)
+        return _Worker(process, go, done, part, places, gradients, found)
+
+    def _work(self, worker: _Worker) -> NoReturn:
+        """The part of each batch, until this process is killed or the other one dies."""
+        try:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one's, which then ends this
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            torch.set_num_threads(1)  # those that there were are not here
+            while os.read(worker.go, 1) == _GO:
+                losses, gradients = self._share(worker.part, worker.batch)
+                for i, gradient in enumerate(gradients):
+                    worker.found[i] = gradient is not None
+                    if gradient is not None:
+                        worker.gradients[i].copy_(gradient)
+                os.write(worker.done, struct.pack(f"{len(losses)}d", *map(float, losses.values())))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+
+def _shared_like(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Zeros of such shapes and dtypes, in memory that is shared with processes forked later.
+
+    It is anonymous: /dev/shm is small in many containers.
+    """
+    ends = [0]
+    for tensor in tensors:
+        ends.append(ends[-1] + -(-tensor.nbytes // 64) * 64)
+    memory = torch.frombuffer(mmap.mmap(-1, max(1, ends[-1])), dtype=torch.uint8)
+    return [
+        memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        for tensor, start in zip(tensors, ends, strict=False)
+    ]
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}; its error is above"
+    name = signal.Signals(-code).name
+    return f"{name}: out of memory?" if name == "SIGKILL" else name
