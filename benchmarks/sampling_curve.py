@@ -68,9 +68,7 @@ class Setting:
 
 
 def settings_for(steps: list[int], batch_size: int) -> list[Setting]:
-    """The references first, then ours: without guidance, from all noise and from less; with it,
-    everywhere and in an interval.
-    """
+    """The references first, then ours: from all noise, from less, guided, guided in an interval."""
     plain = f"DDIM {STEPS}, one pass"
     guided = f"reference: DDIM {STEPS}, w = {GUIDANCE:g}"
     families: dict[str, tuple[str, dict[str, Any]]] = {

@@ -1,10 +1,11 @@
-"""What threads save on the CPU: sharing each layer's work, or taking a part of the batch each.
+"""What processors share: the work of each layer, or the batch, by threads or by processes.
 
     PYTHONPATH=src python benchmarks/threads.py
 
 A generator's steps of the second task, a classifier's, and drawing, in a preset's shapes and
 settings (noise in place of images: the cost is the same). Variants take short turns; what counts
-is the speed by the clock, on a machine that has nothing else to do.
+is the speed by the clock, on a machine that has nothing else to do. Images are drawn by threads. A
+process is slow for some steps after it was forked, until it has pages of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from measuring import (
 )
 from training_step import NEW, OLD, noise, second_task
 
-from gppdm_pipeline.algorithm import classifier, objective, optimiser, replay
+from gppdm_pipeline.algorithm import classifier, optimiser, replay, workers
 from gppdm_pipeline.algorithm.device import CPU, Context
 from gppdm_pipeline.algorithm.generator_drawing import replay_of
 from gppdm_pipeline.algorithm.generator_training import train_denoiser
@@ -37,6 +38,7 @@ from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
 
 ONE, LAYERS, BATCH = "one thread", "threads share layers", "threads share the batch"
+PROCESSES = "processes share the batch"
 DRAWN = 64
 """Images of each of the two old classes."""
 
@@ -47,11 +49,13 @@ def sharing(variant: str, threads: int) -> Iterator[None]:
     torch.set_num_threads(1 if variant == ONE else threads)
     with ExitStack() as patches:
         if variant == LAYERS:
-            for module in (classifier, objective, replay):
+            for module in (workers, replay):
                 whole = mock.patch.object(module, "parts_of", lambda n, _: [slice(0, n)])
                 patches.enter_context(whole)
             here = mock.patch.object(optimiser, "together", lambda f, xs, _: [f(x) for x in xs])
             patches.enter_context(here)
+        if variant == BATCH:
+            patches.enter_context(mock.patch.object(workers, "_can_fork", lambda: False))
         yield
     torch.set_num_threads(threads)
 
@@ -100,7 +104,7 @@ def main() -> None:
     parser = parser_of(__doc__, "threads")
     parser.add_argument("--benchmarks", nargs="+", default=["digits", "fashion_mnist"])
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=8, help="of a training in a turn")
+    parser.add_argument("--steps", type=int, default=40, help="of a training in a turn")
     given = parser.parse_args()
     threads = torch.get_num_threads()
     results: dict[str, dict[str, object]] = {}
@@ -111,7 +115,8 @@ def main() -> None:
                 with sharing(variant, threads):
                     return job()
 
-            variants = {variant: partial(run, variant) for variant in (ONE, LAYERS, BATCH)}
+            ways = (ONE, LAYERS, BATCH, *([] if name == "drawing" else [PROCESSES]))
+            variants = {variant: partial(run, variant) for variant in ways}
             table = compared(interleaved(variants, given.turns), ONE, CPU)
             results.setdefault(benchmark, {})[name] = table
             show(f"{benchmark}: {name}", table)

@@ -166,12 +166,10 @@ class _Team:
         """Add the gradients of a worker; returns its losses."""
         said = os.read(worker.done, 8 * number)
         if len(said) != 8 * number:
-            _, status = os.waitpid(worker.process, 0)
             self._workers.remove(worker)
             raise WorkerError(
-                f"a process that computes a part of each batch ended "
-                f"({_ending(os.waitstatus_to_exitcode(status))}); start again, and the run goes on "
-                "from its last checkpoint"
+                f"a process that computes a part of each batch ended ({_ending(_ended(worker))}); "
+                "start again, and the run goes on from its last checkpoint"
             )
         for i in worker.found.nonzero().flatten().tolist():
             own, gradient = self._parameters[i].grad, worker.gradients[i]
@@ -181,11 +179,7 @@ class _Team:
     def end(self) -> None:
         """End the processes; threads are as many as before, parameters have their own memory."""
         while self._workers:
-            worker = self._workers.pop()
-            os.kill(worker.process, signal.SIGKILL)
-            os.waitpid(worker.process, 0)
-            os.close(worker.go)
-            os.close(worker.done)
+            _ended(self._workers.pop())
         torch.set_num_threads(self._threads)
         for parameter in self._parameters:
             parameter.data = parameter.data.clone()
@@ -229,10 +223,12 @@ class _Team:
             torch.set_num_threads(1)  # those that there were are not here
             while os.read(worker.go, 1) == _GO:
                 losses, gradients = self._share(worker.part, worker.batch)
-                for i, gradient in enumerate(gradients):
-                    worker.found[i] = gradient is not None
-                    if gradient is not None:
-                        worker.gradients[i].copy_(gradient)
+                there = [i for i, gradient in enumerate(gradients) if gradient is not None]
+                torch._foreach_copy_(
+                    [worker.gradients[i] for i in there],
+                    [gradient for gradient in gradients if gradient is not None],
+                )
+                worker.found.zero_()[there] = True
                 os.write(worker.done, struct.pack(f"{len(losses)}d", *map(float, losses.values())))
         except BaseException:
             traceback.print_exc()
@@ -253,6 +249,15 @@ def _shared_like(tensors: Sequence[Tensor]) -> list[Tensor]:
         memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         for tensor, start in zip(tensors, ends, strict=False)
     ]
+
+
+def _ended(worker: _Worker) -> int:
+    """End a process, if it has not; returns its exit code, or the signal's number below 0."""
+    os.kill(worker.process, signal.SIGKILL)
+    _, status = os.waitpid(worker.process, 0)
+    os.close(worker.go)
+    os.close(worker.done)
+    return os.waitstatus_to_exitcode(status)
 
 
 def _ending(code: int) -> str:
