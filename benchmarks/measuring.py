@@ -25,6 +25,7 @@ import torch
 import yaml
 
 from gppdm_pipeline.algorithm.device import ProgressBar
+from gppdm_pipeline.pipelines.measure import cpu_seconds
 
 RESULTS = Path(__file__).parent / "results"
 CONF = Path(__file__).parents[1] / "conf/base/benchmarks"
@@ -45,7 +46,10 @@ def timed(run: Callable[[], object], device: torch.device, calls: int = 1) -> li
 
 
 class Clock:
-    """A progress that takes note of the time between steps."""
+    """A progress that takes note of the time between steps.
+
+    CPU seconds are without those of processes that take parts of batches: they count when they end.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.steps: list[Seconds] = []
@@ -168,7 +172,7 @@ def _timed(run: Callable[[], object], device: torch.device) -> Seconds:
 def _now(device: torch.device) -> Seconds:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return Seconds(time.process_time(), time.perf_counter())
+    return Seconds(cpu_seconds(), time.perf_counter())
 
 
 def _cpu_name() -> str:

@@ -10,7 +10,6 @@ images and noise for all variants. Prints a table, and writes JSON.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
+from gppdm_pipeline.pipelines.measure import cpu_seconds
 from gppdm_pipeline.streams.scenario import StreamConfig, TaskSplit, read_task
 
 BENCHMARKS = ("digits", "fashion_mnist")
@@ -73,9 +73,9 @@ def trained(method: Gppdm, train: LabelledImages, seed: int) -> tuple[LearnerSta
     context = Context(seed, 1)
     state = LearnerState.empty().begin(1, train.classes, train.image_shape)
     state = add_classes(state, train, method, context)
-    begun = time.process_time()
+    begun = cpu_seconds()
     state, _ = train_denoiser(state, train, train.of_classes([]), method, context)
-    return state, time.process_time() - begun
+    return state, cpu_seconds() - begun
 
 
 @torch.no_grad()

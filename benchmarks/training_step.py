@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
     given = parser.parse_args()
+    torch.set_num_threads(1)  # CPU seconds of other processes would not be seen in a step
     device, results = resolve_device(given.device), {}
     for benchmark in given.benchmarks:
         results[benchmark] = measured(

@@ -18,6 +18,7 @@ from kedro.pipeline.node import Node
 from gppdm_pipeline.algorithm.checkpoint_files import CheckpointError
 from gppdm_pipeline.algorithm.device import resolve_device
 from gppdm_pipeline.algorithm.log import DivergedError
+from gppdm_pipeline.algorithm.workers import WorkerError
 from gppdm_pipeline.configuration import Experiment
 from gppdm_pipeline.datasets import OnDisk
 from gppdm_pipeline.evaluation import metrics
@@ -54,6 +55,7 @@ def _plainly() -> Iterator[None]:
         RefusedError,
         SourceError,
         TrackingError,
+        WorkerError,
     ) as error:
         raise click.ClickException(str(error)) from error
 

@@ -51,7 +51,8 @@ def test_draws_are_compared_seed_by_seed():
     rows = settings_for([5], 8)
     plain, guided, ours = rows[0], rows[1], rows[2]
     assert [plain.guidance, guided.guidance] == [None, 1.0]
-    assert [row.replay.guidance_interval for row in rows[2:]] == [None, None, (0.2, 5.0)]
+    assert [row.replay.guidance_interval for row in rows[2:]] == [None, None, None, (0.2, 5.0)]
+    assert [row.replay.sigma_max for row in rows[2:]] == [None, 40.0, None, None]
 
     def draw(seconds, distance, agreement):
         return {

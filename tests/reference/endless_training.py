@@ -1,6 +1,10 @@
-"""Train on two processes for ever, and write the number of the second one where it is said."""
+"""Train on two processes for ever, and write the number of the second one where it is said.
+
+Beside it, a file with the ending .interrupted tells of a SIGINT.
+"""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -14,16 +18,26 @@ slope, fork, told = torch.zeros(1, requires_grad=True), os.fork, Path(sys.argv[1
 
 
 def noted():
-    """Fork; the name is there when the number is."""
+    """Fork, and leave the number."""
     process = fork()
     if process:
-        told.with_suffix(".partial").write_text(str(process))
-        told.with_suffix(".partial").replace(told)
+        numbers.append(process)
     return process
 
 
-os.fork = noted
+def interrupted(*_):
+    """Say so; what was forked would end."""
+    if os.getpid() != here:
+        os._exit(1)
+    told.with_suffix(".interrupted").touch()
+
+
+numbers, here, os.fork = [], os.getpid(), noted
+signal.signal(signal.SIGINT, interrupted)
 with backward_of(lambda batch: {"loss": (slope * batch[0]).sum()}, [slope]) as backward:
     while True:
         backward((torch.ones(40),))
+        if numbers:  # after a step, so that the process has begun
+            told.with_suffix(".partial").write_text(str(numbers.pop()))
+            told.with_suffix(".partial").replace(told)
         time.sleep(0.01)

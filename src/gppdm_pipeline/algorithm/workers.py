@@ -8,10 +8,12 @@ step; parameters, batches and gradients lie in memory that they share.
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import mmap
 import os
 import signal
+import socket
 import struct
 import sys
 import traceback
@@ -19,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from threading import Lock
 from typing import NoReturn
 
 import torch
@@ -30,12 +33,14 @@ from gppdm_pipeline.algorithm.threads import parts_of
 logger = logging.getLogger(__name__)
 
 Batch = Sequence[Tensor]
-"""Tensors [b, ...], whose shapes but for b and whose dtypes are always the same."""
+"""Tensors [b, ...], whose shapes and dtypes are always the same."""
 Losses = Callable[[Batch], dict[str, Tensor]]
-"""Means over the images of a batch, or of a part of one: scalars by name."""
+"""Means over the images of a batch, or of a part of one: scalars by name, always the same names."""
 
 _GO = b"."
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if sys.platform != "win32" else ()
+_FORKING = Lock()  # what one fork opens, another one's process shall not keep open
 
 
 class WorkerError(RuntimeError):
@@ -60,7 +65,7 @@ def backward_of(
 
     Yields:
         A function of a batch: sets the gradients, which were None, and returns the losses,
-        detached. Batches are all of one size.
+        detached.
 
     Raises:
         WorkerError: in the function, if a process has died.
@@ -70,15 +75,17 @@ def backward_of(
 
     def backward(batch: Batch) -> dict[str, Tensor]:
         nonlocal team, forks
+        if team is not None:
+            return team.backward(batch)
         parts = [slice(0, len(batch[0]))] if whole else parts_of(len(batch[0]), batch[0].device)
-        if forks and team is None and len(parts) > 1:
+        if forks and len(parts) > 1:
             try:
                 team = _Team(losses, parameters, batch, parts)
             except OSError as error:
                 logger.warning("no process for a part of a batch (%s): threads take it", error)
                 forks = False
-        if team is not None:
-            return team.backward(batch)
+            else:
+                return team.backward(batch)
         return threads.backward(lambda part: losses(cut(batch, part)), parts, parameters)
 
     try:
@@ -88,36 +95,39 @@ def backward_of(
             team.end()
 
 
-def _can_fork() -> bool:
-    return sys.platform == "linux" and not torch.cuda.is_available()
-
-
 def cut(batch: Batch, part: slice) -> list[Tensor]:
     """Some images of a batch."""
     return [tensor[part] for tensor in batch]
 
 
+def _can_fork() -> bool:
+    return sys.platform == "linux" and not torch.cuda.is_available()
+
+
 @dataclass(frozen=True)
-class _Worker:
-    """A process, and what it shares.
+class _Shared:
+    """What a process has in common with the one that forked it.
 
     Attributes:
-        process: its number.
-        go: where it is told to begin.
-        done: where it says its losses.
         part: of each batch.
         batch: that part.
         gradients: of the parameters.
         found: bool, which of them there are.
     """
 
-    process: int
-    go: int
-    done: int
     part: slice
     batch: list[Tensor]
     gradients: list[Tensor]
     found: Tensor
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A process, and where it is told to begin and says its losses."""
+
+    process: int
+    link: socket.socket
+    shared: _Shared
 
 
 class _Team:
@@ -137,22 +147,23 @@ class _Team:
         self._workers: list[_Worker] = []
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        for parameter, place in zip(parameters, _shared_like(parameters), strict=True):
-            parameter.data = place.copy_(parameter.data)
         try:
+            for parameter, place in zip(parameters, _shared_like(parameters), strict=True):
+                parameter.data = place.copy_(parameter.data)
             for part in parts[1:]:
-                self._workers.append(self._fork(part, batch))
-        except OSError:
+                self._fork(part, batch)
+        except BaseException:
             self.end()
             raise
 
     def backward(self, batch: Batch) -> dict[str, Tensor]:
         """As `backward_of` says."""
         for worker in self._workers:
-            for place, tensor in zip(worker.batch, cut(batch, worker.part), strict=True):
+            shared = worker.shared
+            for place, tensor in zip(shared.batch, cut(batch, shared.part), strict=True):
                 place.copy_(tensor)
             with suppress(BrokenPipeError):  # it has ended: below, nothing will come
-                os.write(worker.go, _GO)
+                worker.link.send(_GO)
         losses, gradients = self._share(self._parts[0], cut(batch, self._parts[0]))
         values = [list(losses.values())]
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
@@ -164,15 +175,17 @@ class _Team:
 
     def _taken_from(self, worker: _Worker, number: int) -> list[Tensor]:
         """Add the gradients of a worker; returns its losses."""
-        said = os.read(worker.done, 8 * number)
+        said = b""
+        with suppress(ConnectionResetError):
+            said = worker.link.recv(8 * number, socket.MSG_WAITALL)
         if len(said) != 8 * number:
             self._workers.remove(worker)
             raise WorkerError(
-                f"a process that computes a part of each batch ended ({_ending(_ended(worker))}); "
-                "start again, and the run goes on from its last checkpoint"
+                f"a process that computes a part of each batch ended ({_ended(worker)}); start "
+                "again, and the run goes on from its last checkpoint"
             )
-        for i in worker.found.nonzero().flatten().tolist():
-            own, gradient = self._parameters[i].grad, worker.gradients[i]
+        for i in worker.shared.found.nonzero().flatten().tolist():
+            own, gradient = self._parameters[i].grad, worker.shared.gradients[i]
             self._parameters[i].grad = gradient.clone() if own is None else own + gradient
         return [torch.tensor(loss) for loss in struct.unpack(f"{number}d", said)]
 
@@ -194,46 +207,67 @@ class _Team:
         gradients = torch.autograd.grad(total, self._parameters, allow_unused=True)
         return {name: loss.detach() for name, loss in losses.items()}, gradients
 
-    def _fork(self, part: slice, batch: Batch) -> _Worker:
-        own = cut(batch, part)
-        places, gradients = _shared_like(own), _shared_like(self._parameters)
+    def _fork(self, part: slice, batch: Batch) -> None:
         (found,) = _shared_like([torch.zeros(len(self._parameters), dtype=torch.bool)])
-        (told, go), (done, says) = os.pipe(), os.pipe()
-        worker = _Worker(0, told, says, part, places, gradients, found)
-        try:
-            with warnings.catch_warnings():  # of threads, which wait and hold nothing
-                warnings.simplefilter("ignore", DeprecationWarning)
-                process = os.fork()
-        except OSError:
-            for end in (told, go, done, says):
-                os.close(end)
-            raise
-        if not process:
-            self._work(worker)
-        os.close(told)
-        os.close(says)
-        return _Worker(process, go, done, part, places, gradients, found)
+        places, gradients = _shared_like(cut(batch, part)), _shared_like(self._parameters)
+        shared = _Shared(part, places, gradients, found)
+        with _FORKING, _signals_wait() as before, warnings.catch_warnings():
+            # Of other threads: they wait, and hold nothing.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            here, there = socket.socketpair()
+            parent = os.getpid()
+            with there:
+                try:
+                    process = os.fork()
+                except BaseException:
+                    here.close()
+                    raise
+                if not process:
+                    for link in (here, *(worker.link for worker in self._workers)):
+                        os.close(link.fileno())
+                    self._work(there, shared, parent, before)
+            self._workers.append(_Worker(process, here, shared))
 
-    def _work(self, worker: _Worker) -> NoReturn:
+    def _work(
+        self, link: socket.socket, shared: _Shared, parent: int, mask: set[signal.Signals]
+    ) -> NoReturn:
         """The part of each batch, until this process is killed or the other one dies."""
+        code = 1
         try:
+            gc.freeze()  # what is not this process's is not this process's to finalise
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one's, which then ends this
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for stop in (signal.SIGTERM, signal.SIGHUP):
+                if callable(signal.getsignal(stop)):
+                    signal.signal(stop, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             torch.set_num_threads(1)  # those that there were are not here
-            while os.read(worker.go, 1) == _GO:
-                losses, gradients = self._share(worker.part, worker.batch)
+            while os.getppid() == parent and link.recv(1) == _GO:
+                losses, gradients = self._share(shared.part, shared.batch)
                 there = [i for i, gradient in enumerate(gradients) if gradient is not None]
                 torch._foreach_copy_(
-                    [worker.gradients[i] for i in there],
+                    [shared.gradients[i] for i in there],
                     [gradient for gradient in gradients if gradient is not None],
                 )
-                worker.found.zero_()[there] = True
-                os.write(worker.done, struct.pack(f"{len(losses)}d", *map(float, losses.values())))
+                shared.found.zero_()[there] = True
+                link.send(struct.pack(f"{len(losses)}d", *map(float, losses.values())))
+            code = 0
         except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
+            # Not by sys.stderr, whose lock a thread may have held, and which may be a buffer.
+            with suppress(OSError):
+                os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[set[signal.Signals]]:
+    """Inside, those that stop a run do not come; gives the mask of before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield before  # type: ignore[misc]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _shared_like(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -251,16 +285,16 @@ def _shared_like(tensors: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def _ended(worker: _Worker) -> int:
-    """End a process, if it has not; returns its exit code, or the signal's number below 0."""
-    os.kill(worker.process, signal.SIGKILL)
-    _, status = os.waitpid(worker.process, 0)
-    os.close(worker.go)
-    os.close(worker.done)
-    return os.waitstatus_to_exitcode(status)
-
-
-def _ending(code: int) -> str:
+def _ended(worker: _Worker) -> str:
+    """End a process, if it has not; returns how it did."""
+    worker.link.close()
+    with suppress(ProcessLookupError):
+        os.kill(worker.process, signal.SIGKILL)
+    try:
+        _, status = os.waitpid(worker.process, 0)
+    except ChildProcessError:  # where the system is told not to keep what children say
+        return "how is not known"
+    code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"exit code {code}; its error is above"
     name = signal.Signals(-code).name

@@ -22,21 +22,27 @@ def measured(stage: Callable[[], tuple[Result, StageLog]]) -> tuple[Result, dict
 
     Returns:
         The stage's result, and {"seconds", "cpu_seconds", "peak_memory_bytes", "metrics",
-        "curves"}, plain JSON values. CPU seconds are the whole process's, of all its threads: what
-        else the machine does hardly changes them. The peak is of the whole process's resident
-        memory: during the stage on Linux, since the process started elsewhere (only Linux can set
-        the mark back).
+        "curves"}, plain JSON values. CPU seconds as of `cpu_seconds`: what else the machine does
+        hardly changes them. The peak is of this process's resident memory, without that of
+        processes that take parts of batches: during the stage on Linux, since the process started
+        elsewhere (only Linux can set the mark back).
     """
     _reset_peak()
-    start, cpu = time.perf_counter(), time.process_time()
+    start, cpu = time.perf_counter(), cpu_seconds()
     result, log = stage()
     return result, {
         "seconds": time.perf_counter() - start,
-        "cpu_seconds": time.process_time() - cpu,
+        "cpu_seconds": cpu_seconds() - cpu,
         "peak_memory_bytes": _peak(),
         "metrics": dict(log.metrics),
         "curves": {name: [list(point) for point in curve] for name, curve in log.curves.items()},
     }
+
+
+def cpu_seconds() -> float:
+    """Of all threads of this process, and of the processes it has started that have ended."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def _reset_peak() -> None:
