@@ -333,8 +333,12 @@ def test_a_mean_over_some_of_the_images_is_not_cut(threads, forked, pull, whole)
 def test_processes_die_with_the_one_that_forked_them(tmp_path):
     """However it dies; a signal to all of them is the first one's alone."""
     told = tmp_path / "process"
-    script = Path(__file__).parents[1] / "reference" / "endless_training.py"
-    run = subprocess.Popen([sys.executable, script, told], start_new_session=True)
+    root = Path(__file__).parents[2]
+    run = subprocess.Popen(
+        [sys.executable, root / "tests/reference/endless_training.py", told],
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        start_new_session=True,
+    )
     try:
         assert soon(told.exists, 120)
         worker = int(told.read_text())
