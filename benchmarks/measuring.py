@@ -14,17 +14,19 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from threading import Semaphore
 from typing import Any
 
 import torch
 import yaml
 
-from gppdm_pipeline.algorithm.device import ProgressBar
+from gppdm_pipeline.algorithm.device import CPU, Progress, ProgressBar
 from gppdm_pipeline.pipelines.measure import cpu_seconds
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,21 +72,70 @@ class Clock:
         self._last = now
 
 
-def interleaved(
-    variants: Mapping[str, Callable[[], Sequence[Seconds]]], turns: int
+class _Relay(Clock):
+    """A clock of one of several loops, of which only that one runs that was handed the baton."""
+
+    def __init__(self, ring: list[_Relay]) -> None:
+        super().__init__(CPU)
+        self.baton = Semaphore(0)
+        self._ring = ring
+        ring.append(self)
+
+    def run(self, loop: Callable[[Progress], object]) -> list[Seconds]:
+        """Seconds of its steps; the baton goes on after each, and at the end."""
+        self.baton.acquire()
+        try:
+            loop(self)
+        finally:
+            self._hand_on()
+            self._ring.remove(self)
+        return self.steps
+
+    def advance(self, n: int = 1, **metrics: float) -> None:
+        """A step has ended; the next one begins when all others have made theirs."""
+        super().advance(n, **metrics)
+        self._hand_on()
+        self.baton.acquire()
+        self._last = _now(self._device)
+
+    def _hand_on(self) -> None:
+        self._ring[(self._ring.index(self) + 1) % len(self._ring)].baton.release()
+
+
+def step_by_step(loops: Mapping[str, Callable[[Progress], object]]) -> dict[str, list[Seconds]]:
+    """Seconds of the steps of loops on the CPU that take turns with every step.
+
+    A machine that changes its speed within a second slows a step of each.
+    """
+    ring: list[_Relay] = []
+    relays = {name: _Relay(ring) for name in loops}
+    with ThreadPoolExecutor(len(loops)) as pool:
+        running = {name: pool.submit(relays[name].run, loop) for name, loop in loops.items()}
+        ring[0].baton.release()
+    return {name: each.result() for name, each in running.items()}
+
+
+def medians_of_turns(
+    take: Callable[[], Mapping[str, Sequence[Seconds]]], turns: int
 ) -> dict[str, list[Seconds]]:
-    """By variant, the median of what it says it took, in each turn.
+    """By variant, the median of what it took in each turn, in which `take` says what all took.
 
     A turn before the first warms up and is left out.
     """
-    found: dict[str, list[Seconds]] = {name: [] for name in variants}
+    found: dict[str, list[Seconds]] = {}
     for turn in range(turns + 1):
-        for name, run in variants.items():
-            each = run()
+        for name, each in take().items():
             middle = Seconds(median(s.cpu for s in each), median(s.wall for s in each))
             if turn:
-                found[name].append(middle)
+                found.setdefault(name, []).append(middle)
     return found
+
+
+def interleaved(
+    variants: Mapping[str, Callable[[], Sequence[Seconds]]], turns: int
+) -> dict[str, list[Seconds]]:
+    """As `medians_of_turns`, of variants that say what they took one after the other."""
+    return medians_of_turns(lambda: {name: run() for name, run in variants.items()}, turns)
 
 
 def compared(

@@ -4,8 +4,8 @@
 
 Steps of the second task, in a preset's shapes, U-Net and batch (noise in place of images: the cost
 is the same). The reference arrangement has the same U-Net; see `reference_arrangement.py`. Variants
-take short turns. With --compile, which takes minutes, torch.compile is among them; a GPU is used
-with --device=cuda.
+take short turns, on the CPU those that differ by a part of the method with every step. With
+--compile, which takes minutes, torch.compile is among them; a GPU is used with --device=cuda.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from measuring import (
     Seconds,
     compared,
     interleaved,
+    medians_of_turns,
     parser_of,
     preset,
     show,
+    step_by_step,
     timed,
     write_record,
 )
@@ -34,7 +36,7 @@ from reference_arrangement import Reference, ReferenceTraining
 
 from gppdm_pipeline.algorithm import generator_training, graphs, training
 from gppdm_pipeline.algorithm.denoiser import build_unet
-from gppdm_pipeline.algorithm.device import Context, Precision, resolve_device
+from gppdm_pipeline.algorithm.device import Context, Precision, Progress, resolve_device
 from gppdm_pipeline.algorithm.generator import add_classes
 from gppdm_pipeline.algorithm.pixels import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
@@ -129,8 +131,6 @@ def our_steps(
     """Seconds of steps of the second task."""
     clock = Clock(device)
     context = Context(0, 2, device, clock, precision=variant.precision)
-    if not variant.projected:
-        start = replace(start, bases={})
 
     def build(weights: Weights) -> UNet2DConditionModel:
         unet = build_unet(weights)
@@ -140,17 +140,26 @@ def our_steps(
             unet.compile()
         return unet
 
-    way = graphs.recorded if variant.recorded else step_by_step
+    way = graphs.recorded if variant.recorded else kernel_by_kernel
     with (
         mock.patch.object(generator_training, "build_unet", build),
         mock.patch.object(training, "recorded", way),
     ):
-        old, new = noise(benchmark, OLD), noise(benchmark, NEW)
-        generator_training.train_denoiser(start, new, old, method, context)
+        learn(benchmark, method, start, variant, context)
     return clock.steps
 
 
-def step_by_step(step: graphs.Step, generator: torch.Generator) -> graphs.Step:
+def learn(
+    benchmark: str, method: Gppdm, start: LearnerState, variant: Variant, context: Context
+) -> None:
+    """Train the second task's denoiser; how is not looked at here, but for the parts."""
+    if not variant.projected:
+        start = replace(start, bases={})
+    old, new = noise(benchmark, OLD), noise(benchmark, NEW)
+    generator_training.train_denoiser(start, new, old, method, context)
+
+
+def kernel_by_kernel(step: graphs.Step, generator: torch.Generator) -> graphs.Step:
     """In place of `recorded`: every kernel is launched by itself."""
     return step
 
@@ -187,6 +196,16 @@ def measured(
         training = reference_training(benchmark, *states["concat"], device, old)
         return partial(timed, training.step, device, steps)
 
+    def parts() -> dict[str, list[Seconds]]:
+        if device.type != "cpu":
+            return {name: ours(variant)() for name, variant in PARTS.items()}
+
+        def loop(variant: Variant, progress: Progress) -> None:
+            context = Context(0, 2, progress=progress)
+            learn(benchmark, *states[variant.route], variant, context)
+
+        return step_by_step({name: partial(loop, variant) for name, variant in PARTS.items()})
+
     ways = WAYS | (COMPILED if with_compiled else {}) | (ON_CUDA if device.type == "cuda" else {})
     against = {
         "reference arrangement": theirs(True),
@@ -194,15 +213,12 @@ def measured(
         "ours (the default)": ours(DEFAULT),
     }
     tables = {
-        "against the reference arrangement": (against, "reference arrangement"),
-        "parts of the method": ({k: ours(v) for k, v in PARTS.items()}, next(iter(PARTS))),
-        "ways to compute": ({k: ours(v) for k, v in ways.items()}, "default"),
+        "against the reference arrangement": partial(interleaved, against),
+        "parts of the method": partial(medians_of_turns, parts),
+        "ways to compute": partial(interleaved, {name: ours(way) for name, way in ways.items()}),
     }
-    return {
-        title: compared(interleaved(variants, turns), base, device)
-        for title, (variants, base) in tables.items()
-        if title.split()[0] in wanted
-    }
+    found = {title: run(turns) for title, run in tables.items() if title.split()[0] in wanted}
+    return {title: compared(turns, next(iter(turns)), device) for title, turns in found.items()}
 
 
 def main() -> None:

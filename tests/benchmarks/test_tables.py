@@ -1,12 +1,13 @@
 """What the benchmarks make of their measurements."""
 
 import json
+from functools import partial
 
 import optimisers
 import pytest
 import torch
 from growth import formula
-from measuring import Seconds, compared, interleaved, markdown, write_record
+from measuring import Seconds, compared, interleaved, markdown, step_by_step, write_record
 from sampling_curve import settings_for, summary
 
 
@@ -26,6 +27,35 @@ def test_variants_take_turns_and_the_first_warms_up():
     assert table["b"]["cpu_ms"] == 2000
     assert table["b"]["wall_ms"] == 4000
     assert table["b"]["turns"] == 2
+
+
+def test_loops_take_turns_with_every_step_and_have_their_own_seconds():
+    made = []
+
+    def loop(name, rounds, progress):
+        with progress(3, name) as bar:
+            for _ in range(3):
+                made.append(name)
+                sum(range(rounds))
+                bar.advance()
+
+    loops = {name: partial(loop, name, n) for name, n in [("a", 10), ("b", 3_000_000), ("c", 10)]}
+    found = step_by_step(loops)
+    assert made == ["a", "b", "c"] * 3
+    assert [len(steps) for steps in found.values()] == [2, 2, 2]
+    assert found["b"][1].cpu > 10 * found["a"][1].cpu
+
+
+def test_a_loop_that_fails_does_not_keep_the_others():
+    def loop(fails, progress):
+        with progress(3, "") as bar:
+            for _ in range(3):
+                bar.advance()
+                if fails:
+                    raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        step_by_step({"a": partial(loop, True), "b": partial(loop, False), "c": partial(loop, False)})
 
 
 def test_on_the_cpu_its_own_seconds_count_elsewhere_the_clock():
