@@ -153,23 +153,11 @@ def test_afterwards_all_is_as_before(threads, forked):
     x, y, parameters = line()
     with backward_of(losses_of(parameters), parameters) as backward:
         backward((x, y))
+        assert torch.get_num_threads() == 1
         assert len({p.untyped_storage().data_ptr() for p in parameters}) == 1
     assert torch.get_num_threads() == 2
     assert len({p.untyped_storage().data_ptr() for p in parameters}) == len(parameters)
     assert all(map(is_gone, forked))
-
-
-def test_each_process_has_one_thread_and_what_is_between_batches_has_all(threads, forked):
-    threads(2)
-    x, y, parameters = line()
-
-    def losses(batch):
-        return {"threads": torch.get_num_threads() + 0 * parameters[0].sum()}
-
-    with backward_of(losses, parameters) as backward:
-        assert backward((x, y))["threads"] == 1
-        assert torch.get_num_threads() == 2
-    assert len(forked) == 1
 
 
 def test_what_goes_wrong_outside_ends_the_processes(threads, forked):

@@ -20,7 +20,7 @@ from torch import Tensor
 from gppdm_pipeline.algorithm.denoiser import Denoiser, DenoiserConfig
 from gppdm_pipeline.algorithm.graphs import on, rate
 from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
-from gppdm_pipeline.algorithm.threads import threads_of, together
+from gppdm_pipeline.algorithm.threads import together
 
 MOMENTUM = 0.95
 _ITERATIONS = 5
@@ -35,8 +35,8 @@ class Muon(torch.optim.AdamW):
     """AdamW, but for groups with `matrices: True`, whose parameters move by Muon.
 
     Every singular value of such a step is about the rate times sqrt(max(1, rows / columns)),
-    whatever the gradient's size. All matrices of one shorter side are orthogonalised at once, or
-    each thread's share of them. A gradient of theirs is spent by a step.
+    whatever the gradient's size. All matrices of one shorter side are orthogonalised at once. A
+    gradient of theirs is spent by a step.
     """
 
     @torch.no_grad()
@@ -61,15 +61,13 @@ class Muon(torch.optim.AdamW):
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         torch._foreach_lerp_(gradients, momenta, MOMENTUM)  # Nesterov
         rate, kept = group["lr"], 1 - group["lr"] * group["weight_decay"]
-        by_side: dict[int, list[Tensor]] = {}  # the shorter one
-        for parameter in sorted(moving, key=_matrix_shape):
-            by_side.setdefault(min(_matrix_shape(parameter)), []).append(parameter)
+        alike: dict[int, dict[torch.Size, list[Tensor]]] = {}  # by shorter side, by shape
+        for parameter in moving:
+            shape = parameter.flatten(1).shape
+            alike.setdefault(min(shape), {}).setdefault(shape, []).append(parameter)
 
         @torch.no_grad()
-        def move(some: Sequence[Tensor]) -> None:
-            by_shape: dict[tuple[int, int], list[Tensor]] = {}
-            for parameter in some:
-                by_shape.setdefault(_matrix_shape(parameter), []).append(parameter)
+        def move(by_shape: dict[torch.Size, list[Tensor]]) -> None:
             stacks = [
                 torch.stack([parameter.grad.flatten(1) for parameter in parameters])  # type: ignore[union-attr]
                 for parameters in by_shape.values()
@@ -86,10 +84,7 @@ class Muon(torch.optim.AdamW):
                     ],
                 )
 
-        device = moving[0].device
-        number = threads_of(device)
-        pieces = (some[place::number] for some in by_side.values() for place in range(number))
-        together(move, [piece for piece in pieces if piece], device)
+        together(move, list(alike.values()), moving[0].device)
         for parameter in moving:
             parameter.grad = None
 
@@ -100,11 +95,6 @@ class Muon(torch.optim.AdamW):
             state["step"] = torch.zeros(())  # AdamW asks every state that is loaded for it
         momentum: Tensor = state["momentum"]
         return momentum
-
-
-def _matrix_shape(parameter: Tensor) -> tuple[int, int]:
-    rows = parameter.shape[0]
-    return rows, parameter.numel() // rows
 
 
 def orthogonalised(stacks: Sequence[Tensor]) -> list[Tensor]:

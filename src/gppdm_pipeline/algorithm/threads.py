@@ -22,17 +22,12 @@ Result = TypeVar("Result")
 _LEAST = 16  # images; the calls for fewer take longer than what they compute
 
 
-def threads_of(device: torch.device) -> int:
-    """How many threads share work: torch.get_num_threads() on the CPU, on other devices one."""
-    return torch.get_num_threads() if device.type == "cpu" else 1
-
-
 def parts_of(images: int, device: torch.device) -> list[slice]:
     """A batch of so many images cut for the threads of the CPU; whole on other devices.
 
     torch.get_num_threads() says how many threads there are. Parts differ by an image at most.
     """
-    number = max(1, min(threads_of(device), images // _LEAST))
+    number = max(1, min(_threads(device), images // _LEAST))
     ends = [images * part // number for part in range(number + 1)]
     return [slice(start, end) for start, end in pairwise(ends)]
 
@@ -51,7 +46,7 @@ def together(
     Returns:
         What came of each, in the order of the items, whoever was first.
     """
-    threads = threads_of(device)
+    threads = _threads(device)
     number = min(threads, len(items))
     if number < 2:
         return [work(item) for item in items]
@@ -91,6 +86,10 @@ def backward(
         there = [term for term in terms if term is not None]
         parameter.grad = reduce(torch.add, there) if there else None
     return {name: torch.stack([some[name] for some in losses]).sum() for name in losses[0]}
+
+
+def _threads(device: torch.device) -> int:
+    return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 @cache

@@ -133,8 +133,7 @@ class _Worker:
 class _Team:
     """This process, which takes the first part, and one for each other part.
 
-    Each has one thread: others would be on processors that the parts need. Between batches this
-    process has as many as before.
+    Each has one thread: others would be on processors that the parts need.
     """
 
     def __init__(
@@ -147,6 +146,7 @@ class _Team:
         self._losses, self._parameters, self._parts = losses, list(parameters), parts
         self._workers: list[_Worker] = []
         self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         try:
             for parameter, place in zip(parameters, _shared_like(parameters), strict=True):
                 parameter.data = place.copy_(parameter.data)
@@ -164,11 +164,7 @@ class _Team:
                 place.copy_(tensor)
             with suppress(BrokenPipeError):  # it has ended: below, nothing will come
                 worker.link.send(_GO)
-        torch.set_num_threads(1)
-        try:
-            losses, gradients = self._share(self._parts[0], cut(batch, self._parts[0]))
-        finally:
-            torch.set_num_threads(self._threads)
+        losses, gradients = self._share(self._parts[0], cut(batch, self._parts[0]))
         values = [list(losses.values())]
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -188,21 +184,16 @@ class _Team:
                 f"a process that computes a part of each batch ended ({_ended(worker)}); start "
                 "again, and the run goes on from its last checkpoint"
             )
-        there = worker.shared.found.nonzero().flatten().tolist()
-        both = [i for i in there if self._parameters[i].grad is not None]
-        sums = torch._foreach_add(
-            [self._parameters[i].grad for i in both], [worker.shared.gradients[i] for i in both]
-        )
-        for i, gradient in zip(both, sums, strict=True):
-            self._parameters[i].grad = gradient
-        for i in {*there} - {*both}:
-            self._parameters[i].grad = worker.shared.gradients[i].clone()
+        for i in worker.shared.found.nonzero().flatten().tolist():
+            own, gradient = self._parameters[i].grad, worker.shared.gradients[i]
+            self._parameters[i].grad = gradient.clone() if own is None else own + gradient
         return [torch.tensor(loss) for loss in struct.unpack(f"{number}d", said)]
 
     def end(self) -> None:
-        """End the processes; parameters have their own memory again."""
+        """End the processes; threads are as many as before, parameters have their own memory."""
         while self._workers:
             _ended(self._workers.pop())
+        torch.set_num_threads(self._threads)
         for parameter in self._parameters:
             parameter.data = parameter.data.clone()
 
