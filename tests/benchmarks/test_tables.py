@@ -55,7 +55,7 @@ def test_a_loop_that_fails_does_not_keep_the_others():
                     raise ValueError("no more")
 
     with pytest.raises(ValueError, match="no more"):
-        step_by_step({"a": partial(loop, True), "b": partial(loop, False), "c": partial(loop, False)})
+        step_by_step({name: partial(loop, name == "a") for name in "abc"})
 
 
 def test_on_the_cpu_its_own_seconds_count_elsewhere_the_clock():

@@ -1,0 +1,54 @@
+"""What is imported, and what is not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gppdm_pipeline
+
+ALGORITHM = """
+import importlib, pkgutil
+import gppdm_pipeline.algorithm, gppdm_pipeline.methods
+for package in (gppdm_pipeline.algorithm, gppdm_pipeline.methods):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+"""
+START = "import gppdm_pipeline.settings, gppdm_pipeline.pipeline_registry"
+"""What `kedro run` imports of the project before it knows what to do."""
+
+
+def loaded_by(program):
+    """The names of the modules that a Python of its own has then."""
+    said = f"{program}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    source = str(Path(gppdm_pipeline.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", said],
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def roots(modules):
+    """The packages that they are of."""
+    return {name.partition(".")[0] for name in modules}
+
+
+def test_the_algorithm_loads_neither_kedro_nor_mlflow():
+    loaded = loaded_by(ALGORITHM)
+    assert {"gppdm_pipeline.algorithm.training", "gppdm_pipeline.methods.gppdm"} <= loaded
+    others = {"kedro", "mlflow", "kedro_mlflow", "kedro_datasets", "torchvision"}
+    assert roots(loaded).isdisjoint(others)
+    others = {"streams", "evaluation", "pipelines", "hooks", "datasets"}
+    assert not {f"gppdm_pipeline.{name}" for name in others} & loaded
+
+
+def test_a_run_begins_without_what_takes_long_and_is_not_needed_yet():
+    loaded = loaded_by(START)
+    assert "gppdm_pipeline.pipelines.continual.nodes" in loaded
+    assert roots(loaded).isdisjoint({"diffusers", "transformers", "sklearn", "dvc"})
+    assert "scipy.spatial" not in loaded
