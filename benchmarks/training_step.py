@@ -152,7 +152,7 @@ def our_steps(
 def learn(
     benchmark: str, method: Gppdm, start: LearnerState, variant: Variant, context: Context
 ) -> None:
-    """Train the second task's denoiser; how is not looked at here, but for the parts."""
+    """Train the second task's denoiser, projected if the variant says so."""
     if not variant.projected:
         start = replace(start, bases={})
     old, new = noise(benchmark, OLD), noise(benchmark, NEW)
