@@ -81,7 +81,7 @@ def test_the_teacher_is_the_denoiser_of_the_task_before(states, monkeypatch):
     fit, seen = generator_training.fit_denoiser, []
 
     def spy(denoiser, table, images, rows, *settings):
-        teacher = settings[3]
+        teacher = settings[4]
         before = {k: v.clone() for k, v in teacher.denoiser.unet.state_dict().items()}
         log = fit(denoiser, table, images, rows, *settings)
         seen.append((denoiser, teacher, before, rows))
@@ -105,7 +105,7 @@ def test_real_images_of_a_class_that_comes_back_are_not_distilled(states, monkey
     fit, seen = generator_training.fit_denoiser, []
 
     def spy(*given):
-        seen.append((given[3], given[7].replayed))
+        seen.append((given[3], given[8].replayed))
         return fit(*given)
 
     monkeypatch.setattr(generator_training, "fit_denoiser", spy)

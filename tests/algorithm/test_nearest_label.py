@@ -83,7 +83,7 @@ def test_nearest_is_by_the_vectors_of_the_file(settings, monkeypatch):
     found, fit = [], generator_training.fit_denoiser
 
     def spy(*given):
-        found.append(given[8])
+        found.append(given[9])
         return fit(*given)
 
     monkeypatch.setattr(generator_training, "fit_denoiser", spy)

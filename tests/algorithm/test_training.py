@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from tests.reference.tiny import SHAPE, gppdm, images_of
+from tests.reference.tiny import SHAPE, gppdm, images_of, learn
 
 from gppdm_pipeline.algorithm.condition import ConditionTable
 from gppdm_pipeline.algorithm.denoiser import Denoiser, unet_config
 from gppdm_pipeline.algorithm.device import CPU, Context
 from gppdm_pipeline.algorithm.generator import add_classes
+from gppdm_pipeline.algorithm.generator_training import class_weights
 from gppdm_pipeline.algorithm.pixels import balanced_indices, to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.training import fit_denoiser
+from gppdm_pipeline.pipelines.inspect import estimate
 
 CLASSES = (7, 1, 4, 9)
 
@@ -47,6 +49,7 @@ def fit(after_step=lambda denoiser, table: None, on_gradient=None, learnable=2, 
         to_unit_range(train.images, CPU),
         rows,
         settings.denoiser,
+        settings.denoiser.steps,
         settings.prototypes,
         Context(0, 1, progress=progress),
     )
@@ -139,3 +142,54 @@ def test_min_snr_weighs_the_loss_of_each_step(prediction):
 def test_any_number_of_steps(steps):
     run = fit(denoiser={"steps": steps})
     assert all(parameter.isfinite().all() for parameter in run.denoiser.parameters())
+
+
+@pytest.mark.parametrize(
+    ("weights", "old", "share", "expected"),
+    [
+        ([1.0] * 5, 3, 0.5, [1, 1, 1, 1.5, 1.5]),
+        ([1.0] * 5, 3, 0.75, [1, 1, 1, 4.5, 4.5]),
+        ([1.5, 1.0, 1.0], 2, 0.5, [1.5, 1, 2.5]),
+        ([1.5, 1.0, 1.0], 2, 0.25, [1.5, 1, 1]),  # it has more already
+        ([1.0] * 5, 3, 0.4, None),
+        ([1.0] * 4, 2, 0.5, None),
+        ([1.0] * 3, 0, 0.5, None),
+        ([1.0] * 3, 3, 0.5, None),
+        ([1.5, 1.0, 1.0], 3, 0.5, [1.5, 1, 1]),
+    ],
+)
+def test_new_classes_have_their_share_of_batches_at_least(weights, old, share, expected):
+    found = class_weights(weights, old, share, CPU)
+    if expected is None:
+        assert found is None
+    else:
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_half_of_what_is_drawn_is_new():
+    rows = torch.arange(8).repeat_interleave(10)
+    weights = class_weights([1.0] * 8, 6, 0.5, CPU)
+    drawn = rows[balanced_indices(rows, 500, 64, torch.Generator().manual_seed(0), weights)]
+    shares = drawn.flatten().bincount() / drawn.numel()
+    torch.testing.assert_close(shares[6:], torch.full((2,), 0.25), atol=0.01, rtol=0)
+    torch.testing.assert_close(shares[:6], torch.full((6,), 0.5 / 6), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(("first", "expected"), [(None, [3, 3, 3]), (5, [5, 3, 3])])
+def test_the_first_task_may_have_steps_of_its_own(first, expected):
+    begun = []
+
+    @contextmanager
+    def progress(total, title):
+        if title == "train_generator":
+            begun.append(total)
+        yield SimpleNamespace(advance=lambda n, **metrics: None)
+
+    method = gppdm(denoiser={"steps": 3, "first_steps": first})
+    learn(method, [(5, 2), (0,), (3,)], progress=progress)
+    assert begun == expected
+    units = [estimate._units(method, "train_generator", 2, first=first) for first in (True, False)]
+    assert units == expected[:2]
+    few = estimate._reduced(gppdm(denoiser={"steps": 900, "first_steps": first and 2000}), 5)
+    assert few.denoiser.steps == estimate.STEPS
+    assert few.denoiser.first_steps == (first and estimate.STEPS)

@@ -50,6 +50,8 @@ class DenoiserConfig(BaseModel):
     """gamma of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556, who use 5); null: every step
     counts alike."""
     steps: Annotated[int, Field(ge=1)] = 600
+    first_steps: Annotated[int, Field(ge=1)] | None = None
+    """Of the first task, whose network begins with nothing; null: as many as of the others."""
     batch_size: Annotated[int, Field(ge=2)] = 64
     optimiser: Literal["adamw", "muon"] = "adamw"
     """How weights are moved: all by AdamW, or matrices by Muon and the rest by AdamW."""
@@ -69,12 +71,19 @@ class DenoiserConfig(BaseModel):
     """Share of what the denoiser of the task before says in the targets of replayed images, the
     rest being the noise that was added; 1 is generative distillation (Masip et al. 2023, arXiv
     2311.14028)."""
+    new_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of images of this task's new classes that a batch draws at least, the rest being old
+    ones. 0: all classes alike, so that the more there are, the less is seen of new ones."""
     class_weights: Literal["uniform", "decayed"] = "uniform"
     """How often a batch draws a class. decayed: an old one 2 - a times as often as a new one, where
     a is the share of its replay to which the state's classifier gives its label."""
     nearest_label: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the term that pulls what is said to a new class's images towards what is said with
     the nearest old label (see `nearest_label.py`); 1e-4 in the code of the paper's authors."""
+
+    def steps_of(self, *, first: bool) -> int:
+        """How many steps a task's training has: the first task's, or another one's."""
+        return self.first_steps if first and self.first_steps is not None else self.steps
 
 
 def noise_scheduler_config(config: DenoiserConfig) -> dict[str, Any]:

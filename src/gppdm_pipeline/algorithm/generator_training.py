@@ -58,8 +58,10 @@ def train_denoiser(
     row_of = {label: row for row, label in enumerate((*old, *new))}
     rows = torch.tensor([row_of[int(label)] for label in images.labels], device=context.device)
     replayed = torch.arange(len(images), device=context.device) >= len(train)
-    shares = _decay(state, replay, settings, context)
-    weights = torch.tensor([2 - shares.get(k, 1.0) for k in (*old, *new)], device=context.device)
+    decay = _decay(state, replay, settings, context)
+    drawn = [2 - decay.get(k, 1.0) for k in (*old, *new)]
+    weights = class_weights(drawn, len(old), settings.denoiser.new_share, context.device)
+    steps = settings.denoiser.steps_of(first=state.denoiser is None)
     with orthogonal_updates(unet, state.bases):
         log = fit_denoiser(
             Denoiser(unet, settings.denoiser.patch, context.precision),
@@ -67,18 +69,41 @@ def train_denoiser(
             Pixels(images.images, context.device),
             rows,
             settings.denoiser,
+            steps,
             settings.prototypes,
             context,
             _teacher(state, replayed, settings, context),
             _pull(table, (*old, *new), len(old), settings, context),
-            weights if shares else None,
+            weights,
         )
     learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
     condition = replace(state.condition, prototypes={**state.condition.prototypes, **learnt})
     after = replace(state, condition=condition, denoiser=_weights_of(unet))
     metrics = key_value_drift(state, after, settings, context)
-    metrics |= {f"replay_agreement/{label}": share for label, share in shares.items()}
+    metrics |= {f"replay_agreement/{label}": share for label, share in decay.items()}
     return after, StageLog(metrics, log.curves)
+
+
+def class_weights(
+    weights: Sequence[float], old: int, new_share: float, device: torch.device
+) -> Tensor | None:
+    """How often a batch draws each class, in proportion; None: all alike.
+
+    Args:
+        weights: of each class, above 0, old ones first.
+        old: how many are old.
+        new_share: share of new ones, of all that is drawn, at least: their weights are raised to
+            it. (Experience replay draws as many new images as old ones; Chaudhry et al. 2019,
+            arXiv 1902.10486.) Nothing is raised where all classes are old, or all are new.
+        device: of what is returned.
+
+    Returns:
+        float32 [k], or None.
+    """
+    of_old, of_new = sum(weights[:old]), sum(weights[old:])
+    raised = max(1.0, new_share / (1 - new_share) * of_old / of_new) if of_new else 1.0
+    found = [*weights[:old], *(raised * weight for weight in weights[old:])]
+    return torch.tensor(found, device=device) if len({*found}) > 1 else None
 
 
 def _teacher(

@@ -28,6 +28,7 @@ def fit_denoiser(
     images: Pixels,
     rows: Tensor,
     config: DenoiserConfig,
+    steps: int,
     prototypes: PrototypeConfig,
     context: Context,
     teacher: Teacher | None = None,
@@ -41,7 +42,8 @@ def fit_denoiser(
         table: conditions, likewise; current prototypes learn with it.
         images: n of them, real and replayed.
         rows: int64 [n], each image's row in the table.
-        config: objective and budget.
+        config: objective, batch size and optimiser.
+        steps: how many.
         prototypes: their learning rate and decay.
         context: seed, task, device, progress, checkpoints.
         teacher: says the targets of replayed images, if there is one.
@@ -55,10 +57,10 @@ def fit_denoiser(
     weights = [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
     parameters = [*weights, table.new_prototypes]
     optimiser = optimiser_of(denoiser, table.new_prototypes, config, prototypes)
-    schedule = warm_up_then_cosine(optimiser, config.steps)
+    schedule = warm_up_then_cosine(optimiser, steps)
     average = Average(weights, config.ema_decay)
     recorder = LossRecorder()
-    batches = balanced_indices(rows, config.steps, config.batch_size, generator, class_weights)
+    batches = balanced_indices(rows, steps, config.batch_size, generator, class_weights)
     training = Training(parameters, optimiser, schedule, generator, recorder, average)
     checkpoint = context.checkpoints("train_generator")
     objective = Objective(images, rows, config, teacher, pull)
@@ -74,14 +76,14 @@ def fit_denoiser(
 
     take = recorded(step, generator)
     with (
-        context.progress(config.steps, "train_generator") as bar,
+        context.progress(steps, "train_generator") as bar,
         backward_of(losses_of, parameters, whole=objective.whole) as backward,
     ):
-        for steps, batch in training.remaining(batches, checkpoint):
+        for taken, batch in training.remaining(batches, checkpoint):
             losses = take(batch)
             schedule.step()
             average.update()
-            bar.advance(steps, **recorder.add(**losses))
+            bar.advance(taken, **recorder.add(**losses))
     average.apply()
     denoiser.eval()
     return StageLog(curves=recorder.curves)

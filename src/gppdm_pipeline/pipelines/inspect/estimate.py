@@ -109,7 +109,8 @@ def estimate_costs(
             for title, loop in loops.items():
                 old = seen[task - 1] if task else 0
                 drawn = old if title == "synthesise_replay" else classes[task]
-                spent += loop.per_unit * _units(learner, title, drawn, counts[task]["train"])
+                train = counts[task]["train"]
+                spent += loop.per_unit * _units(learner, title, drawn, train, first=not task)
             seconds[stage] = seconds.get(stage, 0.0) + spent
     seconds["evaluate"] = test_seconds * sum(accumulate(each["test"] for each in counts))
     size = _bytes(learner, stream, trials, counts, seen, images)
@@ -138,7 +139,12 @@ def _some(data: LabelledImages) -> LabelledImages:
 
 def _reduced(model: Any, images: int) -> Any:
     """The same settings with a few steps and images."""
-    least = {"steps": STEPS, "images_per_class": images, "sampler_steps": SAMPLER_STEPS}
+    least = {
+        "steps": STEPS,
+        "first_steps": STEPS,
+        "images_per_class": images,
+        "sampler_steps": SAMPLER_STEPS,
+    }
     changes: dict[str, Any] = {}
     for name in type(model).model_fields:
         value = getattr(model, name)
@@ -200,7 +206,9 @@ def _try_task(
     return state, _Trial(loops, besides, state.bytes(), len(replay))
 
 
-def _units(learner: Method, title: str, classes: int, there: float = math.inf) -> float:
+def _units(
+    learner: Method, title: str, classes: int, there: float = math.inf, *, first: bool = False
+) -> float:
     """How many units a loop will have: steps of a training; or images, of so many classes.
 
     Args:
@@ -208,12 +216,15 @@ def _units(learner: Method, title: str, classes: int, there: float = math.inf) -
         title: of the loop.
         classes: of which images are drawn.
         there: real images of the task, each of which is drawn anew once at most.
+        first: whether it is the first task's.
     """
     if title.startswith("train_"):
         trained: Any = learner.classifier
         if title == "train_generator":
             parts = [getattr(learner, k) for k in type(learner).model_fields if k != "classifier"]
             trained = next(part for part in parts if hasattr(part, "steps"))
+            if hasattr(trained, "steps_of"):
+                return float(trained.steps_of(first=first))
         return float(trained.steps)
     replay: Any = getattr(learner, "replay", None)
     drawn: Any = getattr(learner, "projection", None) if title == "bases" else replay
