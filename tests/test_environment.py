@@ -37,3 +37,17 @@ def test_memory_that_is_freed_is_used_again():
     once = 6 * 12 * 2**20 / 4096
     assert pages_of("import gppdm_pipeline.environment\n" + ALLOCATE) < once
     assert pages_of(ALLOCATE) > 5 * once
+
+
+def test_the_end_does_not_look_for_garbage():
+    program = """
+import atexit, gc
+atexit.register(lambda: print(gc.get_freeze_count() > 1000))  # what is registered first comes last
+import gppdm_pipeline.environment
+print(gc.isenabled(), gc.get_threshold()[0] >= 100_000, gc.get_freeze_count())
+"""
+    given = {**os.environ, "PYTHONPATH": str(SOURCES)}
+    run = subprocess.run(
+        [sys.executable, "-c", program], check=True, env=given, capture_output=True, text=True
+    )
+    assert run.stdout.splitlines() == ["True True 0", "True"]
