@@ -33,7 +33,7 @@ from gppdm_pipeline.streams.scenario import StreamConfig
 
 REPLAYS = Path("data/05_model_input")
 RESULTS = Path("benchmarks/results")
-Setting = bool | int | float | str
+Setting = bool | int | float | str | None
 
 
 class PlannedStream(BaseModel):
@@ -225,7 +225,7 @@ def _params(plan: Plan, stream: str, variant: str, seed: int) -> str:
     given = {"benchmark": planned.benchmark, "seed": seed, **planned.params, **settings}
     if own:
         given["variant"] = "-".join(own)
-    return ",".join(f"{key}={value}" for key, value in given.items())
+    return ",".join(f"{key}={'null' if value is None else value}" for key, value in given.items())
 
 
 def _chosen(option: str, given: str | None, known: Mapping[str, object]) -> list[str]:

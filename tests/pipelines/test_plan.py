@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from kedro.framework.cli.utils import _split_params
 from kedro.framework.project import configure_project
 from kedro.framework.session import KedroSession
 from kedro.runner import SequentialRunner
@@ -243,6 +244,16 @@ def test_experiments_read_together_are_those_read_alone():
         sweep.experiments_of(params)
     del params[1]
     assert sweep.experiments_of(params) == [sweep.experiment_of(each) for each in params]
+
+
+def test_a_setting_of_the_preset_may_be_null():
+    assert sweep.experiment_of("benchmark=digits").learner.denoiser.first_steps
+    stream = {"benchmark": "digits", "seeds": [0], "params": {"gppdm.denoiser.first_steps": None}}
+    settings = {"baseline": "a", "streams": {"s": stream}, "variants": {"a": {"method": "gppdm"}}}
+    [run] = plan.runs_of(plan.Plan.model_validate(settings), ["s"], ["a"])
+    assert sweep.experiment_of(run.params).learner.denoiser.first_steps is None
+    given = _split_params(None, None, run.params)  # as `kedro run` reads it
+    assert given["gppdm"]["denoiser"]["first_steps"] is None
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.yml")), ids=lambda f: f.stem)

@@ -184,9 +184,16 @@ class _Team:
                 f"a process that computes a part of each batch ended ({_ended(worker)}); start "
                 "again, and the run goes on from its last checkpoint"
             )
-        for i in worker.shared.found.nonzero().flatten().tolist():
-            own, gradient = self._parameters[i].grad, worker.shared.gradients[i]
-            self._parameters[i].grad = gradient.clone() if own is None else own + gradient
+        there = worker.shared.found.nonzero().flatten().tolist()
+        moved = [self._parameters[i] for i in there]
+        for parameter in moved:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        sums = torch._foreach_add(
+            [parameter.grad for parameter in moved], [worker.shared.gradients[i] for i in there]
+        )
+        for parameter, total in zip(moved, sums, strict=True):
+            parameter.grad = total
         return [torch.tensor(loss) for loss in struct.unpack(f"{number}d", said)]
 
     def end(self) -> None:
