@@ -175,8 +175,10 @@ def test_half_of_what_is_drawn_is_new():
     torch.testing.assert_close(shares[:6], torch.full((6,), 0.5 / 6), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize(("first", "expected"), [(None, [3, 3, 3]), (5, [5, 3, 3])])
-def test_the_first_task_may_have_steps_of_its_own(first, expected):
+@pytest.mark.parametrize(
+    ("times", "expected"), [(1, [3, 3, 3]), (1.7, [5, 3, 3]), (0.1, [1, 3, 3])]
+)
+def test_the_first_task_may_take_more_steps(times, expected):
     begun = []
 
     @contextmanager
@@ -185,11 +187,8 @@ def test_the_first_task_may_have_steps_of_its_own(first, expected):
             begun.append(total)
         yield SimpleNamespace(advance=lambda n, **metrics: None)
 
-    method = gppdm(denoiser={"steps": 3, "first_steps": first})
+    method = gppdm(denoiser={"steps": 3, "first_task": times})
     learn(method, [(5, 2), (0,), (3,)], progress=progress)
     assert begun == expected
     units = [estimate._units(method, "train_generator", 2, first=first) for first in (True, False)]
     assert units == expected[:2]
-    few = estimate._reduced(gppdm(denoiser={"steps": 900, "first_steps": first and 2000}), 5)
-    assert few.denoiser.steps == estimate.STEPS
-    assert few.denoiser.first_steps == (first and estimate.STEPS)

@@ -247,13 +247,13 @@ def test_experiments_read_together_are_those_read_alone():
 
 
 def test_a_setting_of_the_preset_may_be_null():
-    assert sweep.experiment_of("benchmark=digits").learner.denoiser.first_steps
-    stream = {"benchmark": "digits", "seeds": [0], "params": {"gppdm.denoiser.first_steps": None}}
+    assert sweep.experiment_of("benchmark=digits").learner.replay.sigma_max
+    stream = {"benchmark": "digits", "seeds": [0], "params": {"gppdm.replay.sigma_max": None}}
     settings = {"baseline": "a", "streams": {"s": stream}, "variants": {"a": {"method": "gppdm"}}}
     [run] = plan.runs_of(plan.Plan.model_validate(settings), ["s"], ["a"])
-    assert sweep.experiment_of(run.params).learner.denoiser.first_steps is None
+    assert sweep.experiment_of(run.params).learner.replay.sigma_max is None
     given = _split_params(None, None, run.params)  # as `kedro run` reads it
-    assert given["gppdm"]["denoiser"]["first_steps"] is None
+    assert given["gppdm"]["replay"]["sigma_max"] is None
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.yml")), ids=lambda f: f.stem)

@@ -50,8 +50,8 @@ class DenoiserConfig(BaseModel):
     """gamma of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556, who use 5); null: every step
     counts alike."""
     steps: Annotated[int, Field(ge=1)] = 600
-    first_steps: Annotated[int, Field(ge=1)] | None = None
-    """Of the first task, whose network begins with nothing; null: as many as of the others."""
+    first_task: Annotated[float, Field(gt=0)] = 1.0
+    """How many times `steps` the first task takes, whose network begins with nothing."""
     batch_size: Annotated[int, Field(ge=2)] = 64
     optimiser: Literal["adamw", "muon"] = "adamw"
     """How weights are moved: all by AdamW, or matrices by Muon and the rest by AdamW."""
@@ -83,7 +83,7 @@ class DenoiserConfig(BaseModel):
 
     def steps_of(self, *, first: bool) -> int:
         """How many steps a task's training has: the first task's, or another one's."""
-        return self.first_steps if first and self.first_steps is not None else self.steps
+        return max(1, round(self.first_task * self.steps)) if first else self.steps
 
 
 def noise_scheduler_config(config: DenoiserConfig) -> dict[str, Any]:

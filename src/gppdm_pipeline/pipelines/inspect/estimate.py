@@ -139,12 +139,7 @@ def _some(data: LabelledImages) -> LabelledImages:
 
 def _reduced(model: Any, images: int) -> Any:
     """The same settings with a few steps and images."""
-    least = {
-        "steps": STEPS,
-        "first_steps": STEPS,
-        "images_per_class": images,
-        "sampler_steps": SAMPLER_STEPS,
-    }
+    least = {"steps": STEPS, "images_per_class": images, "sampler_steps": SAMPLER_STEPS}
     changes: dict[str, Any] = {}
     for name in type(model).model_fields:
         value = getattr(model, name)
