@@ -207,8 +207,8 @@ def _trained(
     device: torch.device,
 ) -> tuple[Gppdm, LearnerState]:
     """A generator of all classes at once."""
-    few = {"steps": steps, "first_task": 1.0, "label_dropout": 0.1}
-    denoiser = {**settings["gppdm"]["denoiser"], **few}
+    own = {"steps": steps, "first_task": 1.0, "label_dropout": 0.1}
+    denoiser = {**settings["gppdm"]["denoiser"], **own}
     method = Gppdm.model_validate({"denoiser": denoiser})
     folder = models / f"sampling_curve_{steps}"
     if not folder.exists():
