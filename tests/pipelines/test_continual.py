@@ -37,7 +37,7 @@ TINY: dict[str, Any] = {
     "vae_replay": {"vae": {"steps": 10, "width": 8}, "replay": {"images_per_class": 2}},
     **{
         name: {
-            "denoiser": {"steps": 10, "channels": [8, 16], "batch_size": 8},
+            "denoiser": {"steps": 10, "first_task": 1.0, "channels": [8, 16], "batch_size": 8},
             "replay": {"images_per_class": 2, "sampler_steps": 2},
         }
         for name in ("gppdm", "ddgr")
