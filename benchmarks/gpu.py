@@ -31,9 +31,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from training_step import OLD, Variant, gppdm, our_steps, second_task
 
-from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
-from gppdm_pipeline.algorithm.device import Context, Precision, resolve_device
-from gppdm_pipeline.algorithm.generator_drawing import replay_of
+from gppdm_pipeline.algorithm.context import Context, Precision, resolve_device
+from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
+from gppdm_pipeline.algorithm.generator.draw import replay_of
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.methods.gppdm import Gppdm
 

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from measuring import markdown, parser_of, write_record
 
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.base import learn_task
 from gppdm_pipeline.pipelines.measure import measured

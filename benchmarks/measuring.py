@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import yaml
 
-from gppdm_pipeline.algorithm.device import CPU, Progress, ProgressBar
+from gppdm_pipeline.algorithm.context import CPU, Progress, ProgressBar
 from gppdm_pipeline.pipelines.measure import cpu_seconds
 
 RESULTS = Path(__file__).parent / "results"

@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFolder
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFolder
+from gppdm_pipeline.algorithm.disk.states import load_state, save_state
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.algorithm.storage import load_state, save_state
-from gppdm_pipeline.image_files import read_images, write_images
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.files import read_images, write_images
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 
 SIDE = 64

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from measuring import markdown, parser_of, preset, write_record
 
-from gppdm_pipeline.algorithm.denoiser import clean_images, signal_shares
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.generator import add_classes, condition_table, denoiser_of
-from gppdm_pipeline.algorithm.generator_training import train_denoiser
-from gppdm_pipeline.algorithm.pixels import to_unit_range
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.network import clean_images, signal_shares
+from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
+from gppdm_pipeline.algorithm.generator.learn import train_denoiser
+from gppdm_pipeline.algorithm.generator.parts import add_classes, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
 from gppdm_pipeline.pipelines.measure import cpu_seconds

@@ -25,9 +25,13 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.condition import prototype_tokens
-from gppdm_pipeline.algorithm.denoiser import build_unet, noise_scheduler_config, signal_shares
-from gppdm_pipeline.algorithm.generator import GeneratorSettings
+from gppdm_pipeline.algorithm.condition.table import prototype_tokens
+from gppdm_pipeline.algorithm.diffusion.network import (
+    build_unet,
+    noise_scheduler_config,
+    signal_shares,
+)
+from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings
 from gppdm_pipeline.algorithm.state import LearnerState
 
 STEPS = 100

@@ -27,16 +27,16 @@ from numpy.typing import NDArray
 from reference_arrangement import STEPS, Reference
 from sampling_pictures import curve
 
-from gppdm_pipeline.algorithm.device import Context, resolve_device, silent
-from gppdm_pipeline.algorithm.generator import condition_table, denoiser_of
-from gppdm_pipeline.algorithm.replay import ReplayConfig, draw_images
+from gppdm_pipeline.algorithm.context import Context, resolve_device, silent
+from gppdm_pipeline.algorithm.diffusion.samplers import ReplayConfig, draw_images
+from gppdm_pipeline.algorithm.disk.states import load_state, save_state
+from gppdm_pipeline.algorithm.generator.parts import condition_table, denoiser_of
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.algorithm.storage import load_state, save_state
+from gppdm_pipeline.catalog.oracle import TrainedOracle, trained_oracle
 from gppdm_pipeline.evaluation.distances import Features, frechet_distance
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
-from gppdm_pipeline.pipelines.oracle import TrainedOracle, trained_oracle
 from gppdm_pipeline.streams.stream_config import StreamConfig
 
 GUIDANCE = 1.0

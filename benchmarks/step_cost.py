@@ -24,13 +24,13 @@ import numpy as np
 import torch
 import yaml
 
-from gppdm_pipeline.algorithm.classifier import fit_classifier
-from gppdm_pipeline.algorithm.device import CPU, Context, Precision, ProgressBar
-from gppdm_pipeline.algorithm.generator import add_classes
-from gppdm_pipeline.algorithm.generator_drawing import replay_of
-from gppdm_pipeline.algorithm.generator_training import train_denoiser
+from gppdm_pipeline.algorithm.classifier.network import fit_classifier
+from gppdm_pipeline.algorithm.context import CPU, Context, Precision, ProgressBar
+from gppdm_pipeline.algorithm.generator.draw import replay_of
+from gppdm_pipeline.algorithm.generator.learn import train_denoiser
+from gppdm_pipeline.algorithm.generator.parts import add_classes
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
 

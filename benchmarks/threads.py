@@ -29,11 +29,14 @@ from measuring import (
 )
 from training_step import NEW, OLD, noise, second_task
 
-from gppdm_pipeline.algorithm import classifier, optimiser, replay, workers
-from gppdm_pipeline.algorithm.device import CPU, Context
-from gppdm_pipeline.algorithm.generator_drawing import replay_of
-from gppdm_pipeline.algorithm.generator_training import train_denoiser
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.algorithm.classifier import network as classifier
+from gppdm_pipeline.algorithm.context import CPU, Context
+from gppdm_pipeline.algorithm.diffusion import samplers as replay
+from gppdm_pipeline.algorithm.fitting import muon as optimiser
+from gppdm_pipeline.algorithm.fitting import workers
+from gppdm_pipeline.algorithm.generator.draw import replay_of
+from gppdm_pipeline.algorithm.generator.learn import train_denoiser
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
 

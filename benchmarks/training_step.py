@@ -34,13 +34,15 @@ from measuring import (
 )
 from reference_arrangement import Reference, ReferenceTraining
 
-from gppdm_pipeline.algorithm import generator_training, graphs, training
-from gppdm_pipeline.algorithm.denoiser import build_unet
-from gppdm_pipeline.algorithm.device import Context, Precision, Progress, resolve_device
-from gppdm_pipeline.algorithm.generator import add_classes
-from gppdm_pipeline.algorithm.pixels import to_unit_range
+from gppdm_pipeline.algorithm.context import Context, Precision, Progress, resolve_device
+from gppdm_pipeline.algorithm.diffusion.network import build_unet
+from gppdm_pipeline.algorithm.fitting import graphs
+from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
+from gppdm_pipeline.algorithm.generator import learn as generator_training
+from gppdm_pipeline.algorithm.generator import training
+from gppdm_pipeline.algorithm.generator.parts import add_classes
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.gppdm import Gppdm
 

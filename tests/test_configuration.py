@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gppdm_pipeline.configuration import Experiment, resolve
-from gppdm_pipeline.layers import ConfigurationError, Layer, flatten
+from gppdm_pipeline.configuration.experiment import Experiment, resolve
+from gppdm_pipeline.configuration.layers import ConfigurationError, Layer, flatten
 from gppdm_pipeline.methods import METHODS
 
 CONF = Path(__file__).parents[1] / "conf" / "base"

@@ -10,7 +10,7 @@ from kedro.io import DatasetError
 from matplotlib.figure import Figure
 
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.datasets import (
+from gppdm_pipeline.catalog.datasets import (
     EmptyStateDataset,
     ImagesDataset,
     JsonDataset,
@@ -19,7 +19,7 @@ from gppdm_pipeline.datasets import (
     StateDataset,
 )
 from gppdm_pipeline.evaluation.pictures import Picture
-from gppdm_pipeline.images import LabelledImages, Room
+from gppdm_pipeline.images.labelled import LabelledImages, Room
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_no_images_come_back(tmp_path):
 @pytest.fixture
 def nothing_fits(monkeypatch):
     """Three images are many."""
-    monkeypatch.setattr("gppdm_pipeline.images.IN_MEMORY", 3)
-    monkeypatch.setattr("gppdm_pipeline.image_files.IN_MEMORY", 3)
+    monkeypatch.setattr("gppdm_pipeline.images.labelled.IN_MEMORY", 3)
+    monkeypatch.setattr("gppdm_pipeline.images.files.IN_MEMORY", 3)
 
 
 def is_mapped(array):

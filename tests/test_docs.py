@@ -10,8 +10,8 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from gppdm_pipeline.configuration import resolve
-from gppdm_pipeline.layers import Layer, flatten
+from gppdm_pipeline.configuration.experiment import resolve
+from gppdm_pipeline.configuration.layers import Layer, flatten
 from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.streams.sources import Source, SourceError
 from gppdm_pipeline.sweep import nested

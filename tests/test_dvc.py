@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gppdm_pipeline.configuration import resolve
-from gppdm_pipeline.layers import Layer
+from gppdm_pipeline.configuration.experiment import resolve
+from gppdm_pipeline.configuration.layers import Layer
 from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.pipelines.continual import create_pipeline
 

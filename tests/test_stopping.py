@@ -9,8 +9,8 @@ import weakref
 import pytest
 from sqlalchemy.exc import InvalidRequestError
 
+from gppdm_pipeline.run.tracking import Tracker
 from gppdm_pipeline.stopping import stop_at_signals, stops_held
-from gppdm_pipeline.tracking import Tracker
 
 STOPS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit, signal.SIGHUP: SystemExit}
 

@@ -9,7 +9,7 @@ from kedro.framework.project import pipelines, settings
 from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project
 
-from gppdm_pipeline.configuration import Experiment
+from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.pipelines import compare, continual, inspect
 
 _experiments: list[Experiment] = []  # the one in use, if there is any

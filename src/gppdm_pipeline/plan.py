@@ -24,11 +24,11 @@ from kedro.framework.project import configure_project
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gppdm_pipeline import sweep
-from gppdm_pipeline.configuration import Experiment
-from gppdm_pipeline.datasets import ImagesDataset
-from gppdm_pipeline.evaluation.record_pictures import strip_of
-from gppdm_pipeline.evaluation.records import record_of
-from gppdm_pipeline.plan_tables import TABLES, section, write_between
+from gppdm_pipeline.catalog.datasets import ImagesDataset
+from gppdm_pipeline.configuration.experiment import Experiment
+from gppdm_pipeline.plans.record_pictures import strip_of
+from gppdm_pipeline.plans.records import record_of
+from gppdm_pipeline.plans.tables import TABLES, section, write_between
 from gppdm_pipeline.streams.scenario import StreamConfig
 
 REPLAYS = Path("data/05_model_input")

@@ -14,7 +14,7 @@ import torch
 import gppdm_pipeline
 
 PACKAGE = Path(__file__).parent
-COMPUTING = ("algorithm", "methods", "streams", "images.py")
+COMPUTING = ("algorithm", "methods", "streams", "images")
 """The parts of the package that decide what is computed."""
 
 REPORTED = ("torch", "diffusers", "numpy", "scikit-learn", "kedro", "mlflow")

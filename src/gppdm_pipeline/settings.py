@@ -1,9 +1,9 @@
 """Kedro's settings."""
 
 import gppdm_pipeline.environment  # noqa: F401  isort: skip - before the libraries
-from gppdm_pipeline.hooks import ExperimentHooks
-from gppdm_pipeline.loader import ExperimentLoader
-from gppdm_pipeline.session import Session
+from gppdm_pipeline.run.hooks import ExperimentHooks
+from gppdm_pipeline.run.loader import ExperimentLoader
+from gppdm_pipeline.run.session import Session
 
 HOOKS = (ExperimentHooks(),)
 SESSION_CLASS = Session

@@ -20,7 +20,7 @@ import click
 import yaml
 from kedro.framework.project import configure_project, settings
 
-from gppdm_pipeline.configuration import Experiment
+from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.stopping import stop_at_signals
 
 _running: set[subprocess.Popen[bytes]] = set()

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from gppdm_pipeline.algorithm import distillation, nearest_label, regularisation
+from gppdm_pipeline.algorithm.classifier import regularisation
+from gppdm_pipeline.algorithm.generator import distillation, nearest_label
 
 torch.set_num_threads(1)  # the networks are too small for more
 

@@ -6,12 +6,13 @@ import torch
 from pydantic import ValidationError
 from tests.reference.tiny import gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm import agreement, generator_training
-from gppdm_pipeline.algorithm.agreement import agreed_replay, agreement_by_class
-from gppdm_pipeline.algorithm.classifier import predict_logits
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.classifier import agreement
+from gppdm_pipeline.algorithm.classifier.agreement import agreed_replay, agreement_by_class
+from gppdm_pipeline.algorithm.classifier.network import predict_logits
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.generator import learn as generator_training
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 
 STATE = LearnerState(tasks=((4,), (7, 2)))
 CONTEXT = Context(0, 3)

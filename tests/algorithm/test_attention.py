@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from gppdm_pipeline.algorithm.denoiser import Denoiser, DenoiserConfig, unet_config
+from gppdm_pipeline.algorithm.diffusion.network import Denoiser, DenoiserConfig, unet_config
 
 CONFIG = DenoiserConfig(channels=(8, 16), condition_dim=16)
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tests.reference.tiny import Stopped, gppdm, images_of, stopping
 
-from gppdm_pipeline.algorithm import checkpoint_files
-from gppdm_pipeline.algorithm.checkpoint_files import CheckpointError, CheckpointFolder, digest
-from gppdm_pipeline.algorithm.checkpoints import Snapshot
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.disk import checkpoint_files
+from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointError, CheckpointFolder, digest
+from gppdm_pipeline.algorithm.disk.checkpoints import Snapshot
 from gppdm_pipeline.algorithm.state import LearnerState
 
 

@@ -3,17 +3,17 @@ import pytest
 import torch
 from tests.reference.tiny import differences, images_of
 
-from gppdm_pipeline.algorithm import classifier
-from gppdm_pipeline.algorithm.classifier import (
+from gppdm_pipeline.algorithm.classifier import network as classifier
+from gppdm_pipeline.algorithm.classifier.network import (
     ClassifierConfig,
     SmallConvNet,
     accuracy,
     fit_classifier,
     predict_logits,
 )
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 
 NONE = LabelledImages.empty((8, 8, 1))
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from gppdm_pipeline.algorithm.condition import (
+from gppdm_pipeline.algorithm.condition.table import (
     ConditionTable,
     check_token_side,
     label_codes,

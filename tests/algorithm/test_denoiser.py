@@ -5,8 +5,9 @@ from diffusers import UNet2DConditionModel
 from tests.reference.tiny import SHAPE, gppdm, images_of
 from torch import nn
 
-from gppdm_pipeline.algorithm.condition import ConditionTable
-from gppdm_pipeline.algorithm.denoiser import (
+from gppdm_pipeline.algorithm.condition.table import ConditionTable
+from gppdm_pipeline.algorithm.context import CPU, Context
+from gppdm_pipeline.algorithm.diffusion.network import (
     Average,
     Denoiser,
     DenoiserConfig,
@@ -16,8 +17,7 @@ from gppdm_pipeline.algorithm.denoiser import (
     signal_shares,
     unet_config,
 )
-from gppdm_pipeline.algorithm.device import CPU, Context
-from gppdm_pipeline.algorithm.generator import add_classes
+from gppdm_pipeline.algorithm.generator.parts import add_classes
 from gppdm_pipeline.algorithm.state import LearnerState
 
 
@@ -175,8 +175,12 @@ def test_queries_and_keys_of_a_single_token_learn_nothing(route, single):
     tau = torch.tensor([5, 300, 600, 900])
     output = Denoiser(unet, 1)(noise, tau, *conditions(torch.tensor([0, 1, 0, 1])))
     (output - noise).square().mean().backward()
-    for name, parameter in unet.named_parameters():
+    # Of a single token the gradient is 0, or, by how a processor adds up, rounding: below a
+    # millionth of what the values of the same attention get.
+    largest = {name: float(p.grad.abs().max()) for name, p in unet.named_parameters()}
+    for name, size in largest.items():
+        values = largest[name.replace("to_q", "to_v").replace("to_k", "to_v")]
         if "attn2.to_q" in name or "attn2.to_k" in name:
-            assert bool(parameter.grad.any()) is not single, name
+            assert (size < 1e-6 * values) is single, name
         elif "attn2" in name:
-            assert parameter.grad.any(), name
+            assert size > 0, name

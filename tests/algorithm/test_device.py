@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from gppdm_pipeline.algorithm.device import Context, resolve_device
+from gppdm_pipeline.algorithm.context import Context, resolve_device
 
 
 def first(seed, task, stage):

@@ -6,10 +6,10 @@ from pydantic import ValidationError
 from tests.reference.tiny import differences, gppdm, images_of, learn
 from torch import nn
 
-from gppdm_pipeline.algorithm import generator_training
-from gppdm_pipeline.algorithm.denoiser import NoisyBatch
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.distillation import Teacher
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.network import NoisyBatch
+from gppdm_pipeline.algorithm.generator import learn as generator_training
+from gppdm_pipeline.algorithm.generator.distillation import Teacher
 from gppdm_pipeline.methods import learn_task
 
 TASKS = ((5, 2), (0,))

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from safetensors.numpy import save_file
 from tests.reference.tiny import SHAPE, gppdm, images_of
 
-from gppdm_pipeline.algorithm import embeddings
-from gppdm_pipeline.algorithm.condition import label_codes
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.embeddings import ConditionConfig, fixed_map, label_embeddings
-from gppdm_pipeline.algorithm.generator import add_classes
+from gppdm_pipeline.algorithm.condition import labels as embeddings
+from gppdm_pipeline.algorithm.condition.labels import ConditionConfig, fixed_map, label_embeddings
+from gppdm_pipeline.algorithm.condition.table import label_codes
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.generator.parts import add_classes
 from gppdm_pipeline.algorithm.state import LearnerState
 
 CONTEXT = Context(3, 2)

@@ -5,8 +5,13 @@ import pytest
 import torch
 from tests.reference.tiny import CLASSIFIER, images_of, learn
 
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.exemplars import choose_exemplars, features, first_of_each, herding
+from gppdm_pipeline.algorithm.classifier.exemplars import (
+    choose_exemplars,
+    features,
+    first_of_each,
+    herding,
+)
+from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.methods import Method
 
 TASKS = ((5, 2), (0,), (7, 9))

@@ -7,14 +7,15 @@ from tests.reference import gpm
 from tests.reference.tiny import SHAPE, gppdm, images_of, learn
 from torch import nn
 
-from gppdm_pipeline.algorithm import generator, generator_drawing
-from gppdm_pipeline.algorithm.condition import ConditionTable, label_codes, make_token_map
-from gppdm_pipeline.algorithm.denoiser import build_unet, signal_shares
-from gppdm_pipeline.algorithm.device import CPU, Context
-from gppdm_pipeline.algorithm.generator import add_classes
-from gppdm_pipeline.algorithm.generator_bases import extend_bases
-from gppdm_pipeline.algorithm.generator_drawing import denoising_residuals, replay_of
-from gppdm_pipeline.algorithm.pixels import to_unit_range
+from gppdm_pipeline.algorithm.condition.table import ConditionTable, label_codes, make_token_map
+from gppdm_pipeline.algorithm.context import CPU, Context
+from gppdm_pipeline.algorithm.diffusion.network import build_unet, signal_shares
+from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
+from gppdm_pipeline.algorithm.generator import draw as generator_drawing
+from gppdm_pipeline.algorithm.generator import parts as generator
+from gppdm_pipeline.algorithm.generator.bases import extend_bases
+from gppdm_pipeline.algorithm.generator.draw import denoising_residuals, replay_of
+from gppdm_pipeline.algorithm.generator.parts import add_classes
 from gppdm_pipeline.algorithm.state import LearnerState
 
 CONTEXT = Context(0, 1)

@@ -5,10 +5,12 @@ import torch
 from tests.methods.test_contract import SETTINGS, TASKS, VARIANTS
 from tests.reference.tiny import Stopped, images_of, learn, stopping, tensors_of
 
-from gppdm_pipeline.algorithm import classifier, training, vae
-from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFolder
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.graphs import recorded, rows_where
+from gppdm_pipeline.algorithm import vae
+from gppdm_pipeline.algorithm.classifier import network as classifier
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFolder
+from gppdm_pipeline.algorithm.fitting.graphs import recorded, rows_where
+from gppdm_pipeline.algorithm.generator import training
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.methods import Method, learn_task
 

@@ -12,10 +12,9 @@ import pytest
 import torch
 from tests.reference.tiny import PARTS, images_of, learn
 
-from gppdm_pipeline.algorithm.classifier import SmallConvNet, build_classifier
-from gppdm_pipeline.algorithm.denoiser import DenoiserConfig, signal_shares
-from gppdm_pipeline.algorithm.device import CPU, Context
-from gppdm_pipeline.algorithm.guidance import (
+from gppdm_pipeline.algorithm.classifier.network import SmallConvNet, build_classifier
+from gppdm_pipeline.algorithm.context import CPU, Context
+from gppdm_pipeline.algorithm.diffusion.guide import (
     Guide,
     Step,
     ancestral,
@@ -23,6 +22,7 @@ from gppdm_pipeline.algorithm.guidance import (
     residual_variance,
     with_noise_level,
 )
+from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig, signal_shares
 from gppdm_pipeline.methods import Method
 
 S, V, M = 0.25, 0.08, 0.4

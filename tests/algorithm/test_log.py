@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gppdm_pipeline.algorithm.log import DivergedError, LossRecorder
+from gppdm_pipeline.algorithm.fitting.log import DivergedError, LossRecorder
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

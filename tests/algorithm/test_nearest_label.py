@@ -6,17 +6,17 @@ import torch
 from pydantic import ValidationError
 from tests.reference.tiny import gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm import generator_training
-from gppdm_pipeline.algorithm.condition import ConditionTable
-from gppdm_pipeline.algorithm.denoiser import (
+from gppdm_pipeline.algorithm.condition.table import ConditionTable
+from gppdm_pipeline.algorithm.context import CPU, Context
+from gppdm_pipeline.algorithm.diffusion.network import (
     Denoiser,
     DenoiserConfig,
     build_unet,
     noisy_batch,
     signal_shares,
 )
-from gppdm_pipeline.algorithm.device import CPU, Context
-from gppdm_pipeline.algorithm.nearest_label import NearestLabel
+from gppdm_pipeline.algorithm.generator import learn as generator_training
+from gppdm_pipeline.algorithm.generator.nearest_label import NearestLabel
 
 # Classes 0 and 1 are old; 2 is nearest to 1 by the angle (to 0 by distance), 3 to 0.
 VECTORS = np.random.default_rng(3).normal(size=(6, 50))  # wider than the denoiser's tokens

@@ -7,8 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from tests.reference.tiny import SHAPE, gppdm
 
-from gppdm_pipeline.algorithm.denoiser import Denoiser, unet_config
-from gppdm_pipeline.algorithm.optimiser import MOMENTUM, Muon, optimiser_of, orthogonalised
+from gppdm_pipeline.algorithm.diffusion.network import Denoiser, unet_config
+from gppdm_pipeline.algorithm.fitting.muon import MOMENTUM, Muon, optimiser_of, orthogonalised
 
 
 def matrices_with(values, rows, columns, seed=0):

@@ -1,6 +1,6 @@
 import torch
 
-from gppdm_pipeline.algorithm.origins import texture_of
+from gppdm_pipeline.algorithm.classifier.texture import texture_of
 
 
 def test_every_image_gets_one_of_the_residuals():

@@ -1,9 +1,14 @@
 import numpy as np
 import torch
 
-from gppdm_pipeline.algorithm import pixels as module
-from gppdm_pipeline.algorithm.device import CPU
-from gppdm_pipeline.algorithm.pixels import Pixels, balanced_indices, shift_randomly, to_unit_range
+from gppdm_pipeline.algorithm.context import CPU
+from gppdm_pipeline.algorithm.fitting import batches as module
+from gppdm_pipeline.algorithm.fitting.batches import (
+    Pixels,
+    balanced_indices,
+    shift_randomly,
+    to_unit_range,
+)
 
 
 def test_range_and_order_of_axes():

@@ -6,15 +6,15 @@ from diffusers import UNet2DConditionModel
 from tests.reference import gpm
 from torch import nn
 
-from gppdm_pipeline.algorithm.denoiser import Average, DenoiserConfig, unet_config
-from gppdm_pipeline.algorithm.optimiser import Muon
-from gppdm_pipeline.algorithm.projection import (
+from gppdm_pipeline.algorithm.diffusion.network import Average, DenoiserConfig, unet_config
+from gppdm_pipeline.algorithm.diffusion.projection import (
     OrthogonalUpdate,
     cross_attention_layers,
     extend_basis,
     input_moments,
     orthogonal_updates,
 )
+from gppdm_pipeline.algorithm.fitting.muon import Muon
 
 DIM = 24
 

@@ -3,11 +3,15 @@ import pytest
 import torch
 from tests.reference.tiny import images_of
 
-from gppdm_pipeline.algorithm import prototypes as module
-from gppdm_pipeline.algorithm.classifier import ClassifierConfig, fit_classifier, predict_logits
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.pixels import to_unit_range
-from gppdm_pipeline.algorithm.prototypes import PrototypeConfig, prototype_starts
+from gppdm_pipeline.algorithm.classifier.network import (
+    ClassifierConfig,
+    fit_classifier,
+    predict_logits,
+)
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
+from gppdm_pipeline.algorithm.generator import prototypes as module
+from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig, prototype_starts
 from gppdm_pipeline.algorithm.state import LearnerState
 
 TRAIN = images_of(6, 2, 4, per_class=9)

@@ -5,19 +5,19 @@ import torch
 from tests.reference import regularisation as reference
 from tests.reference.tiny import SHAPE, images_of, learn
 
-from gppdm_pipeline.algorithm.classifier import (
+from gppdm_pipeline.algorithm.classifier.growth import tensors_of
+from gppdm_pipeline.algorithm.classifier.network import (
     ClassifierConfig,
     SmallConvNet,
     build_classifier,
 )
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.growth import tensors_of
-from gppdm_pipeline.algorithm.pixels import to_unit_range
-from gppdm_pipeline.algorithm.regularisation import (
+from gppdm_pipeline.algorithm.classifier.regularisation import (
     fisher_diagonal,
     quadratic_penalty,
     with_soft_labels,
 )
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.state import Weights
 from gppdm_pipeline.methods import Method
 

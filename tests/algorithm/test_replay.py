@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from tests.reference import dpm_solver
 from torch import nn
 
-from gppdm_pipeline.algorithm.condition import ConditionTable
-from gppdm_pipeline.algorithm.denoiser import DenoiserConfig, signal_shares
-from gppdm_pipeline.algorithm.device import CPU, silent
-from gppdm_pipeline.algorithm.pixels import Pixels, to_unit_range
-from gppdm_pipeline.algorithm.replay import Beginning, ReplayConfig, draw_images
+from gppdm_pipeline.algorithm.condition.table import ConditionTable
+from gppdm_pipeline.algorithm.context import CPU, silent
+from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig, signal_shares
+from gppdm_pipeline.algorithm.diffusion.samplers import Beginning, ReplayConfig, draw_images
+from gppdm_pipeline.algorithm.fitting.batches import Pixels, to_unit_range
 from gppdm_pipeline.algorithm.state import Condition
 
 SHAPE = (4, 4, 1)
@@ -319,7 +319,7 @@ def test_many_images_are_drawn_into_a_file_to_the_same_bits(monkeypatch):
     config = DenoiserConfig()
     options = {"sampler_steps": 2, "batch_size": 2}
     in_memory = draw(BestDenoiser(config), [0, 1, 1], config, **options)
-    monkeypatch.setattr("gppdm_pipeline.images.IN_MEMORY", 0)
+    monkeypatch.setattr("gppdm_pipeline.images.labelled.IN_MEMORY", 0)
     in_file = draw(BestDenoiser(config), [0, 1, 1], config, **options)
     assert isinstance(in_file.base, mmap.mmap)
     np.testing.assert_array_equal(in_file, in_memory)

@@ -1,10 +1,10 @@
 import numpy as np
 import torch
 
-from gppdm_pipeline.algorithm import shards
-from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFolder
-from gppdm_pipeline.algorithm.checkpoints import NOWHERE
-from gppdm_pipeline.algorithm.shards import Shards
+from gppdm_pipeline.algorithm.disk import shards
+from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFolder
+from gppdm_pipeline.algorithm.disk.checkpoints import NOWHERE
+from gppdm_pipeline.algorithm.disk.shards import Shards
 
 SHAPE = (10, 4, 4, 3)
 

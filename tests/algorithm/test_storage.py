@@ -8,10 +8,10 @@ from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from tests.reference.tiny import CLASSIFIER, differences, gppdm, learn
 
-from gppdm_pipeline.algorithm import storage
-from gppdm_pipeline.algorithm.denoiser import build_unet
+from gppdm_pipeline.algorithm.diffusion.network import build_unet
+from gppdm_pipeline.algorithm.disk import states as storage
+from gppdm_pipeline.algorithm.disk.states import StateError, load_state, save_state, verify_state
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.algorithm.storage import StateError, load_state, save_state, verify_state
 from gppdm_pipeline.methods import Method
 
 FILES = {

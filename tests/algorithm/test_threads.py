@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests.reference.tiny import gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.device import CPU, Context
-from gppdm_pipeline.algorithm.generator_drawing import redrawn, replay_of
-from gppdm_pipeline.algorithm.threads import backward, parts_of, together
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.algorithm.context import CPU, Context
+from gppdm_pipeline.algorithm.fitting.threads import backward, parts_of, together
+from gppdm_pipeline.algorithm.generator.draw import redrawn, replay_of
+from gppdm_pipeline.images.labelled import LabelledImages
 
 
 @pytest.fixture

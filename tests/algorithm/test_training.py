@@ -9,14 +9,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from tests.reference.tiny import SHAPE, gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.condition import ConditionTable
-from gppdm_pipeline.algorithm.denoiser import Denoiser, unet_config
-from gppdm_pipeline.algorithm.device import CPU, Context
-from gppdm_pipeline.algorithm.generator import add_classes
-from gppdm_pipeline.algorithm.generator_training import class_weights
-from gppdm_pipeline.algorithm.pixels import balanced_indices, to_unit_range
+from gppdm_pipeline.algorithm.condition.table import ConditionTable
+from gppdm_pipeline.algorithm.context import CPU, Context
+from gppdm_pipeline.algorithm.diffusion.network import Denoiser, unet_config
+from gppdm_pipeline.algorithm.fitting.batches import balanced_indices, to_unit_range
+from gppdm_pipeline.algorithm.generator.learn import class_weights
+from gppdm_pipeline.algorithm.generator.parts import add_classes
+from gppdm_pipeline.algorithm.generator.training import fit_denoiser
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.algorithm.training import fit_denoiser
 from gppdm_pipeline.pipelines.inspect import estimate
 
 CLASSES = (7, 1, 4, 9)

@@ -6,7 +6,7 @@ import torch
 from tests.reference.tiny import CLASSIFIER, images_of, learn, tensors_of
 
 from gppdm_pipeline.algorithm import vae as module
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.vae import (
     ConvVae,

@@ -13,12 +13,12 @@ import pytest
 import torch
 from tests.reference.tiny import gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm import workers
-from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
-from gppdm_pipeline.algorithm.device import CPU
-from gppdm_pipeline.algorithm.objective import Objective
-from gppdm_pipeline.algorithm.pixels import Pixels
-from gppdm_pipeline.algorithm.workers import WorkerError, backward_of
+from gppdm_pipeline.algorithm.context import CPU
+from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
+from gppdm_pipeline.algorithm.fitting import workers
+from gppdm_pipeline.algorithm.fitting.batches import Pixels
+from gppdm_pipeline.algorithm.fitting.workers import WorkerError, backward_of
+from gppdm_pipeline.algorithm.generator.objective import Objective
 from gppdm_pipeline.pipelines.measure import cpu_seconds
 
 pytestmark = pytest.mark.skipif(

@@ -5,12 +5,12 @@ import pytest
 import torch
 from reference_arrangement import Reference, ReferenceTraining
 
-from gppdm_pipeline.algorithm.device import CPU, Context, silent
-from gppdm_pipeline.algorithm.generator import condition_table, denoiser_of
-from gppdm_pipeline.algorithm.pixels import to_unit_range
-from gppdm_pipeline.algorithm.replay import ReplayConfig, _prediction, draw_images
+from gppdm_pipeline.algorithm.context import CPU, Context, silent
+from gppdm_pipeline.algorithm.diffusion.samplers import ReplayConfig, _prediction, draw_images
+from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
+from gppdm_pipeline.algorithm.generator.parts import condition_table, denoiser_of
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 
 LABELS = [5, 2, 2, 7]

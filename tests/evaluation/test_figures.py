@@ -10,7 +10,7 @@ from matplotlib.text import Text
 
 from gppdm_pipeline.evaluation import figures
 from gppdm_pipeline.evaluation.inspection_figures import stream_figure
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 
 NAMES = tuple(f"class_{label}" for label in range(100))
 

@@ -8,12 +8,12 @@ from tests.evaluation.test_figures import texts
 from tests.evaluation.test_pictures import checked
 from tests.evaluation.test_records import quality, record
 
-from gppdm_pipeline.evaluation.record_pictures import (
+from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.plans.record_pictures import (
     accuracy_against_cost_picture,
     first_classes_picture,
     strip_of,
 )
-from gppdm_pipeline.images import LabelledImages
 
 Q = (0.9, 1.0)
 QUALITY = quality({"7": Q}, {"7": Q, "2": Q}, {"7": Q, "2": Q, "5": Q})

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from gppdm_pipeline.evaluation.records import (
+from gppdm_pipeline.plans.records import (
     MEASURES,
     as_markdown,
     cost_of,

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from gppdm_pipeline.evaluation import replay_quality
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig, measure
 from gppdm_pipeline.evaluation.summary import replay_report
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 
 CONFIG = EvaluationConfig(images_per_class=10, nearest=3)
 

@@ -19,12 +19,12 @@ from tests.reference.tiny import (
     learn,
 )
 
-from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFolder
-from gppdm_pipeline.algorithm.classifier import predict_logits
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.classifier.network import predict_logits
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFolder
+from gppdm_pipeline.algorithm.disk.states import load_state, save_state
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.algorithm.storage import load_state, save_state
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import METHODS, Method, learn_task, method_class
 
 SETTINGS = {

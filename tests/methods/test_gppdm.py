@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from tests.reference import gpm
 from tests.reference.tiny import gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.condition import ConditionTable
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.condition.table import ConditionTable
+from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.methods import gppdm as module
 from gppdm_pipeline.methods import learn_task

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tests.reference.tiny import gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.generator_drawing import replay_of
-from gppdm_pipeline.algorithm.storage import StateError, load_state, save_state
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.disk.states import StateError, load_state, save_state
+from gppdm_pipeline.algorithm.generator.draw import replay_of
 from gppdm_pipeline.methods import gppdm as module
 from gppdm_pipeline.methods import learn_task
 

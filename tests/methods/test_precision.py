@@ -10,9 +10,9 @@ import torch
 from tests.methods.test_gppdm import moves, tokens_of
 from tests.reference.tiny import differences, gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.classifier import ClassifierConfig, cross_entropy
-from gppdm_pipeline.algorithm.device import CPU, Context, autocast
-from gppdm_pipeline.algorithm.projection import input_moments
+from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig, cross_entropy
+from gppdm_pipeline.algorithm.context import CPU, Context, autocast
+from gppdm_pipeline.algorithm.diffusion.projection import input_moments
 from gppdm_pipeline.methods import learn_task
 
 TASKS = ((5, 2), (0,))

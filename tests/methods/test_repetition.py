@@ -7,11 +7,11 @@ import pytest
 import torch
 from tests.methods.test_contract import SETTINGS
 
-from gppdm_pipeline.algorithm.classifier import predict_logits
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.classifier.network import predict_logits
+from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.evaluation import metrics
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import METHODS, Method, learn_task
 from gppdm_pipeline.streams.scenario import StreamConfig, read_task
 

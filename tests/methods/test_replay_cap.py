@@ -4,8 +4,8 @@ import pytest
 from pydantic import ValidationError
 from tests.reference.tiny import gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.replay import ReplayConfig
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.samplers import ReplayConfig
 from gppdm_pipeline.pipelines.inspect import estimate
 
 TASKS = ((5, 2), (0,), (7, 3))

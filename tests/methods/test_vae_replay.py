@@ -1,7 +1,7 @@
 import pytest
 from tests.reference.tiny import CLASSIFIER, images_of, learn
 
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.methods import Method, learn_task
 from gppdm_pipeline.methods import vae_replay as module
 

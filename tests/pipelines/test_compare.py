@@ -211,7 +211,7 @@ def test_comparing_does_not_go_on_with_a_stopped_run(monkeypatch):
     compare()
     table = REPORTS / "comparison" / "table.md"
     table.write_text("old")
-    monkeypatch.setattr("gppdm_pipeline.session.Command.goes_on", lambda _: True)
+    monkeypatch.setattr("gppdm_pipeline.run.session.Command.goes_on", lambda _: True)
     compare()
     assert "| finetune | 1 (0) |" in table.read_text()
 

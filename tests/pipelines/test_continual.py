@@ -23,7 +23,7 @@ from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.methods.finetune import Finetune
 from gppdm_pipeline.pipelines.continual import create_pipeline
 from gppdm_pipeline.pipelines.continual.assessment import STAGES
-from gppdm_pipeline.session import Session
+from gppdm_pipeline.run.session import Session
 
 ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = {

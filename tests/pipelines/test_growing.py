@@ -25,9 +25,10 @@ from tests.pipelines.test_stop_and_go_on import result, stop_at_offer
 from tests.reference.tiny import Stopped
 
 from gppdm_pipeline import sweep
-from gppdm_pipeline.algorithm.storage import load_state
-from gppdm_pipeline.pipelines import growing, scratch
-from gppdm_pipeline.pipelines.guard import differences
+from gppdm_pipeline.algorithm.disk.states import load_state
+from gppdm_pipeline.catalog import scratch
+from gppdm_pipeline.run import growing
+from gppdm_pipeline.run.guard import differences
 
 STAGES = ("split", "synthesise_replay", "train_classifier", "train_generator", "evaluate")
 REPORT = {"report.summarise", "report.draw_accuracy_matrix", "report.draw_accuracy_over_tasks"}

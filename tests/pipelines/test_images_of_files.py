@@ -78,7 +78,7 @@ def test_a_damaged_image_stops_the_run_before_training(pictures):
 
 
 def test_names_that_are_too_long_for_mlflow_are_cut_there_alone(pictures, monkeypatch):
-    monkeypatch.setattr("gppdm_pipeline.tracking.LONGEST", 30)
+    monkeypatch.setattr("gppdm_pipeline.run.tracking.LONGEST", 30)
     run(settings())
     experiment = client().get_experiment_by_name("my_images")
     (tracked,) = client().search_runs([experiment.experiment_id])

@@ -23,7 +23,7 @@ from tests.pipelines.test_continual import (
 from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.pipelines.inspect import estimate
 from gppdm_pipeline.pipelines.inspect.estimate import estimate_costs
-from gppdm_pipeline.session import Session
+from gppdm_pipeline.run.session import Session
 from gppdm_pipeline.streams.scenario import StreamConfig
 
 FOLDER = Path("data/08_reporting/digits/inspect")
@@ -62,7 +62,7 @@ def test_page_picture_and_json(capsys):
 
 def test_it_looks_beside_a_run_that_is_there_or_was_stopped(monkeypatch):
     run()
-    monkeypatch.setattr("gppdm_pipeline.session.Command.goes_on", lambda _: True)
+    monkeypatch.setattr("gppdm_pipeline.run.session.Command.goes_on", lambda _: True)
     inspect({"stream": {**TINY["stream"], "classes_per_task": 2}})
     before = (FOLDER / "page.md").read_text()
     assert "in 5 tasks" in before

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.streams.test_scenario import config
 
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.pipelines.inspect import duplicates
 from gppdm_pipeline.pipelines.inspect.duplicates import Duplicates, find_duplicates, hash_images
 from gppdm_pipeline.pipelines.inspect.looking import inspect_stream

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 from tests.reference.tiny import gppdm
 
-from gppdm_pipeline.algorithm.checkpoints import no_checkpoints
+from gppdm_pipeline.algorithm.disk.checkpoints import no_checkpoints
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.configuration import resolve
-from gppdm_pipeline.layers import ConfigurationError, Layer
-from gppdm_pipeline.loader import _parameters
+from gppdm_pipeline.configuration.experiment import resolve
+from gppdm_pipeline.configuration.layers import ConfigurationError, Layer
 from gppdm_pipeline.pipelines.continual import nodes
+from gppdm_pipeline.run.loader import _parameters
 
 PRESET = {"stream": {"source": {"reader": "sklearn_digits"}, "classes_per_task": 5}}
 

@@ -12,8 +12,8 @@ from tests.pipelines.test_continual import (
     run,
 )
 
-from gppdm_pipeline.algorithm.storage import load_state, save_state, verify_state
-from gppdm_pipeline.datasets import ImagesDataset
+from gppdm_pipeline.algorithm.disk.states import load_state, save_state, verify_state
+from gppdm_pipeline.catalog.datasets import ImagesDataset
 from gppdm_pipeline.streams.sources import fingerprint
 
 

@@ -25,12 +25,12 @@ from tests.pipelines.test_continual import (
 )
 from tests.reference.tiny import Stopped
 
-from gppdm_pipeline import images
-from gppdm_pipeline.algorithm import storage
-from gppdm_pipeline.algorithm.checkpoint_files import CheckpointFiles
-from gppdm_pipeline.configuration import flatten
+from gppdm_pipeline.algorithm.disk import states as storage
+from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFiles
+from gppdm_pipeline.catalog import scratch
+from gppdm_pipeline.configuration.experiment import flatten
+from gppdm_pipeline.images import labelled as images
 from gppdm_pipeline.methods import METHODS
-from gppdm_pipeline.pipelines import scratch
 
 GPPDM = {"method": "gppdm", "checkpoint_seconds": 0}
 OFFERS = {11: "bases", 15: "train_classifier", 23: "synthesise_replay"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gppdm_pipeline.pipelines.summary import print_summary
+from gppdm_pipeline.run.summary import print_summary
 
 
 @pytest.mark.parametrize(("total", "shown"), [(5, True), (20, False)])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gppdm_pipeline.algorithm.workers import backward_of
+from gppdm_pipeline.algorithm.fitting.workers import backward_of
 
 torch.set_num_threads(2)
 slope, fork, told = torch.zeros(1, requires_grad=True), os.fork, Path(sys.argv[1])

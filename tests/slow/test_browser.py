@@ -19,7 +19,7 @@ from kedro.runner import SequentialRunner
 from tests.pipelines.test_continual import ROOT, TINY, client
 from tests.reference.browser import CHROMIUM, PATIENCE, browser
 
-from gppdm_pipeline.session import Session
+from gppdm_pipeline.run.session import Session
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.sources import Mnist5k, SourceError, fingerprint
 
 

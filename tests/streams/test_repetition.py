@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from tests.streams.test_scenario import config, rows
 
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams import sources
 from gppdm_pipeline.streams.repetition import first_seen
 from gppdm_pipeline.streams.scenario import StreamConfig, read_task, read_tasks

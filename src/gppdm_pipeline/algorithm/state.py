@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.checkpoints import Training
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.graphs import on, rate, recorded
-from gppdm_pipeline.algorithm.growth import load_grown, tensors_of
-from gppdm_pipeline.algorithm.log import LossRecorder, StageLog
-from gppdm_pipeline.algorithm.pixels import Pixels, balanced_indices
-from gppdm_pipeline.algorithm.schedule import warm_up_then_cosine
+from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.disk.checkpoints import Training
+from gppdm_pipeline.algorithm.fitting.batches import Pixels, balanced_indices
+from gppdm_pipeline.algorithm.fitting.graphs import on, rate, recorded
+from gppdm_pipeline.algorithm.fitting.log import LossRecorder, StageLog
+from gppdm_pipeline.algorithm.fitting.schedule import warm_up_then_cosine
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
-from gppdm_pipeline.images import IN_MEMORY, LabelledImages, Room
+from gppdm_pipeline.images.labelled import IN_MEMORY, LabelledImages, Room
 
 DRAWING_BATCH = 1024
 

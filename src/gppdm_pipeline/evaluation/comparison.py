@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from gppdm_pipeline.layers import flatten
+from gppdm_pipeline.configuration.layers import flatten
 
 Report = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gppdm_pipeline.evaluation.comparison import Comparison
 from gppdm_pipeline.evaluation.metrics import Matrix
 from gppdm_pipeline.evaluation.pictures import Row
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 
 
 def matrix_rows(matrix: Matrix, average: Sequence[float] = ()) -> list[Row]:

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gppdm_pipeline.evaluation.metrics import Matrix
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 
 WIDTH = 8.0  # inches
 _DPI = 100

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gppdm_pipeline.evaluation.distances import Features, frechet_distance, kernel_distance, prdc
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 
 ExtractorName = Literal["oracle", "efficientnet_lite0", "inception"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from gppdm_pipeline.configuration.layers import flatten
 from gppdm_pipeline.evaluation.captions import CAPTIONS
 from gppdm_pipeline.evaluation.comparison import Comparison, as_cells
-from gppdm_pipeline.layers import flatten
 
 _FULL = 0.1  # share of directions left free, below which a layer is told about
 _SURE = 0.9  # accuracy of an oracle, below which it is told about

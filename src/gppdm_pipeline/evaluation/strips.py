@@ -25,7 +25,7 @@ from gppdm_pipeline.evaluation.figures import (
     wrapped,
 )
 from gppdm_pipeline.evaluation.pictures import Picture, Row
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 
 _ACROSS, _DOWN = 3, 2  # images in a cell
 _CLASSES = 4  # shown

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
 
-from gppdm_pipeline.algorithm.classifier import ClassifierConfig
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 
 
 class Method(BaseModel, ABC):

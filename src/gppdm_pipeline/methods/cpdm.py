@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from gppdm_pipeline.algorithm.projection import ProjectionConfig
+from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
 from gppdm_pipeline.methods.gppdm import Gppdm
 
 

@@ -14,14 +14,14 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from gppdm_pipeline.algorithm.classifier import build_classifier
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.generator_drawing import replay_of
-from gppdm_pipeline.algorithm.guidance import Guide, Variance, fit_guide
-from gppdm_pipeline.algorithm.log import StageLog
-from gppdm_pipeline.algorithm.replay import ReplayConfig
+from gppdm_pipeline.algorithm.classifier.network import build_classifier
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.guide import Guide, Variance, fit_guide
+from gppdm_pipeline.algorithm.diffusion.samplers import ReplayConfig
+from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.generator.draw import replay_of
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.base import all_images
 from gppdm_pipeline.methods.diffusion_replay import DiffusionReplay
 

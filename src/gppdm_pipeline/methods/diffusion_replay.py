@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from gppdm_pipeline.algorithm.projection import ProjectionConfig
-from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
+from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
+from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig
 from gppdm_pipeline.methods.gppdm import Gppdm
 
 

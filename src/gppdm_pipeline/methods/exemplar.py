@@ -13,11 +13,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.exemplars import Choice, choose_exemplars, first_of_each
-from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.classifier.exemplars import Choice, choose_exemplars, first_of_each
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.finetune import Finetune
 
 

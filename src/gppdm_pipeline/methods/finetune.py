@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from gppdm_pipeline.algorithm.classifier import fit_classifier
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.classifier.network import fit_classifier
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.base import Method, all_images
 
 

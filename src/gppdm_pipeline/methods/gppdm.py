@@ -13,28 +13,28 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gppdm_pipeline.algorithm.agreement import agreed_replay
-from gppdm_pipeline.algorithm.classifier import fit_classifier
-from gppdm_pipeline.algorithm.denoiser import DenoiserConfig
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.embeddings import ConditionConfig
-from gppdm_pipeline.algorithm.generator import (
+from gppdm_pipeline.algorithm.classifier.agreement import agreed_replay
+from gppdm_pipeline.algorithm.classifier.network import fit_classifier
+from gppdm_pipeline.algorithm.classifier.regularisation import with_soft_labels
+from gppdm_pipeline.algorithm.classifier.texture import texture_of
+from gppdm_pipeline.algorithm.condition.labels import ConditionConfig
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
+from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
+from gppdm_pipeline.algorithm.diffusion.samplers import ReplayConfig
+from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.generator.bases import extend_bases
+from gppdm_pipeline.algorithm.generator.draw import denoising_residuals, redrawn, replay_of
+from gppdm_pipeline.algorithm.generator.kept import keep_replay, kept_replay
+from gppdm_pipeline.algorithm.generator.learn import train_denoiser
+from gppdm_pipeline.algorithm.generator.parts import (
     add_classes,
     check_images,
     warn_if_tokens_fill,
 )
-from gppdm_pipeline.algorithm.generator_bases import extend_bases
-from gppdm_pipeline.algorithm.generator_drawing import denoising_residuals, redrawn, replay_of
-from gppdm_pipeline.algorithm.generator_training import train_denoiser
-from gppdm_pipeline.algorithm.kept_replay import keep_replay, kept_replay
-from gppdm_pipeline.algorithm.log import StageLog
-from gppdm_pipeline.algorithm.origins import texture_of
-from gppdm_pipeline.algorithm.projection import ProjectionConfig
-from gppdm_pipeline.algorithm.prototypes import PrototypeConfig
-from gppdm_pipeline.algorithm.regularisation import with_soft_labels
-from gppdm_pipeline.algorithm.replay import ReplayConfig
+from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.base import Method, all_images
 
 TEMPERATURE = 2.0

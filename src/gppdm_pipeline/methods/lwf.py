@@ -12,17 +12,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.classifier import Objective, build_classifier, fit_classifier
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.log import StageLog
-from gppdm_pipeline.algorithm.regularisation import (
+from gppdm_pipeline.algorithm.classifier.network import Objective, build_classifier, fit_classifier
+from gppdm_pipeline.algorithm.classifier.regularisation import (
     Softmax,
     competing_outputs,
     cross_entropy_among,
     distillation,
 )
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.finetune import Finetune
 
 

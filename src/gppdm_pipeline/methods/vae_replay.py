@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gppdm_pipeline.algorithm.classifier import fit_classifier
-from gppdm_pipeline.algorithm.device import Context
-from gppdm_pipeline.algorithm.log import StageLog
-from gppdm_pipeline.algorithm.origins import texture_of
+from gppdm_pipeline.algorithm.classifier.network import fit_classifier
+from gppdm_pipeline.algorithm.classifier.texture import texture_of
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.vae import (
     VaeConfig,
@@ -24,7 +24,7 @@ from gppdm_pipeline.algorithm.vae import (
     fit_vae,
     reconstruction_residuals,
 )
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.base import Method, all_images
 
 

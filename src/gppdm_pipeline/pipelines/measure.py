@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.fitting.log import StageLog
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")

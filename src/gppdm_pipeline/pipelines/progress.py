@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from gppdm_pipeline.algorithm.device import Progress, ProgressBar
+from gppdm_pipeline.algorithm.context import Progress, ProgressBar
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.names import listed
 from gppdm_pipeline.streams.repetition import divide, draw, first_seen
 from gppdm_pipeline.streams.sources import SourceError, choose_per_class

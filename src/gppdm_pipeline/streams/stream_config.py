@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.checks import (
     check_batches,
     check_order,

@@ -12,9 +12,10 @@ from typing import cast
 
 from kedro.pipeline import Node, node
 
-from gppdm_pipeline.algorithm.device import resolve_device
-from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.context import resolve_device
+from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.catalog.oracle import OracleFolder, TrainedOracle, trained_oracle
 from gppdm_pipeline.evaluation.extractors import build_extractors
 from gppdm_pipeline.evaluation.replay_quality import (
     EvaluationConfig,
@@ -23,11 +24,10 @@ from gppdm_pipeline.evaluation.replay_quality import (
     first_of_each,
     measure,
 )
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.continual.nodes import Record, Task
 from gppdm_pipeline.pipelines.measure import measured
-from gppdm_pipeline.pipelines.oracle import OracleFolder, TrainedOracle, trained_oracle
 from gppdm_pipeline.streams.scenario import StreamConfig
 
 NAMESPACE = "assessment"

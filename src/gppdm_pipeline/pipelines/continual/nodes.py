@@ -10,19 +10,19 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from gppdm_pipeline.algorithm.checkpoints import Checkpoints, no_checkpoints
-from gppdm_pipeline.algorithm.classifier import predict_logits
-from gppdm_pipeline.algorithm.device import Context, Precision, resolve_device
-from gppdm_pipeline.algorithm.log import StageLog
+from gppdm_pipeline.algorithm.classifier.network import predict_logits
+from gppdm_pipeline.algorithm.context import Context, Precision, resolve_device
+from gppdm_pipeline.algorithm.disk.checkpoints import Checkpoints, no_checkpoints
+from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.evaluation.accuracies import correct_when_masked
 from gppdm_pipeline.evaluation.calibration import expected_calibration_error
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.measure import measured
 from gppdm_pipeline.pipelines.progress import bars_of
-from gppdm_pipeline.pipelines.scratch import Scratch
 from gppdm_pipeline.streams.scenario import StreamConfig, read_task
 from gppdm_pipeline.streams.sources import fingerprint
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from gppdm_pipeline.algorithm.device import resolve_device
+from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.catalog.oracle import TrainedOracle
 from gppdm_pipeline.evaluation import diagnostics_figures, figure_data, figures, heat_maps, strips
 from gppdm_pipeline.evaluation.bounds import bounds_of
 from gppdm_pipeline.evaluation.embedding import embedding_picture
@@ -16,9 +17,8 @@ from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig, Quality, first_of_each
 from gppdm_pipeline.evaluation.report_page import run_page
 from gppdm_pipeline.evaluation.summary import details, replay_report
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.pipelines.continual.nodes import Record, Task
-from gppdm_pipeline.pipelines.oracle import TrainedOracle
 from gppdm_pipeline.provenance import environment
 from gppdm_pipeline.streams.scenario import StreamConfig
 

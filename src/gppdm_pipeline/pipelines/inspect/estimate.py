@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-from gppdm_pipeline.algorithm.classifier import predict_logits
-from gppdm_pipeline.algorithm.device import Context
+from gppdm_pipeline.algorithm.classifier.network import predict_logits
+from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.streams.repetition import first_seen
 from gppdm_pipeline.streams.scenario import StreamConfig, TaskSplit, read_tasks

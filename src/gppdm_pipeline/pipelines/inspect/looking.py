@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.pipelines.inspect.duplicates import find_duplicates
 from gppdm_pipeline.streams.repetition import first_seen
 from gppdm_pipeline.streams.scenario import StreamConfig, TaskSplit, read_tasks

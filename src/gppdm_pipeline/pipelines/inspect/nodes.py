@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gppdm_pipeline.algorithm.device import resolve_device
+from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.evaluation.inspection_figures import stream_figure
 from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.methods import Method

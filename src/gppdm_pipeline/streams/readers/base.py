@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, ConfigDict, PositiveInt, model_validator
 
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.conversion import Conversion
 from gppdm_pipeline.streams.errors import SourceError, listed, source_error
 from gppdm_pipeline.streams.prepared import prepared

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from gppdm_pipeline.images import LabelledImages
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.errors import FETCH_AGAIN, SourceError, source_error
 from gppdm_pipeline.streams.preparing import Contents
 from gppdm_pipeline.streams.readers.base import (

@@ -1,0 +1,258 @@
+"""The classifier over all classes seen: build, fit, predict.
+
+n = images, k = classes seen, (h, w, c) = height, width, channels. Images enter as uint8
+[n, h, w, c]; inside they are float32 [n, c, h, w] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
+from gppdm_pipeline.algorithm.context import Context, autocast
+from gppdm_pipeline.algorithm.disk.checkpoints import Training
+from gppdm_pipeline.algorithm.fitting.batches import (
+    Pixels,
+    balanced_indices,
+    shift_randomly,
+    to_unit_range,
+)
+from gppdm_pipeline.algorithm.fitting.graphs import on, rate, recorded
+from gppdm_pipeline.algorithm.fitting.log import LossRecorder, StageLog
+from gppdm_pipeline.algorithm.fitting.schedule import warm_up_then_cosine
+from gppdm_pipeline.algorithm.fitting.workers import backward_of
+from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.images.labelled import LabelledImages
+
+PREDICTION_BATCH = 1024
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""(network, images float32 [b, c, h, w], outputs int64 [b]) -> the loss, a mean over the images."""
+Alteration = Callable[[Tensor, torch.Generator], Tensor]
+"""(images float32 [b, c, h, w], generator) -> images as they are shown."""
+
+
+class ClassifierConfig(BaseModel):
+    """The classifier's architecture and budget; the same for every method that is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 32
+    steps: Annotated[int, Field(ge=1)] = 600
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    shift: Annotated[int, Field(ge=0, le=8)] = 0
+    """Each training image is moved by up to this many pixels in each direction."""
+    start: Literal["previous", "anew"] = "previous"
+    """Whether a task starts from the previous task's classifier (its head grows) or from noise."""
+
+
+class SmallConvNet(nn.Module):
+    """Two 3x3 convolutions per resolution until the image is at most 4 pixels high, then a mean.
+
+    Larger images than 16 pixels are halved by a first convolution: at 28 x 28, a sixth of the time.
+
+    Args:
+        image_shape: (height, width, channels).
+        width: channels at full resolution; doubled with each halving of the resolution.
+        classes: number of outputs.
+    """
+
+    def __init__(self, image_shape: Sequence[int], width: int, classes: int) -> None:
+        super().__init__()
+        height, channels = min(image_shape[:2]), image_shape[2]
+        layers: list[nn.Module] = []
+        if height > 16:
+            layers += _convolution(channels, width, stride=2)
+            height, channels = height // 2, width
+        while True:
+            layers += _convolution(channels, width) + _convolution(width, width)
+            channels = width
+            if height <= 4:
+                break
+            layers.append(nn.MaxPool2d(2))
+            height, width = height // 2, width * 2
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float32 [n, c, h, w] in [-1, 1] -> logits [n, k]."""
+        logits: Tensor = self.head(self.features(images).mean((2, 3)))
+        return logits
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    return [
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.GroupNorm(8, outputs),
+        nn.ReLU(inplace=True),
+    ]
+
+
+def build_classifier(weights: Weights) -> SmallConvNet:
+    """The network that `weights` describes, in evaluation mode, on the CPU."""
+    network = SmallConvNet(**weights.config)
+    network.load_state_dict(weights.tensors)
+    return network.eval().requires_grad_(False)
+
+
+def _grown(state: LearnerState, config: ClassifierConfig, context: Context) -> SmallConvNet:
+    """A network with an output for every class of `state`, old outputs where they were."""
+    assert state.image_shape is not None
+    with context.initialisation("classifier"):
+        network = SmallConvNet(state.image_shape, config.width, len(state.classes))
+    if state.classifier is not None and config.start == "previous":
+        load_grown(network, state.classifier.tensors)
+    return network
+
+
+def fit_classifier(
+    state: LearnerState,
+    config: ClassifierConfig,
+    train: LabelledImages,
+    validation: LabelledImages,
+    context: Context,
+    objective: Objective | None = None,
+    alter: Alteration | None = None,
+) -> tuple[LearnerState, StageLog]:
+    """Train the classifier of `state` on `train`, classes drawn equally often.
+
+    Args:
+        state: its `classes` are the outputs; `train` has no other class.
+        config: architecture and budget.
+        train: real and replayed images together.
+        validation: images to report an accuracy on; they decide nothing. May be empty.
+        context: seed, task, device, progress, checkpoints.
+        objective: what is minimised instead of the cross-entropy over all outputs.
+        alter: what is done to images before they are shown, after they are shifted.
+
+    Returns:
+        The state with the new classifier, and the log: curve `classifier_loss`, metric
+        `validation_accuracy`.
+    """
+    network = _grown(state, config, context).to(context.device)
+    objective = objective or cross_entropy(config)
+    stage = "train_classifier"
+    log = fit_network(network, state, config, train, context, stage, objective, alter)
+    shape = {"image_shape": list(state.image_shape or ()), "width": config.width}
+    weights = Weights({**shape, "classes": len(state.classes)}, tensors_of(network))
+    trained = replace(state, classifier=weights)
+    metrics = {}
+    if len(validation):
+        metrics["validation_accuracy"] = accuracy(trained, validation, context)
+    return trained, StageLog(metrics, log.curves)
+
+
+def cross_entropy(config: ClassifierConfig) -> Objective:
+    """Over all outputs, with the label smoothing of `config`."""
+    return lambda network, x, outputs: nn.functional.cross_entropy(
+        network(x), outputs, label_smoothing=config.label_smoothing
+    )
+
+
+def fit_network(
+    network: nn.Module,
+    state: LearnerState,
+    config: ClassifierConfig,
+    train: LabelledImages,
+    context: Context,
+    stage: str,
+    objective: Objective,
+    alter: Alteration | None = None,
+) -> StageLog:
+    """Train a network that classifies, in place, on shifted images.
+
+    Args:
+        network: on the context's device.
+        state: its `classes` are the outputs; `train` has no other class.
+        config: budget.
+        train: images.
+        context: seed, task, device, progress.
+        stage: `train_<something>`, which names the random numbers, the bar and the curve.
+        objective: what is minimised.
+        alter: as of `fit_classifier`.
+
+    Returns:
+        The log, with curve `<something>_loss`.
+    """
+    network.train()
+    index_of = {label: index for index, label in enumerate(state.classes)}
+    labels = torch.tensor([index_of[int(label)] for label in train.labels], device=context.device)
+    images = Pixels(train.images, context.device)
+    generator = context.generator(stage)
+    parameters = list(network.parameters())
+    device = context.device
+    optimiser = torch.optim.AdamW(
+        parameters,
+        lr=rate(config.learning_rate, device),
+        weight_decay=config.weight_decay,
+        **on(device),
+    )
+    schedule = warm_up_then_cosine(optimiser, config.steps)
+    recorder, curve = LossRecorder(), f"{stage.removeprefix('train_')}_loss"
+    batches = balanced_indices(labels, config.steps, config.batch_size, generator)
+    training = Training(parameters, optimiser, schedule, generator, recorder)
+
+    def losses_of(batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        with autocast(device, context.precision):
+            return {curve: objective(network, *batch)}
+
+    def step(batch: Tensor) -> dict[str, Tensor]:
+        x, outputs = shift_randomly(images[batch], config.shift, generator), labels[batch]
+        if alter:
+            x = alter(x, generator)
+        optimiser.zero_grad(set_to_none=True)
+        loss = backward((x, outputs))
+        optimiser.step()
+        return loss
+
+    take = recorded(step, generator)
+    with (
+        context.progress(config.steps, stage) as bar,
+        backward_of(losses_of, parameters) as backward,
+    ):
+        for steps, batch in training.remaining(batches, context.checkpoints(stage)):
+            losses = take(batch)
+            schedule.step()
+            bar.advance(steps, **recorder.add(**losses))
+    return StageLog(curves=recorder.curves)
+
+
+@torch.no_grad()
+def predict_logits(
+    state: LearnerState, images: NDArray[np.uint8], context: Context
+) -> NDArray[np.float32]:
+    """Classify among all classes seen, with no task label.
+
+    Args:
+        state: after at least one task.
+        images: uint8 [n, h, w, c].
+        context: its device is used.
+
+    Returns:
+        float32 [n, k] logits; column j is class `state.classes[j]`.
+    """
+    assert state.classifier is not None
+    network = build_classifier(state.classifier).to(context.device)
+    parts = [
+        network(to_unit_range(images[start : start + PREDICTION_BATCH], context.device)).cpu()
+        for start in range(0, len(images), PREDICTION_BATCH)
+    ]
+    outputs = torch.cat(parts) if parts else torch.empty(0, len(state.classes))
+    return outputs.numpy()
+
+
+def accuracy(state: LearnerState, data: LabelledImages, context: Context) -> float:
+    """Share of `data` (at least one image) that is classified rightly among all classes seen."""
+    predicted = np.asarray(state.classes)[predict_logits(state, data.images, context).argmax(1)]
+    return float((predicted == data.labels).mean())

@@ -1,0 +1,1 @@
+"""What the denoiser is told of a class. Knows no network."""

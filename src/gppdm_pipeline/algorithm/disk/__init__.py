@@ -1,0 +1,1 @@
+"""How states, checkpoints and shards lie on disk. Knows no training."""

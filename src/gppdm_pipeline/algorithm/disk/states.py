@@ -1,0 +1,294 @@
+"""States on disk: a folder that is whole, or not there.
+
+    state.json               format, versions, settings, hashes of the data, tasks, image shape,
+                             classifier's shape, checksums
+    classifier.safetensors
+    denoiser/                config.json and weights as diffusers' UNet2DConditionModel writes them
+    prototypes.safetensors   prototype.<class>, start.<class>, embedding.<class>, token_map
+    bases.safetensors        by the full name of the projected layer
+    extras/<name>/           config.json and weights.safetensors of what only some methods carry
+    kept.safetensors         uint8 images and their labels, of methods that keep them
+
+    provenance.json          by whom it was made: git commit, machine; nothing depends on it
+
+Only the files that a state has something for are there. Nothing is pickled. A folder is written
+under a temporary name, synced and renamed, so that a stopped write leaves no state behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+import gppdm_pipeline
+from gppdm_pipeline.algorithm.classifier.network import SmallConvNet
+from gppdm_pipeline.algorithm.diffusion.network import build_unet
+from gppdm_pipeline.algorithm.state import Condition, LearnerState, Weights
+from gppdm_pipeline.images.labelled import LabelledImages
+
+FORMAT = 1
+_MANIFEST = "state.json"
+_CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
+_PROVENANCE = "provenance.json"
+_UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class StateError(ValueError):
+    """A state on disk that is missing, damaged, or of another format; the message says which."""
+
+
+def save_state(
+    state: LearnerState,
+    folder: Path,
+    configuration: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a state; an older one in the same place is replaced in one step.
+
+    The same state with the same configuration gives the same bytes, provenance aside.
+
+    Args:
+        state: any, the empty one included.
+        folder: its parents are made.
+        configuration: what it was made with, kept beside it; plain JSON values.
+        provenance: where it was made; likewise.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+        shutil.rmtree(leftover)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary.mkdir()
+    try:
+        _write_tensors(state, temporary)
+        checksums = {
+            path.relative_to(temporary).as_posix(): _checksum(path.read_bytes())
+            for path in sorted(temporary.rglob("*"))
+            if path.is_file()
+        }
+        manifest = _manifest(state, checksums, configuration)
+        manifest["checksum"] = _checksum(_canonical(manifest))
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        if provenance is not None:
+            (temporary / _PROVENANCE).write_text(json.dumps(dict(provenance), indent=2) + "\n")
+        for path in [*temporary.rglob("*"), temporary]:
+            _sync(path)
+        _replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_state(folder: Path) -> LearnerState:
+    """Read a state; every file is held against its checksum first.
+
+    Raises:
+        StateError: if the folder or a file of it is missing or damaged, or its format is another
+            one. The message names the file and the repair.
+    """
+    manifest, files = _verified(folder)
+    _check_shapes(folder, manifest, files)
+    classifier, denoiser, condition = None, None, None
+    if manifest["classifier"] is not None:
+        classifier = Weights(manifest["classifier"], load(files["classifier.safetensors"]))
+    if f"denoiser/{_UNET_WEIGHTS}" in files:
+        config = json.loads(files["denoiser/config.json"])
+        denoiser = Weights(_without_private(config), load(files[f"denoiser/{_UNET_WEIGHTS}"]))
+    if "prototypes.safetensors" in files:
+        condition = _unpack_condition(load(files["prototypes.safetensors"]))
+    shape = manifest["image_shape"]
+    return LearnerState(
+        tasks=tuple(tuple(task) for task in manifest["tasks"]),
+        image_shape=None if shape is None else (shape[0], shape[1], shape[2]),
+        classifier=classifier,
+        denoiser=denoiser,
+        condition=condition,
+        bases=load(files["bases.safetensors"]) if "bases.safetensors" in files else {},
+        extras={
+            name.split("/")[1]: Weights(
+                json.loads(content), load(files[name.replace(_CONFIG, _WEIGHTS)])
+            )
+            for name, content in files.items()
+            if name.startswith("extras/") and name.endswith(_CONFIG)
+        },
+        kept=_unpack_images(files["kept.safetensors"]) if "kept.safetensors" in files else None,
+        data=tuple(manifest["data"]),
+    )
+
+
+def verify_state(folder: Path) -> Mapping[str, Any]:
+    """Check that `folder` holds a whole state.
+
+    Returns:
+        What state.json says, such as `configuration` and `tasks`.
+
+    Raises:
+        StateError: as `load_state`.
+    """
+    manifest, files = _verified(folder)
+    _check_shapes(folder, manifest, files)
+    return manifest
+
+
+def _write_tensors(state: LearnerState, folder: Path) -> None:
+    if state.classifier is not None:
+        _write(folder / "classifier.safetensors", state.classifier.tensors)
+    if state.denoiser is not None:
+        build_unet(state.denoiser).save_pretrained(folder / "denoiser")
+    if state.condition is not None:
+        condition = state.condition
+        named = {"token_map": condition.token_map}
+        for kind, tensors in _parts(condition).items():
+            named |= {f"{kind}.{label}": tensor for label, tensor in tensors.items()}
+        _write(folder / "prototypes.safetensors", named)
+    if state.bases:
+        _write(folder / "bases.safetensors", state.bases)
+    for name, weights in state.extras.items():
+        place = folder / "extras" / name
+        place.mkdir(parents=True)
+        (place / _CONFIG).write_text(json.dumps(dict(weights.config)))
+        _write(place / _WEIGHTS, weights.tensors)
+    if state.kept is not None:
+        images, labels = map(torch.from_numpy, (state.kept.images, state.kept.labels))
+        _write(folder / "kept.safetensors", {"images": images, "labels": labels})
+
+
+def _parts(condition: Condition) -> dict[str, Mapping[int, Tensor]]:
+    return {
+        "prototype": condition.prototypes,
+        "start": condition.starts,
+        "embedding": condition.embeddings,
+    }
+
+
+def _unpack_condition(named: Mapping[str, Tensor]) -> Condition:
+    parts: dict[str, dict[int, Tensor]] = {"prototype": {}, "start": {}, "embedding": {}}
+    for name in sorted(set(named) - {"token_map"}, key=lambda name: int(name.split(".")[1])):
+        kind, label = name.split(".")
+        parts[kind][int(label)] = named[name]
+    return Condition(parts["embedding"], named["token_map"], parts["prototype"], parts["start"])
+
+
+def _unpack_images(content: bytes) -> LabelledImages:
+    named = load(content)
+    return LabelledImages(named["images"].numpy(), named["labels"].numpy())
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def _manifest(
+    state: LearnerState, checksums: Mapping[str, str], configuration: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "versions": {
+            "gppdm-pipeline": gppdm_pipeline.__version__,
+            "torch": torch.__version__,
+            "diffusers": version("diffusers"),
+        },
+        "configuration": None if configuration is None else dict(configuration),
+        "data": list(state.data),
+        "tasks": [list(task) for task in state.tasks],
+        "image_shape": None if state.image_shape is None else list(state.image_shape),
+        "classifier": None if state.classifier is None else dict(state.classifier.config),
+        "files": dict(checksums),
+    }
+
+
+def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest and the bytes of every file, all of them as they were written."""
+    path = folder / _MANIFEST
+    if not path.is_file():
+        raise _error(path, "is missing")
+    try:
+        manifest = json.loads(path.read_text())
+        stated = manifest.pop("checksum")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise _error(path, f"is damaged ({error})") from error
+    if manifest.get("format") != FORMAT:
+        raise _error(path, f"has format {manifest.get('format')}, this version reads {FORMAT}")
+    if stated != _checksum(_canonical(manifest)):
+        raise _error(path, "is damaged (its checksum differs)")
+    files = {}
+    for name, checksum in manifest["files"].items():
+        file = folder / name
+        if not file.is_file():
+            raise _error(file, "is missing")
+        files[name] = file.read_bytes()
+        if _checksum(files[name]) != checksum:
+            raise _error(file, "is damaged (its checksum differs)")
+    return manifest, files
+
+
+def _check_shapes(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+    """Every network's file holds its tensors, all of them and no other, in their shapes."""
+    networks: dict[str, nn.Module] = {}
+    has_denoiser = f"denoiser/{_UNET_WEIGHTS}" in files
+    if has_denoiser:
+        from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
+    with torch.device("meta"):  # shapes without memory
+        if manifest["classifier"] is not None:
+            networks["classifier.safetensors"] = SmallConvNet(**manifest["classifier"])
+        if has_denoiser:
+            config = _without_private(json.loads(files["denoiser/config.json"]))
+            networks[f"denoiser/{_UNET_WEIGHTS}"] = UNet2DConditionModel.from_config(config)
+    for name, network in networks.items():
+        expected = {key: list(value.shape) for key, value in network.state_dict().items()}
+        found = {key: list(value.shape) for key, value in load(files[name]).items()}
+        for key in sorted({*expected, *found}):
+            if expected.get(key) != found.get(key):
+                shapes = f"{found.get(key, 'missing')}, expected {expected.get(key, 'none')}"
+                raise _error(folder / name, f"does not fit its network: {key} is {shapes}")
+
+
+def _error(path: Path, what: str) -> StateError:
+    return StateError(
+        f"{path} {what}. Remove the folder {path.parent} and make the state again by running its "
+        "task, or restore the folder from a copy."
+    )
+
+
+def _canonical(manifest: Mapping[str, Any]) -> bytes:
+    return json.dumps(manifest, sort_keys=True).encode()
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _without_private(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    """Put the new folder in place; a folder cannot be renamed over one that has files."""
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+        folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except BaseException:
+            old.rename(folder)
+            raise
+        shutil.rmtree(old)
+    else:
+        temporary.rename(folder)
+    _sync(folder.parent)

@@ -1,0 +1,1 @@
+"""The generator as a part of a learner: learn a task, keep bases, draw images."""

@@ -1,0 +1,120 @@
+"""What the cross-attention of the generator must keep, how full it is, and how far it moves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.network import noisy_batch, signal_shares
+from gppdm_pipeline.algorithm.diffusion.projection import (
+    cross_attention_layers,
+    extend_basis,
+    input_moments,
+)
+from gppdm_pipeline.algorithm.fitting.batches import Pixels
+from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.generator.draw import replay_of
+from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings, condition_table, denoiser_of
+from gppdm_pipeline.algorithm.state import LearnerState
+
+logger = logging.getLogger(__name__)
+
+NEARLY_FULL = 0.9
+"""Share of its directions from which on a projected layer is reported."""
+
+
+def extend_bases(
+    state: LearnerState, settings: GeneratorSettings, context: Context
+) -> tuple[LearnerState, StageLog]:
+    """Add to the basis of each projected layer what it is fed for the classes just learnt.
+
+    The denoiser runs on fresh replay of these classes at steps spread over the whole range. Keys
+    and values are fed condition tokens, which do not depend on the image.
+
+    Returns:
+        The state, and the log: `basis_rank/<layer>`, and `basis_free/<layer>`, the share of
+        directions that the layer can still learn in.
+    """
+    old = state.classes_before(context.task)
+    new = [label for label in state.tasks[-1] if label not in old]
+    if not settings.projection.layers or not new:
+        return state, StageLog()
+    count = settings.projection.images_per_class
+    replayed = replay_of(state, new, count, settings, context, "bases")
+    denoiser = denoiser_of(state, settings, context)
+    table = condition_table(state, new, settings, context)
+    layers = cross_attention_layers(denoiser.unet, settings.projection.layers)
+    images = Pixels(replayed.images, context.device)
+    rows = torch.arange(len(new), device=context.device).repeat_interleave(count)
+    shares, generator = signal_shares(settings.denoiser, context.device), context.generator("noise")
+
+    def run() -> None:
+        for part in torch.randperm(len(rows), generator=generator, device=rows.device).split(
+            settings.replay.batch_size
+        ):
+            noisy = noisy_batch(images[part], shares, settings.denoiser.prediction, generator)
+            denoiser(noisy.x, noisy.tau, *table(rows[part]))
+
+    moments = input_moments({name: layer for name, (_, layer) in layers.items()}, run)
+    bases = {
+        name: extend_basis(state.bases.get(name), moments[name], settings.projection.energy(kind))
+        for name, (kind, _) in layers.items()
+    }
+    _warn_if_full(bases)
+    return replace(state, bases=bases), StageLog(_ranks(bases))
+
+
+def key_value_drift(
+    before: LearnerState, after: LearnerState, settings: GeneratorSettings, context: Context
+) -> dict[str, float]:
+    """How far keys and values of old classes have moved within a task, projected or not.
+
+    With Z the condition tokens of the classes before `context.task` as columns, and W_0, W_1 a
+    layer's weight at the start and the end: ||(W_1 - W_0) Z|| / ||W_0 Z||, Frobenius, in float64.
+
+    Args:
+        before: at the start of the task.
+        after: at its end.
+        settings: of the generator.
+        context: its task.
+
+    Returns:
+        `key_drift/<layer>` and `value_drift/<layer>` for every cross-attention layer; nothing in
+        the first task.
+    """
+    old = before.classes_before(context.task)
+    if before.denoiser is None or after.denoiser is None or not old:
+        return {}
+    table = condition_table(before, old, settings, context).cpu()
+    tokens = table(torch.arange(len(old)))[0].detach().flatten(0, 1).double().T
+    drift = {}
+    for name, weight in before.denoiser.tensors.items():
+        layer = name.removesuffix(".weight")
+        for kind, metric in (("to_k", "key_drift"), ("to_v", "value_drift")):
+            if layer.endswith(f"attn2.{kind}"):
+                start = weight.double() @ tokens
+                end = after.denoiser.tensors[name].double() @ tokens
+                drift[f"{metric}/{layer}"] = float((end - start).norm() / start.norm())
+    return drift
+
+
+def _warn_if_full(bases: Mapping[str, Tensor]) -> None:
+    full = [name for name, basis in bases.items() if basis.shape[1] > NEARLY_FULL * basis.shape[0]]
+    if full:
+        logger.warning(
+            "Nearly every direction is taken by old classes in %s: these layers can learn little "
+            "more. Raise denoiser.condition_dim (keys, values) or lower projection.energy_q and "
+            "projection.energy_out.",
+            ", ".join(full),
+        )
+
+
+def _ranks(bases: Mapping[str, Tensor]) -> dict[str, float]:
+    ranks = {f"basis_rank/{name}": float(basis.shape[1]) for name, basis in bases.items()}
+    free = {f"basis_free/{name}": 1 - b.shape[1] / b.shape[0] for name, b in bases.items()}
+    return {**ranks, **free}

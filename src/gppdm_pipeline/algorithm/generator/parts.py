@@ -1,0 +1,175 @@
+"""The generator as a part of the state: its settings, its classes, its networks.
+
+The generator is the denoiser with its condition. It is trained in `generator_training.py`; what its
+projected layers must keep is in `generator_bases.py`; it draws in `generator_drawing.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from gppdm_pipeline.algorithm.condition.labels import (
+    ConditionConfig,
+    check_embeddings,
+    label_embeddings,
+)
+from gppdm_pipeline.algorithm.condition.table import (
+    ConditionTable,
+    check_token_side,
+    make_token_map,
+)
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.network import (
+    Denoiser,
+    DenoiserConfig,
+    build_unet,
+    unet_config,
+)
+from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
+from gppdm_pipeline.algorithm.diffusion.samplers import ReplayConfig
+from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig, prototype_starts
+from gppdm_pipeline.algorithm.state import Condition, LearnerState
+from gppdm_pipeline.images.labelled import LabelledImages
+
+logger = logging.getLogger(__name__)
+
+
+class GeneratorSettings(Protocol):
+    """What a method with a diffusion generator is set to."""
+
+    @property
+    def condition(self) -> ConditionConfig:
+        """What stands for a class, and for none."""
+
+    @property
+    def denoiser(self) -> DenoiserConfig:
+        """Architecture, objective and budget."""
+
+    @property
+    def prototypes(self) -> PrototypeConfig:
+        """How prototypes start, learn and enter."""
+
+    @property
+    def projection(self) -> ProjectionConfig:
+        """Which updates are projected."""
+
+    @property
+    def replay(self) -> ReplayConfig:
+        """How images are drawn."""
+
+
+def check_images(
+    settings: GeneratorSettings, image_shape: tuple[int, int, int], classes: int
+) -> None:
+    """Whether a generator with these settings can draw such images.
+
+    Args:
+        settings: of the generator.
+        image_shape: (height, width, channels).
+        classes: how many there will be; they are 0 to classes - 1.
+
+    Raises:
+        ValueError: if the image cannot be halved or cut as often as the settings say, or there are
+            a class without a label. It names the setting and what would do.
+    """
+    unet_config(settings.denoiser, image_shape, settings.prototypes.concatenated)
+    if settings.prototypes.shown_as_tokens:
+        check_token_side(image_shape, settings.prototypes.token_side)
+    check_embeddings(settings.condition, settings.denoiser.condition_dim, classes)
+
+
+def warn_if_tokens_fill(settings: GeneratorSettings, classes: int) -> None:
+    """Say so if the tokens of so many classes will leave keys and values nothing to learn.
+
+    Each class takes a direction of `condition_dim` for each of its tokens from the layers whose
+    inputs they are, if the basis is to hold all of their energy.
+    """
+    layers = {"k": settings.projection.energy_k, "v": settings.projection.energy_v}
+    if not any(layers[kind] == 1 for kind in layers if kind in settings.projection.layers):
+        return
+    prototypes = settings.prototypes
+    tokens = 1 + prototypes.token_side**2 if prototypes.shown_as_tokens else 1
+    if classes * tokens > settings.denoiser.condition_dim:
+        logger.warning(
+            "%d classes of %d tokens each take more than the %d directions of "
+            "denoiser.condition_dim: after %d classes, projected keys and values can learn nothing "
+            "more. Use denoiser.condition_dim: %d, prototypes.route: concat (one token a class), "
+            "or projection.layers without k and v.",
+            classes,
+            tokens,
+            settings.denoiser.condition_dim,
+            settings.denoiser.condition_dim // tokens,
+            -(-classes * tokens // 8) * 8,
+        )
+
+
+def add_classes(
+    state: LearnerState, train: LabelledImages, settings: GeneratorSettings, context: Context
+) -> LearnerState:
+    """Give each class of the current task that the generator has not met a label and a prototype.
+
+    Labels and the token map depend on (seed, class) alone: they follow a class under any order.
+
+    Args:
+        state: with the current task begun.
+        train: its images.
+        settings: of the generator.
+        context: seed, task, device, progress.
+
+    Raises:
+        ValueError: as `check_images`.
+    """
+    assert state.image_shape is not None
+    check_images(settings, state.image_shape, max(state.tasks[-1]) + 1)
+    dim = settings.denoiser.condition_dim
+    condition = state.condition
+    if condition is None:
+        side = settings.prototypes.token_side if settings.prototypes.shown_as_tokens else 0
+        condition = Condition(
+            {}, make_token_map(state.image_shape, side, dim, context.fixed_generator("token map"))
+        )
+    new = [label for label in state.tasks[-1] if label not in condition.embeddings]
+    labels = label_embeddings(settings.condition, dim, new, context)
+    if settings.prototypes.route == "none":
+        starts = dict.fromkeys(new, torch.empty(0))
+    else:
+        start = settings.prototypes.start
+        starts = prototype_starts(start, train.of_classes(new), state, context)
+    condition = replace(
+        condition,
+        embeddings={**condition.embeddings, **labels},
+        prototypes={**condition.prototypes, **starts},
+        starts={**condition.starts, **starts},
+    )
+    return replace(state, condition=condition)
+
+
+def denoiser_of(state: LearnerState, settings: GeneratorSettings, context: Context) -> Denoiser:
+    """The denoiser of `state`, which has one, on the context's device, in evaluation mode."""
+    assert state.denoiser is not None
+    unet = build_unet(state.denoiser)
+    denoiser = Denoiser(unet, settings.denoiser.patch, context.precision)
+    return denoiser.to(context.device).eval()
+
+
+def condition_table(
+    state: LearnerState,
+    classes: Sequence[int],
+    settings: GeneratorSettings,
+    context: Context,
+    learnable: int = 0,
+) -> ConditionTable:
+    """The conditions of `classes`, on the context's device; the last `learnable` may learn."""
+    assert state.condition is not None
+    return ConditionTable(
+        state.condition,
+        classes,
+        learnable,
+        settings.prototypes.concatenated,
+        settings.condition.null_keeps_prototype,
+    ).to(context.device)

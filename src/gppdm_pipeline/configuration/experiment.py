@@ -1,0 +1,165 @@
+"""From what the user wrote to a validated experiment. Knows no Kedro.
+
+Settings come in layers: the code's defaults, the benchmark's preset, the project's parameters, the
+command line. The last layer that speaks wins; within a layer `<method>.classifier` wins over the
+`classifier` that all methods share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+
+from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
+from gppdm_pipeline.algorithm.context import Precision
+from gppdm_pipeline.configuration.layers import Layer, Problems, choose, flatten, merged
+from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
+from gppdm_pipeline.methods import METHODS, Method
+from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
+
+
+class Choices(BaseModel):
+    """The parameters at the top level.
+
+    Attributes:
+        benchmark: the preset that is used.
+        method: in `gppdm_pipeline.methods.METHODS`.
+        seed: of everything random.
+        device: where to compute.
+        precision: of the networks' large products, in training and sampling.
+        variant: kept apart from the runs of other variants, under this name.
+        overwrite: whether outputs of a run with other settings are removed first.
+        checkpoint_seconds: how often a loop keeps what it needs to go on after it was stopped.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    benchmark: str
+    method: str
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Precision = "float32"
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    overwrite: bool = False
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
+
+
+class Experiment(Choices):
+    """One run: everything that decides its result, and where it computes.
+
+    Attributes:
+        stream: the tasks.
+        learner: the method with its settings.
+        evaluation: what is measured and drawn of it, which decides nothing.
+    """
+
+    stream: StreamConfig
+    learner: SerializeAsAny[Method]
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def run(self) -> str:
+        """The folder of its outputs, below each layer of data/."""
+        name = f"{self.method}-{self.variant}" if self.variant else self.method
+        return f"{self.benchmark}/{name}/seed_{self.seed}"
+
+    @property
+    def number_of_tasks(self) -> int:
+        """T."""
+        return self.stream.number_of_tasks
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, by the keys that the user knows; plain JSON values."""
+        besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation"}
+        values = self.model_dump(mode="json", exclude=besides)
+        learner = values.pop("learner")
+        del learner["name"]
+        return {**values, "classifier": learner.pop("classifier"), self.method: learner}
+
+    def numbered(self, known: Sequence[str]) -> Experiment:
+        """The same with the labels of a run that is there, where the source would give others.
+
+        Args:
+            known: the names of that run's classes, in the order of their labels.
+        """
+        names = self.stream.source.class_names
+        numbering = (*known, *(name for name in names if name not in known))
+        # If a numbering is written, it holds; if a class is gone, nothing here helps.
+        if numbering == names or self.stream.numbering or sorted(numbering) != sorted(names):
+            return self
+        stream = self.stream.model_copy(update={"numbering": numbering})
+        learner = self.learner.with_class_names(numbering, instead_of=names)
+        return self.model_copy(update={"stream": stream, "learner": learner})
+
+    def record(self) -> dict[str, Any]:
+        """What a run's outputs say that they were made with: the identity, what labels mean, T."""
+        return {
+            **self.identity(),
+            "classes": list(self.stream.class_names),
+            "number_of_tasks": self.number_of_tasks,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """The identity, the variant's name and the device."""
+        return {**self.identity(), "variant": self.variant, "device": self.device}
+
+    def flatten(self) -> dict[str, Any]:
+        """Every setting that is used, by dotted key, and the number of tasks.
+
+        The method's own have no prefix, so that they have one name for all methods to compare.
+        """
+        settings = self.settings()
+        own = settings.pop(self.method)
+        return {**flatten(settings), **flatten(own), "number_of_tasks": self.number_of_tasks}
+
+    def fingerprint(self) -> str:
+        """The same for experiments that differ in nothing but the seed and the device."""
+        values = {key: value for key, value in self.identity().items() if key != "seed"}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment:
+    """The experiment that the user asked for; the settings of other methods are validated, too.
+
+    Args:
+        presets: by name of benchmark; they hold stream, classifier and methods.
+        layers: the project's parameters, then the command line.
+
+    Raises:
+        ConfigurationError: naming every setting that is wrong, where it was written, what is
+            allowed and the nearest right spelling.
+    """
+    benchmark = choose("benchmark", presets, layers)
+    method = choose("method", METHODS, layers)
+    layers = [presets[benchmark], *layers]
+    sections: dict[str, type[BaseModel]] = {
+        "stream": StreamConfig,
+        "classifier": ClassifierConfig,
+        "evaluation": EvaluationConfig,
+        **METHODS,
+    }
+    elsewhere = {
+        key: f"{name}.{key}" for name, kind in sections.items() for key in kind.model_fields
+    }
+    elsewhere |= {name: name for name in sections}
+    top = {key: value for layer in layers for key, value in layer.values.items()}
+    top = {key: value for key, value in top.items() if key not in sections}
+    problems = Problems(layers)
+    choices = problems.validate(Choices, top, elsewhere=elsewhere)
+    chosen = merged(layers, "stream", alternatives=SCENARIOS)
+    stream = problems.validate(StreamConfig, chosen, ("stream",))
+    evaluation = problems.validate(EvaluationConfig, merged(layers, "evaluation"), ("evaluation",))
+    learners = {
+        name: problems.validate(kind, merged(layers, name, shared=["classifier"]), (name,))
+        for name, kind in METHODS.items()
+    }
+    problems.check()
+    assert choices and stream and evaluation
+    learner = learners[method]
+    assert learner is not None
+    learner = learner.with_class_names(stream.class_names)
+    return Experiment(**dict(choices), stream=stream, learner=learner, evaluation=evaluation)

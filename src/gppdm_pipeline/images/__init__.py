@@ -1,0 +1,1 @@
+"""Labelled images in memory and in files. Knows nothing else of the package."""

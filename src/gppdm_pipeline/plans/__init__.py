@@ -1,0 +1,1 @@
+"""What many runs come to: records, tables, pictures. `plan.py` and `sweep.py` make them."""

@@ -1,0 +1,91 @@
+"""Tables and pictures of a plan's records, written into the results' page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+
+from gppdm_pipeline.evaluation.pictures import Picture
+from gppdm_pipeline.plans.record_pictures import (
+    Strip,
+    accuracy_against_cost_picture,
+    first_classes_picture,
+)
+from gppdm_pipeline.plans.records import Record, as_markdown, replay_as_markdown
+
+TABLES = Path("docs/results.md")
+
+
+def section(
+    folder: Path,
+    stream: str,
+    files: Mapping[str, Sequence[Path]],
+    others: Mapping[str, Sequence[int]],
+    baseline: str,
+    pictured_seed: int,
+) -> str:
+    """Tables and pictures of a stream, as Markdown; the pictures are written.
+
+    Args:
+        folder: of the plan's records.
+        stream: its name.
+        files: the records of each variant, the baseline's among them.
+        others: by variant, the seeds whose records are of other settings, and left out.
+        baseline: what differences are taken to.
+        pictured_seed: the seed whose replayed images are kept.
+    """
+    records: dict[str, list[Record]] = {
+        name: [json.loads(file.read_text()) for file in found] for name, found in files.items()
+    }
+    parts = [f"**{stream}**", as_markdown(records, baseline), replay_as_markdown(records)]
+    if others:
+        left = "; ".join(f"{name} {', '.join(map(str, seeds))}" for name, seeds in others.items())
+        parts.append(f"Left out, since they were made with other settings (seeds): {left}.")
+    if any(records.values()):
+        title = f"{folder.name}, {stream}: accuracy against cost"
+        picture = accuracy_against_cost_picture(records, title)
+        parts.append(_shown(picture, f"{folder.name}_{stream}_cost", title))
+    pictured = {
+        name: file.with_suffix(".npz")
+        for name, found in files.items()
+        for file in found
+        if file.stem == f"seed_{pictured_seed}"
+    }
+    strips = {name: _strip(file) for name, file in pictured.items() if file.exists()}
+    if strips:
+        title = f"{folder.name}, {stream}: replay of the first two classes after each task"
+        picture = first_classes_picture(strips, f"{title} (seed {pictured_seed})")
+        parts.append(_shown(picture, f"{folder.name}_{stream}_replay", title))
+    return "\n".join(part.strip() + "\n" for part in parts if part)
+
+
+def write_between(file: Path, name: str, text: str) -> None:
+    """Replace what stands in `file` between the marks of `name`.
+
+    Raises:
+        click.ClickException: if the marks are not there.
+    """
+    begin, end = f"<!-- {name}: made by the plan -->\n", f"<!-- end of {name} -->"
+    before, found, rest = file.read_text().partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise click.ClickException(f"{file} has no lines {begin.strip()!r} and {end!r}")
+    file.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+def _shown(picture: Picture, name: str, title: str) -> str:
+    """Write the picture beside the tables; returns the Markdown that shows it."""
+    file = TABLES.parent / "images" / "plans" / f"{name}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(picture.rendered("png"))
+    return f"![{title}]({file.relative_to(TABLES.parent)})\n"
+
+
+def _strip(file: Path) -> Strip:
+    with np.load(file, allow_pickle=False) as arrays:
+        strip: Strip = arrays["replay"]
+    return strip

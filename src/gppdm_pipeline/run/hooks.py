@@ -1,0 +1,254 @@
+"""What happens around a run: checks before it, MLflow along it, a summary after it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog, DatasetError
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from gppdm_pipeline.algorithm.context import resolve_device
+from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointError
+from gppdm_pipeline.algorithm.fitting.log import DivergedError
+from gppdm_pipeline.algorithm.fitting.workers import WorkerError
+from gppdm_pipeline.catalog.datasets import OnDisk
+from gppdm_pipeline.catalog.scratch import Scratch
+from gppdm_pipeline.configuration.experiment import Experiment
+from gppdm_pipeline.configuration.layers import ConfigurationError
+from gppdm_pipeline.evaluation import metrics
+from gppdm_pipeline.evaluation.replay_quality import numbers_of
+from gppdm_pipeline.images.labelled import RoomError
+from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW, RESULTS
+from gppdm_pipeline.pipelines.continual.pipeline import task_name
+from gppdm_pipeline.pipelines.inspect.page import as_markdown
+from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
+from gppdm_pipeline.run import growing, guard
+from gppdm_pipeline.run.command import Command, Lock, RefusedError
+from gppdm_pipeline.run.loader import ExperimentLoader
+from gppdm_pipeline.run.reports import MlflowReports
+from gppdm_pipeline.run.summary import print_summary
+from gppdm_pipeline.run.tracking import Tracker, TrackingError, absolute, log_comparison
+from gppdm_pipeline.stopping import stop_at_signals
+from gppdm_pipeline.streams.sources import SourceError
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Click prints an exception of its own without a traceback: the message says it all."""
+    try:
+        yield
+    except (
+        ConfigurationError,
+        DatasetError,
+        DivergedError,
+        CheckpointError,
+        RoomError,
+        RefusedError,
+        SourceError,
+        TrackingError,
+        WorkerError,
+    ) as error:
+        raise click.ClickException(str(error)) from error
+
+
+class ExperimentHooks:
+    """One experiment per session, or a comparison of finished ones."""
+
+    _command: Command
+    _experiment: Experiment
+    _first_new_task: int | None
+    _mlflow: dict[str, str]
+    _project: Path
+    _scratch: Scratch
+    _tracker: Tracker
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Keep what the session is about."""
+        self._project = context.project_path
+        loader = context.config_loader
+        assert isinstance(loader, ExperimentLoader)
+        self._experiment = loader.experiment
+        self._first_new_task = loader.first_new_task
+        self._mlflow = loader["mlflow"]
+
+    @hook_impl
+    def after_catalog_created(self, catalog: DataCatalog) -> None:
+        """Say where MLflow's runs are: in conf, that is in mlflow.yml and not in the catalog."""
+        uri = absolute(self._mlflow["tracking_uri"], self._project)
+        catalog[FROM_MLFLOW] = MlflowReports(
+            tracking_uri=uri, experiment=self._experiment.benchmark
+        )
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Refuse a run that could not end well, then open it in MLflow."""
+        whole = guard.is_whole(run_params)
+        if _compares(pipeline):
+            with _plainly():
+                guard.check_reports(self._experiment.benchmark, catalog)
+            return
+        if _inspects(pipeline):
+            with _plainly():
+                self._check(pipeline)
+            return
+        self._scratch = catalog.load("scratch")
+        first = self._first_new_task
+        asked = {} if first else run_params  # the nodes of new tasks are chosen by the session
+        self._command = Command(self._scratch.folder, self._experiment, asked)
+        with _plainly(), self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
+            guard.check_extractors(self._experiment, pipeline)
+            self._check(pipeline)
+            if first:
+                growing.check_growth(self._experiment, first, catalog)
+            else:
+                guard.check_outputs(self._experiment, pipeline, catalog, whole)
+            guard.check_inputs(self._experiment, pipeline, catalog, run_params)
+            record = None if whole else self._scratch.mlflow_run
+            self._tracker = Tracker.start(self._mlflow, self._project, self._experiment, record)
+            if first and self._command.first_new_task() is None:
+                growing.set_report_aside(first, pipeline.all_outputs(), catalog)
+                self._log_earlier_tasks(first, catalog)
+            # In this order: whatever happens between the two, the same command goes on.
+            self._command.begin(first)
+            catalog.save("configuration", self._experiment.record())
+            self._scratch.mlflow_run.write_text(self._tracker.run_id)
+        stop_at_signals()
+
+    def _check(self, pipeline: Pipeline) -> None:
+        try:
+            resolve_device(self._experiment.device)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
+        guard.check_stream(self._experiment, pipeline)
+
+    @hook_impl
+    def after_node_run(self, node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
+        """Send what a stage left behind to MLflow."""
+        for name, value in outputs.items():
+            namespace, _, dataset = name.partition(".")
+            if not namespace.startswith("task_"):
+                continue
+            if dataset.endswith("_log"):
+                self._tracker.log_stage(_number(namespace), dataset.removesuffix("_log"), value)
+            elif dataset == "evaluation":
+                self._tracker.log_metrics(_number(namespace), _so_far(namespace, value, catalog))
+            elif dataset == "replay_quality":
+                self._tracker.log_metrics(_number(namespace), numbers_of(value))
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
+        """Remove a stage's checkpoints when its last output is written."""
+        if self._lock.held and dataset_name == node.outputs[-1]:  # a comparison holds none
+            self._scratch.forget(node.name)
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Keep the report in MLflow, and show it."""
+        if _compares(pipeline):
+            self._keep_comparison(catalog)
+            return
+        if _inspects(pipeline):
+            click.echo(as_markdown(catalog.load("inspection.json")))
+            click.echo(f"Page and picture: {_path(catalog, 'inspection.markdown').parent}")
+            return
+        made = sorted(name for name in pipeline.all_outputs() if name.startswith("report."))
+        paths = {name: _path(catalog, name) for name in made}
+        self._tracker.log_files(paths.values())
+        self._tracker.finish("FINISHED")
+        self._command.end()
+        self._lock.release()
+        if "report.metrics" in made:
+            self._scratch.mlflow_run.unlink(missing_ok=True)
+            reports = paths["report.metrics"].parent
+            print_summary(
+                catalog.load("report.metrics"),
+                {
+                    "states": _path(catalog, "configuration").parent,
+                    "report": _path(catalog, "report.page"),
+                    "metrics.json and figures": reports,
+                    "MLflow": "make ui" + (" (this run is incomplete there)" * self._tracker.lost),
+                },
+            )
+
+    @hook_impl
+    def on_pipeline_error(self, error: BaseException) -> None:
+        """Tell MLflow; where the message says it all, it is shown without a traceback."""
+        if not self._lock.held:
+            return  # the run had not begun, or had ended
+        failed = isinstance(error, Exception)
+        self._tracker.finish("FAILED" if failed else "KILLED")
+        self._lock.release()
+        if not failed:
+            logger.warning("Stopped. The same command goes on from here.")
+        with _plainly():
+            raise error
+
+    def _log_earlier_tasks(self, first: int, catalog: DataCatalog) -> None:
+        """So that the curves of a run that goes on from other tasks begin where these do."""
+        for number in range(1, first):
+            task = task_name(number)
+            evaluation = catalog.load(f"{task}.evaluation")
+            self._tracker.log_metrics(number, _so_far(task, evaluation, catalog))
+
+    def _keep_comparison(self, catalog: DataCatalog) -> None:
+        files = [path for path in (_path(catalog, name) for name in RESULTS) if path.exists()]
+        with _plainly():
+            log_comparison(self._mlflow, self._project, self._experiment.benchmark, files)
+        click.echo(f"{catalog.load('comparison.markdown')}\nTable and figures: {files[0].parent}")
+
+
+def _compares(pipeline: Pipeline) -> bool:
+    return bool(pipeline.all_outputs() & {*RESULTS})
+
+
+def _inspects(pipeline: Pipeline) -> bool:
+    return bool(pipeline.all_outputs() & {*INSPECTION})
+
+
+def _path(catalog: DataCatalog, name: str) -> Path:
+    dataset = catalog[name]
+    assert isinstance(dataset, OnDisk)
+    return dataset.path
+
+
+def _number(namespace: str) -> int:
+    return int(namespace.removeprefix("task_"))
+
+
+def _so_far(
+    namespace: str, evaluation: metrics.TaskEvaluation, catalog: DataCatalog
+) -> dict[str, float | None]:
+    """The measures after this task; those over several tasks where the earlier ones are known."""
+    earlier = [f"{task_name(n)}.evaluation" for n in range(1, _number(namespace))]
+    numbers: dict[str, float | None] = {
+        f"accuracy/{task_name(n)}": accuracy
+        for n, accuracy in enumerate(metrics.accuracy_matrix([evaluation])[0], start=1)
+    }
+    numbers |= {
+        f"accuracy/class_{label}": accuracy
+        for label, accuracy in metrics.per_class_accuracy(evaluation).items()
+    }
+    numbers["average_accuracy"] = metrics.average_accuracy([evaluation])[0]
+    numbers["calibration_error"] = evaluation["calibration_error"]  # type: ignore[typeddict-item]
+    if all(catalog.exists(name) for name in earlier):
+        summary = metrics.summarise([*map(catalog.load, earlier), evaluation])
+        for key in ("average_incremental_accuracy", "forgetting", "backward_transfer"):
+            numbers[key] = summary[key]
+        numbers["task_masked_accuracy"] = summary["task_masked_accuracy"]
+    return numbers

@@ -1,0 +1,123 @@
+"""The project's configuration: Kedro's files and --params, resolved to an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from kedro.config import MissingConfigException, OmegaConfigLoader
+
+from gppdm_pipeline import pipeline_registry
+from gppdm_pipeline.configuration.experiment import Experiment, resolve
+from gppdm_pipeline.configuration.layers import ConfigurationError, Layer, has
+from gppdm_pipeline.environment import ignore_known_warnings
+from gppdm_pipeline.pipelines.continual.pipeline import task_name
+from gppdm_pipeline.streams.sources import SourceError
+
+
+class ExperimentLoader(OmegaConfigLoader):
+    """Kedro's loader, whose parameters are those of a validated experiment.
+
+    It makes its experiment the one that the pipelines are built for. A hook could do the same, but
+    kedro-viz runs no hooks.
+
+    Attributes:
+        experiment: what files and command line say.
+        first_new_task: where the run begins, if it adds tasks to others that are there.
+    """
+
+    experiment: Experiment
+    first_new_task: int | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As Kedro's.
+
+        Raises:
+            ClickException: if there is no configuration, or it is not valid. Click prints an
+                exception of its own without a traceback: the message says it all.
+        """
+        ignore_known_warnings()
+        super().__init__(*args, **kwargs)
+        self._use(self._resolved(self.runtime_params or {}))
+
+    def keep_numbering(self, known: Sequence[str]) -> None:
+        """Let the classes of a run that is there keep their labels (`Experiment.numbered`)."""
+        self._use(self.experiment.numbered(known))
+
+    def experiment_with(self, params: Mapping[str, Any]) -> Experiment:
+        """What `--params` would make of the files, of which this loader was made without any.
+
+        Raises:
+            ClickException: as of a new loader.
+        """
+        assert not self.runtime_params
+        return self._resolved(params)
+
+    def _use(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self["parameters"] = _parameters(self.experiment)
+        names = {
+            "run": self.experiment.run,
+            "benchmark": self.experiment.benchmark,
+            "checkpoint_seconds": self.experiment.checkpoint_seconds,
+            "configuration": self.experiment.record(),
+        }
+        self["globals"] = {**self["globals"], **names}
+        pipeline_registry.use(self.experiment)
+
+    def _resolved(self, params: Mapping[str, Any]) -> Experiment:
+        try:
+            presets, written = self._read
+            return resolve(presets, [written, Layer(params, lambda _: "--params")])
+        except (ConfigurationError, SourceError) as error:  # names of classes come from files
+            raise click.ClickException(str(error)) from error
+
+    @cached_property
+    def _read(self) -> tuple[dict[str, Layer], Layer]:
+        """Presets by name, and parameters."""
+        try:
+            presets, parameters = self["benchmarks"], self["parameters"]
+        except MissingConfigException as error:
+            raise ConfigurationError(
+                f"There is no configuration in {self.conf_source}: run the command in the "
+                "project's folder, or name the project's conf folder with --conf-source."
+            ) from error
+        layers = {
+            name: Layer(preset or {}, self._file_of("benchmarks", (name,)))
+            for name, preset in presets.items()
+        }
+        return layers, Layer(parameters, self._file_of("parameters"))
+
+    def _file_of(self, kind: str, prefix: tuple[str, ...] = ()) -> Callable[[tuple[str, ...]], str]:
+        """Which file holds a setting; read again for a message only."""
+
+        def locate(path: tuple[str, ...]) -> str:
+            source = Path(self.conf_source)
+            for environment in (self.env or self.default_run_env, self.base_env):
+                for pattern in self.config_patterns[kind]:
+                    for file in filter(Path.is_file, (source / environment).glob(pattern)):
+                        if has(yaml.safe_load(file.read_text()), prefix + path):
+                            return f"{source.name}/{file.relative_to(source)}"
+            return str(source)
+
+        return locate
+
+
+def _parameters(experiment: Experiment) -> dict[str, Any]:
+    """What nodes can ask for, as plain values; Kedro validates them again by type hints."""
+    total = experiment.number_of_tasks
+    shared = {"total": total, "precision": experiment.precision}
+    tasks = {task_name(n): {"task": {"number": n, **shared}} for n in range(1, total + 1)}
+    return {
+        "seed": experiment.seed,
+        "device": experiment.device,
+        "stream": experiment.stream.model_dump(mode="json"),
+        "learner": experiment.learner.model_dump(mode="json"),
+        "evaluation": experiment.evaluation.model_dump(mode="json"),
+        "configuration": experiment.settings(),
+        **tasks,
+    }

@@ -1,0 +1,96 @@
+"""Reports of finished runs, wherever they are kept: read, never written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kedro.io import AbstractDataset, DatasetError
+from mlflow import MlflowClient
+
+from gppdm_pipeline.run.tracking import FAILURES
+
+logger = logging.getLogger(__name__)
+
+NAME = "metrics.json"
+
+
+class _Reports(AbstractDataset[NoReturn, list[dict[str, Any]]]):
+    def save(self, data: NoReturn) -> None:
+        """Refuse: runs write their reports themselves."""
+        raise DatasetError("reports of finished runs are read, not written")
+
+
+class FolderReports(_Reports):
+    """Every <run>/seed_<seed>/metrics.json below a benchmark's reporting folder.
+
+    A run writes that file last.
+    """
+
+    def __init__(self, *, filepath: str) -> None:
+        self.path = Path(filepath)
+
+    def load(self) -> list[dict[str, Any]]:
+        """The reports, by the names of their folders; none if there is no folder."""
+        files = sorted(self.path.glob(f"*/seed_*/{NAME}"))
+        return [_read(file) for file in files]
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self.path)}
+
+
+class MlflowReports(_Reports):
+    """The metrics.json of every finished run of an experiment, the latest first."""
+
+    def __init__(self, *, tracking_uri: str, experiment: str) -> None:
+        self._tracking_uri = tracking_uri
+        self._experiment = experiment
+
+    def load(self) -> list[dict[str, Any]]:
+        """The reports; none if there is no such experiment.
+
+        Raises:
+            DatasetError: if MLflow refuses.
+        """
+        try:
+            return self._load()
+        except FAILURES as error:
+            raise DatasetError(
+                f"MLflow at {self._tracking_uri} (conf: mlflow.yml) gives no runs: {error}"
+            ) from error
+
+    def _load(self) -> list[dict[str, Any]]:
+        client = MlflowClient(self._tracking_uri)
+        experiment = client.get_experiment_by_name(self._experiment)
+        if experiment is None:
+            return []
+        runs = client.search_runs(
+            [experiment.experiment_id], "attributes.status = 'FINISHED' and tags.method != ''"
+        )
+        reports = []
+        for run in runs:
+            if not any(file.path == NAME for file in client.list_artifacts(run.info.run_id)):
+                logger.info("MLflow's run %s has no %s: left out.", run.info.run_id, NAME)
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                reports.append(
+                    _read(Path(client.download_artifacts(run.info.run_id, NAME, folder)))
+                )
+        return reports
+
+    def _describe(self) -> dict[str, Any]:
+        return {"tracking_uri": self._tracking_uri, "experiment": self._experiment}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise DatasetError(
+            f"{file} is damaged ({error}). Remove it, and make it again: the run's command with "
+            "--only-missing-outputs."
+        ) from error
+    return report
