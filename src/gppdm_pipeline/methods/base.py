@@ -31,6 +31,9 @@ class Method(BaseModel, ABC):
     """Whether `synthesise_replay` is given the images of earlier tasks. A learner must not be."""
     keeps_images: ClassVar[bool] = False
     """Whether states carry real images."""
+    shares_generator: ClassVar[bool] = False
+    """Whether this method's settings may be written once for all of its kind, in `generator`. It
+    takes those that it has."""
 
     name: str
     classifier: ClassifierConfig = ClassifierConfig()

@@ -9,7 +9,7 @@ says to replayed images is learnt from the denoiser before (see `objective.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -41,6 +41,8 @@ TEMPERATURE = 2.0
 
 class Gppdm(Method):
     """Diffusion replay with learnable class prototypes and projected cross-attention."""
+
+    shares_generator: ClassVar[bool] = True
 
     name: Literal["gppdm"] = "gppdm"
     order: Literal["generator_first", "classifier_first"] = "generator_first"
