@@ -1,10 +1,8 @@
 """A conditional convolutional VAE: the cheap generator.
 
 Kingma & Welling 2014 (arXiv 1312.6114), with the class given to encoder and decoder (Sohn et al.
-2015, "Learning structured output representation using deep conditional generative models").
-
-Notation: b images a batch; (c, h, w) = channels, height, width; d = latent dimensions; x in [0, 1]
-the pixels, which the decoder gives as the means of Bernoulli variables.
+2015, "Learning structured output representation using deep conditional generative models"). b images
+a batch; (c, h, w) = channels, height, width; d = latent dimensions; x in [0, 1] the pixels.
 """
 
 from __future__ import annotations
@@ -125,16 +123,13 @@ def negative_elbo(vae: ConvVae, x: Tensor, rows: Tensor, noise: Tensor) -> tuple
 
 
 def decoder_distance(vae: ConvVae, teacher: ConvVae, z: Tensor, rows: Tensor) -> Tensor:
-    """How far the decoder is from an earlier one on its classes.
+    """How far the decoder is from an earlier one: cross-entropy with its pixels, per image.
 
     Args:
         vae: the one that learns.
         teacher: the earlier one.
         z: latents of the prior, float32 [m, d].
         rows: int64 [m], classes that both know.
-
-    Returns:
-        The cross-entropy with the teacher's pixels, per image.
     """
     with torch.no_grad():
         x = teacher.decode(z, rows).sigmoid()
@@ -145,13 +140,7 @@ def decoder_distance(vae: ConvVae, teacher: ConvVae, z: Tensor, rows: Tensor) ->
 class _Vae(Objective):
     """Negative evidence lower bound of images, and distance from the VAE before on held classes.
 
-    Args:
-        vae: that learns.
-        images: n of them.
-        rows: int64 [n], their classes.
-        config: batch size, weight of the divergence.
-        teacher: the VAE before; None where no class is held.
-        held: int64 [k], classes that have no image.
+    `rows` are the images' classes; `held` those that have no image, which the teacher knows.
     """
 
     whole = True  # images and latents have one weight together
@@ -277,9 +266,8 @@ def reconstruction_residuals(
     """
     most = max(1, IN_MEMORY // (4 * math.prod(images.image_shape)))
     if len(images) > most:
-        drawn = torch.randperm(
-            len(images), generator=context.generator("texture"), device=context.device
-        )
+        generator = context.generator("texture")
+        drawn = torch.randperm(len(images), generator=generator, device=context.device)
         images = images.select(drawn[:most].cpu().numpy())
     vae = build_vae(state.extras["vae"]).to(context.device)
     rows = _rows(state, images.labels.tolist(), context)

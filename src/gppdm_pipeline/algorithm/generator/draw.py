@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -239,7 +238,7 @@ class Drawer:
         Args:
             rows: int64 [b], of the table: the images' classes.
         """
-        guided = guided_steps(self.config, self.process.shares)
+        guided = self.config.guided(self.process.shares)
         b, everywhere, anywhere = len(rows), bool(guided.all()), bool(guided.any())
         kept = torch.arange(2 * b, device=rows.device) < b if anywhere else None
         tokens, which, images = self.table(rows.repeat(2) if anywhere else rows, kept)
@@ -258,18 +257,6 @@ class Drawer:
             return self.process.clean(x, output, level)
 
         return clean
-
-
-def guided_steps(config: ReplayConfig, shares: Tensor) -> Tensor:
-    """At which tau the sampler is guided: bool [T], on the CPU.
-
-    Args:
-        config: guidance and its interval.
-        shares: abar, float32 [T].
-    """
-    low, high = config.guidance_interval or (0.0, math.inf)
-    levels = ((1 - shares) / shares).sqrt().cpu()
-    return (levels > low) & (levels <= high) & (config.guidance > 0)
 
 
 @torch.no_grad()

@@ -7,12 +7,14 @@ layers must keep is in `bases.py`; it draws in `draw.py`.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
 
 from gppdm_pipeline.algorithm.condition.labels import (
     ConditionConfig,
@@ -68,6 +70,12 @@ class ReplayConfig(BaseModel):
         each, over = divmod(self.images, len(classes))
         counts = (max(1, each + (place < over)) for place in range(len(classes)))
         return {k: min(self.images_per_class, n) for k, n in zip(classes, counts, strict=True)}
+
+    def guided(self, shares: Tensor) -> Tensor:
+        """At which steps the sampler is guided: bool [T], on the CPU; shares float32 [T]: abar."""
+        low, high = self.guidance_interval or (0.0, math.inf)
+        levels = ((1 - shares) / shares).sqrt().cpu()
+        return (levels > low) & (levels <= high) & (self.guidance > 0)
 
     @field_validator("guidance_interval")
     @classmethod
