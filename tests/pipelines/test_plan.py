@@ -139,7 +139,8 @@ def test_some_replay_of_the_first_seed_is_kept_and_shown():
         assert np.array_equal(strip[0, 0, :2], of["images"][of["labels"] == 0])
     assert strip.shape == (2, 2, 3, 8, 8, 1)
     text = Path("docs/results.md").read_text()
-    assert "| replay of the first two classes after task | 1 | 2 |" in text
+    assert "agreement, distance after task | 1 | 2 |" in text
+    assert "| state as raw images per class |" in text  # their size is that of the kept ones
     for name in ("cost", "replay"):
         assert f"(images/plans/trial_small_{name}.png)" in text
         image = Path(f"docs/images/plans/trial_small_{name}.png").read_bytes()

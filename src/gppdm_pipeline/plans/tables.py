@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,7 +42,10 @@ def section(
     records: dict[str, list[Record]] = {
         name: [json.loads(file.read_text()) for file in found] for name, found in files.items()
     }
-    parts = [f"**{stream}**", as_markdown(records, baseline), replay_as_markdown(records)]
+    strips = _strips(files, pictured_seed)
+    image_bytes = next((math.prod(strip.shape[-3:]) for strip in strips.values()), None)
+    table = as_markdown(records, baseline, image_bytes)
+    parts = [f"**{stream}**", table, replay_as_markdown(records)]
     if others:
         left = "; ".join(f"{name} {', '.join(map(str, seeds))}" for name, seeds in others.items())
         parts.append(f"Left out, since they were made with other settings (seeds): {left}.")
@@ -49,13 +53,6 @@ def section(
         title = f"{folder.name}, {stream}: accuracy against cost"
         picture = accuracy_against_cost_picture(records, title)
         parts.append(_shown(picture, f"{folder.name}_{stream}_cost", title))
-    pictured = {
-        name: file.with_suffix(".npz")
-        for name, found in files.items()
-        for file in found
-        if file.stem == f"seed_{pictured_seed}"
-    }
-    strips = {name: _strip(file) for name, file in pictured.items() if file.exists()}
     if strips:
         title = f"{folder.name}, {stream}: replay of the first two classes after each task"
         picture = first_classes_picture(strips, f"{title} (seed {pictured_seed})")
@@ -85,7 +82,17 @@ def _shown(picture: Picture, name: str, title: str) -> str:
     return f"![{title}]({file.relative_to(TABLES.parent)})\n"
 
 
-def _strip(file: Path) -> Strip:
-    with np.load(file, allow_pickle=False) as arrays:
-        strip: Strip = arrays["replay"]
-    return strip
+def _strips(files: Mapping[str, Sequence[Path]], seed: int) -> dict[str, Strip]:
+    """The images that are kept beside the records of one seed, by variant."""
+    beside = {
+        name: file.with_suffix(".npz")
+        for name, found in files.items()
+        for file in found
+        if file.stem == f"seed_{seed}"
+    }
+    strips: dict[str, Strip] = {}
+    for name, file in beside.items():
+        if file.exists():
+            with np.load(file, allow_pickle=False) as arrays:
+                strips[name] = arrays["replay"]
+    return strips
