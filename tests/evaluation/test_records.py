@@ -12,6 +12,7 @@ from gppdm_pipeline.plans.records import (
     MEASURES,
     as_markdown,
     cost_of,
+    differences_as_markdown,
     paired,
     record_of,
     replay_as_markdown,
@@ -45,6 +46,18 @@ def test_paired_difference_is_over_common_seeds_with_the_95_percent_interval_of_
     assert paired(ours[:2], theirs) == f"+3.5 ± {12.706 * 1.5:.1f} (n = 2)"  # t of 1 degree
     assert paired([record(0, 0.5)], [record(0, 0.6)]) == "-10.0 (n = 1)"
     assert paired([record(0, 0.5)], [record(1, 0.6)]) == ""
+
+
+def test_a_table_of_differences_has_a_row_for_each_pair_and_a_column_a_stream():
+    first = {"a": [record(0, 0.5), record(1, 0.7)], "b": [record(1, 0.6)], "c": []}
+    second = {"a": [record(3, 0.9)], "b": [record(3, 0.8)], "c": [record(3, 0.2)]}
+    lines = differences_as_markdown({"x": first, "y": second}, [("a", "b"), ("c", "a")])
+    assert lines.splitlines() == [
+        "| difference | x | y |",
+        "| --- | ---: | ---: |",
+        "| a less b | +10.0 (n = 1) | +10.0 (n = 1) |",
+        "| c less a |  | -70.0 (n = 1) |",
+    ]
 
 
 def table(records, baseline, **given):

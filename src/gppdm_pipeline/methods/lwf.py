@@ -43,7 +43,7 @@ class Lwf(Finetune):
         replay: LabelledImages,
         context: Context,
     ) -> tuple[LearnerState, StageLog]:
-        """Train on this task's images, and on what the old classifier says to them."""
+        """Train on this task's images, with their labels and with the old classifier's outputs."""
         before = state
         state = state.begin(context.task, train.classes, train.image_shape)
         objective = self._objective(before, state, context) if before.classifier else None

@@ -93,6 +93,22 @@ def as_markdown(
     return "\n".join(lines) + "\n"
 
 
+def differences_as_markdown(
+    streams: Mapping[str, Mapping[str, Sequence[Record]]], pairs: Sequence[tuple[str, str]]
+) -> str:
+    """A table of `paired` differences: one row for each pair of variants, one column a stream.
+
+    Args:
+        streams: by name, the records of each variant.
+        pairs: of variants: the second is subtracted from the first.
+    """
+    lines = [_row(["difference", *streams]), _row(["---"] + ["---:"] * len(streams))]
+    for one, other in pairs:
+        cells = [paired(records[one], records[other]) for records in streams.values()]
+        lines.append(_row([f"{one} less {other}", *cells]))
+    return "\n".join(lines) + "\n"
+
+
 def replay_as_markdown(records: Mapping[str, Sequence[Record]]) -> str:
     """A table of the quality of the first two classes' replay after every task.
 
@@ -132,13 +148,13 @@ def first_labels(record: Record) -> list[str]:
 
 
 def on_gpu(record: Record) -> bool:
-    """Whether a GPU learnt it."""
+    """Whether the run was trained on a GPU."""
     has_one = record["made"].get("gpu") is not None
     return has_one and record["configuration"].get("device") != "cpu"
 
 
 def cost_of(record: Record) -> float:
-    """Seconds of learning: of the processor if it learnt and they are known, else of the clock."""
+    """Seconds of a run: of the CPU if it was trained on one and they are known, or the clock's."""
     return _total(
         record["seconds"] if on_gpu(record) else record.get("cpu_seconds", record["seconds"])
     )
@@ -166,7 +182,7 @@ def _means(runs: Sequence[Sequence[tuple[float, float]]]) -> list[str]:
 
 
 def _known(value: float | None) -> float:
-    """A distance may be undefined, for too few images; so is then a mean with it."""
+    """NaN for a distance that is undefined, for lack of images; so is a mean with it."""
     return math.nan if value is None else value
 
 

@@ -16,7 +16,12 @@ from gppdm_pipeline.plans.record_pictures import (
     accuracy_against_cost_picture,
     first_classes_picture,
 )
-from gppdm_pipeline.plans.records import Record, as_markdown, replay_as_markdown
+from gppdm_pipeline.plans.records import (
+    Record,
+    as_markdown,
+    differences_as_markdown,
+    replay_as_markdown,
+)
 
 TABLES = Path("docs/results.md")
 
@@ -39,9 +44,7 @@ def section(
         baseline: what differences are taken to.
         pictured_seed: the seed whose replayed images are kept.
     """
-    records: dict[str, list[Record]] = {
-        name: [json.loads(file.read_text()) for file in found] for name, found in files.items()
-    }
+    records = _read(files)
     strips = _strips(files, pictured_seed)
     image_bytes = next((math.prod(strip.shape[-3:]) for strip in strips.values()), None)
     table = as_markdown(records, baseline, image_bytes)
@@ -60,6 +63,21 @@ def section(
     return "\n".join(part.strip() + "\n" for part in parts if part)
 
 
+def differences(
+    streams: Mapping[str, Mapping[str, Sequence[Path]]], pairs: Sequence[tuple[str, str]]
+) -> str:
+    """The table of differences between variants, as Markdown; nothing without a pair.
+
+    Args:
+        streams: by name, the files of the records of each variant.
+        pairs: of variants: the second is subtracted from the first.
+    """
+    if not pairs:
+        return ""
+    read = {stream: _read(files) for stream, files in streams.items()}
+    return f"**Differences of average accuracy**\n\n{differences_as_markdown(read, pairs)}\n"
+
+
 def write_between(file: Path, name: str, text: str) -> None:
     """Replace what stands in `file` between the marks of `name`.
 
@@ -72,6 +90,10 @@ def write_between(file: Path, name: str, text: str) -> None:
     if not (found and ended):
         raise click.ClickException(f"{file} has no lines {begin.strip()!r} and {end!r}")
     file.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+
+
+def _read(files: Mapping[str, Sequence[Path]]) -> dict[str, list[Record]]:
+    return {name: [json.loads(file.read_text()) for file in found] for name, found in files.items()}
 
 
 def _shown(picture: Picture, name: str, title: str) -> str:

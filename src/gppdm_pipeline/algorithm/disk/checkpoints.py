@@ -31,7 +31,7 @@ class Snapshot:
         step: how many are done, or images drawn.
         tensors: by name.
         record: the rest; plain JSON values.
-        follows: the step of the snapshot that it is the next part after; None: it is whole.
+        follows: the step of the snapshot whose next part this is; None for a whole one.
     """
 
     step: int
@@ -86,7 +86,7 @@ class Averaged(Protocol):
 
     @property
     def tensors(self) -> Sequence[Tensor]:
-        """Changed in place."""
+        """The averages, which are changed in place."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class Training:
             checkpoint: gives the first step, and is offered a snapshot after each.
 
         Yields:
-            How many steps are done with this one that were not before: 1, but for the first to
-            come after a restored snapshot; and the batch.
+            By how many steps the loop is further with this one (1; the first after a restored
+            snapshot counts that snapshot's steps as well), and the batch.
         """
         latest = checkpoint.latest()
         first = 0 if latest is None else self._restore(latest)
