@@ -82,7 +82,7 @@ class Experiment(Choices):
         return {**values, "classifier": learner.pop("classifier"), self.method: learner}
 
     def numbered(self, known: Sequence[str]) -> Experiment:
-        """The same with the labels of a run that is there, where the source would give others.
+        """This experiment with an existing run's labels, where the source would number anew.
 
         Args:
             known: the names of that run's classes, in the order of their labels.
@@ -97,7 +97,7 @@ class Experiment(Choices):
         return self.model_copy(update={"stream": stream, "learner": learner})
 
     def record(self) -> dict[str, Any]:
-        """What a run's outputs say that they were made with: the identity, what labels mean, T."""
+        """Recorded beside outputs: the identity, the classes' names, the number of tasks."""
         return {
             **self.identity(),
             "classes": list(self.stream.class_names),
@@ -118,7 +118,7 @@ class Experiment(Choices):
         return {**flatten(settings), **flatten(own), "number_of_tasks": self.number_of_tasks}
 
     def fingerprint(self) -> str:
-        """The same for experiments that differ in nothing but the seed and the device."""
+        """A hash, equal for experiments that differ in nothing but the seed and the device."""
         values = {key: value for key, value in self.identity().items() if key != "seed"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -2,7 +2,8 @@
 
 Kirkpatrick et al. 2017, arXiv 1612.00796; online (one running importance, anchored at the latest
 weights) after Schwarz et al. 2018, arXiv 1805.06370, section 4. Departure: by default the classes
-of a task compete among themselves only (`softmax`), as in LwF, which is kinder to old classes.
+of a task compete among themselves only (`softmax`), as in LwF, so that more of the old classes is
+kept; the Fisher information is that of all outputs all the same.
 """
 
 from __future__ import annotations

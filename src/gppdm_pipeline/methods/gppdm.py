@@ -2,8 +2,8 @@
 
 Doan et al. 2024, arXiv 2312.06710. Where this departs from the paper: by default the generator is
 trained before the classifier, which then sees images of one origin only (see `order`); a prototype
-starts from the mean of its class, so that no state contains a training image; and what the denoiser
-says to replayed images is learnt from the denoiser before (see `objective.py`).
+starts from the mean of its class, so that no state contains a training image; and the targets for
+replayed images are the predictions of the denoiser before (see `generator/objective.py`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Gppdm(Method):
     """
     texture: bool = False
     """Whether the classifier sees generated images with what the denoiser leaves out of this task's
-    real ones, so that it knows the texture of real images (see `texture.py`)."""
+    real ones, so that it knows the texture of real images (see `classifier/texture.py`)."""
     soft_labels: Annotated[float, Field(ge=0)] = 0.0
     """Weight, in the classifier's loss, of what the classifier before says of replayed images (van
     de Ven & Tolias 2018, arXiv 1809.10635)."""
@@ -84,7 +84,7 @@ class Gppdm(Method):
         return self.prototypes.route != "none"
 
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
-        """As the generator says."""
+        """Refuse images that the generator cannot draw."""
         check_images(self, image_shape, classes)
         warn_if_tokens_fill(self, classes)
 

@@ -48,7 +48,7 @@ class Lwf(Finetune):
         replay: LabelledImages,
         context: Context,
     ) -> tuple[LearnerState, StageLog]:
-        """Train on this task's images, and on what the old classifier says to them."""
+        """Train on this task's images, with their labels and with the old classifier's outputs."""
         before = state
         state = state.begin(context.task, train.classes, train.image_shape)
         loss = self._loss(before, state, context) if before.classifier else cross_entropy

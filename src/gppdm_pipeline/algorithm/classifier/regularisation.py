@@ -103,7 +103,7 @@ def quadratic_penalty(
     Args:
         network: theta; parameters may have more rows than the anchor's, which stay free.
         anchor: theta*, by the name of the parameter, on the network's device.
-        importance: F, likewise.
+        importance: F, by the name of the parameter, on the network's device.
     """
     terms = [
         (importance[name] * (parameter[: len(anchor[name])] - anchor[name]).square()).sum()
