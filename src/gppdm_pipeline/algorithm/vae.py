@@ -1,8 +1,8 @@
 """A conditional convolutional VAE: the cheap generator.
 
 Kingma & Welling 2014 (arXiv 1312.6114), with the class given to encoder and decoder (Sohn et al.
-2015, "Learning structured output representation using deep conditional generative models"). b images
-a batch; (c, h, w) = channels, height, width; d = latent dimensions; x in [0, 1] the pixels.
+2015, "Learning structured output representation using deep conditional generative models").
+b images a batch; (c, h, w) channels, height, width; d latent dimensions; x in [0, 1] the pixels.
 """
 
 from __future__ import annotations
