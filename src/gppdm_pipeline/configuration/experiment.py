@@ -19,6 +19,7 @@ from gppdm_pipeline.algorithm.context import Precision
 from gppdm_pipeline.configuration.layers import Layer, Problems, choose, flatten, merged
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import METHODS, Method
+from gppdm_pipeline.streams.sources import PLACES
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
 
 
@@ -38,12 +39,14 @@ class Choices(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
-    benchmark: str
+    benchmark: Annotated[str, Field(pattern=r"^\w[\w .-]*$", max_length=100)]
     method: str
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Precision = "float32"
-    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    variant: (
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)] | None
+    ) = None
     overwrite: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
 
@@ -72,12 +75,21 @@ class Experiment(Choices):
         """T."""
         return self.stream.number_of_tasks
 
+    def places(self) -> dict[str, Any]:
+        """Where the images lie, by the keys that the user knows: no part of the identity."""
+        return {f"stream.source.{key}": value for key, value in self.stream.source if key in PLACES}
+
     def identity(self) -> dict[str, Any]:
-        """What decides the result, by the keys that the user knows; plain JSON values."""
+        """What decides the result, by the keys that the user knows; plain JSON values.
+
+        Which images are learnt is no part of it: states and evaluations name them by their hash.
+        """
         besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation"}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
+        for place in self.places():
+            del values["stream"]["source"][place.rpartition(".")[2]]
         return {**values, "classifier": learner.pop("classifier"), self.method: learner}
 
     def numbered(self, known: Sequence[str]) -> Experiment:
