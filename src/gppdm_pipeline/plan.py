@@ -273,11 +273,17 @@ def _is_of(experiment: Experiment, there: Mapping[str, Any]) -> bool:
     if any(there.get(key) != getattr(experiment, key) for key in ("benchmark", "method", "seed")):
         return False
     learner = {**there[experiment.method], "classifier": there["classifier"]}
+    own = experiment.identity()
     try:
         return (
             StreamConfig.model_validate(moved(there["stream"], experiment.stream.source))
             == experiment.stream
-            and type(experiment.learner).model_validate(learner) == experiment.learner
+            and type(experiment.learner).model_validate(learner).model_dump(mode="json")
+            == {
+                "name": experiment.method,
+                "classifier": own["classifier"],
+                **own[experiment.method],
+            }
             and there.get("precision", "float32") == experiment.precision
         )
     except ValidationError:  # of a key that there is no more

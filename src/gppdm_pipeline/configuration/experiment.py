@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
@@ -82,7 +83,8 @@ class Experiment(Choices):
     def identity(self) -> dict[str, Any]:
         """What decides the result, by the keys that the user knows; plain JSON values.
 
-        Which images are learnt is no part of it: states and evaluations name them by their hash.
+        Which images are learnt is no part of it: states and evaluations name them by their hash. A
+        file of label embeddings is named by its own.
         """
         besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation"}
         values = self.model_dump(mode="json", exclude=besides)
@@ -90,6 +92,8 @@ class Experiment(Choices):
         del learner["name"]
         for place in self.places():
             del values["stream"]["source"][place.rpartition(".")[2]]
+        if (condition := learner.get("condition")) and condition["file"]:
+            condition["file"] = _content(Path(condition["file"]))
         return {**values, "classifier": learner.pop("classifier"), self.method: learner}
 
     def numbered(self, known: Sequence[str]) -> Experiment:
@@ -132,6 +136,14 @@ class Experiment(Choices):
         """The same for experiments that differ in nothing but the seed and the device."""
         values = {key: value for key, value in self.identity().items() if key != "seed"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _content(file: Path) -> str:
+    """The hash of a file, which is the same wherever it lies; the path, if it cannot be read."""
+    try:
+        return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    except OSError:  # the check of the method tells
+        return str(file)
 
 
 def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment:
