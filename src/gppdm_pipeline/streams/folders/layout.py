@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gppdm_pipeline.streams.errors import SourceError, listed, source_error
+from gppdm_pipeline.streams.errors import SourceError, source_error
 from gppdm_pipeline.streams.folders.entries import Skipped, images_below
 from gppdm_pipeline.streams.folders.names import (
     Kind,
@@ -23,6 +23,7 @@ from gppdm_pipeline.streams.folders.places import (
     unwrapped,
 )
 from gppdm_pipeline.streams.folders.word_net import shown_names
+from gppdm_pipeline.wording import listed
 
 ANNOTATIONS = "val/val_annotations.txt"
 _EXPECTED = "a folder of images for each class, or these below train/"

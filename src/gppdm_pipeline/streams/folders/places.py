@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from gppdm_pipeline.streams.errors import SourceError, listed, source_error
+from gppdm_pipeline.streams.errors import SourceError, source_error
 from gppdm_pipeline.streams.folders.entries import (
     Glance,
     Skipped,
@@ -19,6 +19,7 @@ from gppdm_pipeline.streams.folders.entries import (
     is_image,
 )
 from gppdm_pipeline.streams.folders.names import composed, is_part, is_split, is_text, shown_list
+from gppdm_pipeline.wording import listed
 
 ClassFolders = Literal["outermost", "innermost"]
 Classes = dict[str, tuple[str, ...]]

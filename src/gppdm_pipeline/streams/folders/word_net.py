@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from gppdm_pipeline.streams.errors import listed, source_error
+from gppdm_pipeline.streams.errors import source_error
+from gppdm_pipeline.wording import listed
 
 
 def shown_names(base: Path, train: Path, folders: Sequence[str]) -> dict[str, str]:
