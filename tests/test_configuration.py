@@ -53,7 +53,9 @@ def test_methods_with_a_diffusion_model_share_their_generator():
     assert [learner(name, **both).denoiser.steps for name in ("gppdm", "ddgr")] == [8, 7]
     solver = {"replay": {"sigma_max": 40}}  # which ddgr refuses
     assert learner("gppdm", generator=solver).replay.sigma_max == 40
-    with pytest.raises(ConfigurationError, match=r"generator .*ddgr draws by the ancestral sampler"):
+    with pytest.raises(
+        ConfigurationError, match=r"generator .*ddgr draws by the ancestral sampler"
+    ):
         learner("ddgr", generator=solver)
     assert learner("vae_replay") == learner("vae_replay", generator=None)
 
