@@ -93,7 +93,7 @@ def _costs(logs: dict[str, Record]) -> Record:
 def draw_accuracy_matrix(report: Record) -> Picture:
     """Accuracy by task after each task."""
     matrix = report["accuracy_matrix"]
-    return Picture(figures.accuracy_matrix_figure(matrix), figure_data.matrix_rows(matrix))
+    return Picture(heat_maps.accuracy_matrix_figure(matrix), figure_data.matrix_rows(matrix))
 
 
 def draw_accuracy_over_tasks(report: Record) -> Picture:
