@@ -8,7 +8,6 @@ from tests.reference.tiny import CLASSIFIER, images_of, learn
 from gppdm_pipeline.algorithm.classifier.exemplars import (
     choose_exemplars,
     features,
-    first_of_each,
     herding,
 )
 from gppdm_pipeline.algorithm.context import Context
@@ -80,7 +79,7 @@ def test_a_buffer_in_all_is_shared_equally():
         for state in states[1:]
     ]
     assert counts == [{2: 5, 5: 5}, {2: 3, 5: 3, 0: 3}, {2: 2, 5: 2, 0: 2, 7: 2, 9: 2}]
-    shrunk = first_of_each(states[1].kept, 2)
+    shrunk = states[1].kept.first_of_each(2)
     for label in (5, 2):
         np.testing.assert_array_equal(
             states[3].kept.of_classes([label]).images, shrunk.of_classes([label]).images

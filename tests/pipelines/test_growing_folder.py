@@ -9,14 +9,14 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from tests.pipelines.test_continual import (
+from tests.reference.runs import (
     contents,
-    empty_database,  # noqa: F401
     outputs,
-    project,  # noqa: F401 (in a folder of its own)
     refused,
     run,
 )
+
+pytestmark = pytest.mark.usefixtures("project")
 
 pytest.importorskip("gppdm_pipeline.streams.readers.image_folder")
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.pipelines.test_continual import (
+from tests.reference.runs import (
     TINY,
     client,
-    empty_database,  # noqa: F401
     outputs,
-    project,  # noqa: F401 (in a folder of its own)
     refused,
     run,
 )
+
+pytestmark = pytest.mark.usefixtures("project")
 
 RUN = "my_images/finetune/seed_0"
 NAMES = ("ant", "bee", "cat", "dog", "emu")
@@ -28,7 +28,7 @@ def settings(**source):
 
 
 @pytest.fixture(autouse=True)
-def pictures(project):  # noqa: F811
+def pictures(project):
     for label, name in enumerate(NAMES):
         folder = project / "pictures" / name
         folder.mkdir(parents=True)

@@ -11,11 +11,9 @@ import torch
 from kedro.runner import SequentialRunner
 from matplotlib import image
 from tests.methods.test_contract import SETTINGS
-from tests.pipelines.test_continual import (
+from tests.reference.runs import (
     TINY,
-    empty_database,  # noqa: F401
     outputs,
-    project,  # noqa: F401 (in a folder of its own)
     refused,
     run,
 )
@@ -25,6 +23,8 @@ from gppdm_pipeline.pipelines.inspect import estimate
 from gppdm_pipeline.pipelines.inspect.estimate import estimate_costs
 from gppdm_pipeline.run.session import Session
 from gppdm_pipeline.streams.scenario import StreamConfig
+
+pytestmark = pytest.mark.usefixtures("project")
 
 FOLDER = Path("data/08_reporting/digits/inspect")
 

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import json
 
-from tests.pipelines.test_continual import (
+import pytest
+from tests.reference.runs import (
     TINY,
     contents,
-    empty_database,  # noqa: F401
     outputs,
-    project,  # noqa: F401 (in a folder of its own)
     refused,
     run,
 )
@@ -15,6 +14,8 @@ from tests.pipelines.test_continual import (
 from gppdm_pipeline.algorithm.disk.states import load_state, save_state, verify_state
 from gppdm_pipeline.catalog.datasets import ImagesDataset
 from gppdm_pipeline.streams.sources import fingerprint
+
+pytestmark = pytest.mark.usefixtures("project")
 
 
 def state_of(task):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import re
@@ -12,14 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.pipelines.test_continual import (
+from filelock import FileLock
+from tests.reference.runs import (
     ROOT,
     TINY,
     contents,
-    empty_database,  # noqa: F401
     mlflow_runs,
     outputs,
-    project,  # noqa: F401 (in a folder of its own)
     refused,
     run,
 )
@@ -31,6 +29,8 @@ from gppdm_pipeline.catalog import scratch
 from gppdm_pipeline.configuration.experiment import flatten
 from gppdm_pipeline.images import labelled as images
 from gppdm_pipeline.methods import METHODS
+
+pytestmark = pytest.mark.usefixtures("project")
 
 GPPDM = {"method": "gppdm", "checkpoint_seconds": 0}
 OFFERS = {11: "bases", 15: "train_classifier", 23: "synthesise_replay"}
@@ -132,10 +132,8 @@ def test_other_nodes_or_other_code_do_not_go_on(monkeypatch, caplog):
 def test_a_second_run_on_the_same_outputs_says_so_and_ends():
     folder = Path("data/.checkpoints/digits/finetune/seed_0")
     folder.mkdir(parents=True)
-    with (folder / "lock").open("w") as other:
-        other.write("4711\n")
-        other.flush()
-        fcntl.flock(other, fcntl.LOCK_EX)
+    with FileLock(folder / "lock"):
+        (folder / "lock_holder").write_text("4711\n")
         with refused("Process 4711 is making digits/finetune/seed_0", "variant="):
             run()
         assert not outputs("06_models").exists()
@@ -185,7 +183,6 @@ def test_sigterm_ends_cleanly_and_the_same_command_goes_on(whole):
     command = [sys.executable, "-m", "gppdm_pipeline", f"--params={','.join(params)}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    lock = Path("data/.checkpoints/digits/finetune/seed_0/lock")
     while not contents(outputs("03_primary")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
@@ -198,7 +195,7 @@ def test_sigterm_ends_cleanly_and_the_same_command_goes_on(whole):
     assert process.returncode == 128 + signal.SIGTERM, error
     assert "The same command goes on from here." in error
     assert "Traceback" not in error
-    assert lock.read_text() == f"{process.pid}\n"
+    assert "lock_holder" not in scratch_files("digits/finetune/seed_0")
     assert mlflow_runs()[0].info.status == "KILLED"
     run()
     assert result("digits/finetune/seed_0") == expected

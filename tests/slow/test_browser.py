@@ -16,8 +16,12 @@ from pathlib import Path
 import pytest
 from kedro.framework.project import configure_project
 from kedro.runner import SequentialRunner
-from tests.pipelines.test_continual import ROOT, TINY, client
 from tests.reference.browser import CHROMIUM, PATIENCE, browser
+from tests.reference.runs import (
+    ROOT,
+    TINY,
+    client,
+)
 
 from gppdm_pipeline.run.session import Session
 

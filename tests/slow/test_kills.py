@@ -12,15 +12,13 @@ from pathlib import Path
 
 import click
 import pytest
-from tests.pipelines.test_continual import (
-    empty_database,  # noqa: F401
+from tests.pipelines.test_stop_and_go_on import result, scratch_files
+from tests.reference.runs import (
     outputs,
-    project,  # noqa: F401 (in a folder of its own)
     run,
 )
-from tests.pipelines.test_stop_and_go_on import result, scratch_files
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("project")]
 
 NAME = "digits/gppdm/seed_0"
 PARAMS = {"method": "gppdm", "checkpoint_seconds": 0}

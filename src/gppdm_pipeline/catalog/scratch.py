@@ -1,6 +1,7 @@
 """What a run keeps besides its outputs to go on after it was stopped; the folder can be removed.
 
 <folder>/lock                        held while a run writes this run's outputs
+<folder>/lock_holder                 the process that holds it
 <folder>/unfinished/<command>.json   a command that has begun and not ended
 <folder>/mlflow_run.json             MLflow's run, until the report is made
 <folder>/<task>/<stage>/             checkpoints, until the stage's outputs are written

@@ -28,38 +28,7 @@ FAINT = "#E5E5E5"
 VERMILION = "#D55E00"  # Okabe and Ito's
 _GAP = 0.08  # between images, as a part of an image's height
 _COLUMNS = 10  # prototypes side by side
-_MOST_ANNOTATED = 12  # tasks, beyond which a matrix's numbers would not be legible
-
-
-def accuracy_matrix_figure(matrix: Matrix) -> Figure:
-    """A heat map of accuracy by task (columns) after each task (rows).
-
-    Args:
-        matrix: [T, T] in 0..1, None above the diagonal and for tasks without new classes.
-    """
-    total = len(matrix)
-    values = np.array(matrix, np.float64)  # None becomes NaN, which is left blank
-    side = np.clip(0.55 * total, 1.7, 5.5)
-    figure = new_figure(side + 1.5, side + 1.0)
-    axes = figure.add_subplot()
-    heat = axes.imshow(values, cmap="viridis", vmin=0, vmax=1)
-    if total <= _MOST_ANNOTATED:
-        for (row, column), value in np.ndenumerate(values):
-            if not np.isnan(value):
-                ink = "black" if value > 0.45 else "white"
-                label = f"{100 * value:.0f}"
-                axes.text(column, row, label, color=ink, ha="center", va="center", fontsize=TEXT)
-    style(axes, title="Accuracy by task, %", x="tested on task", y="after task")
-    for axis in (axes.xaxis, axes.yaxis):
-        step = -(-total // _MOST_ANNOTATED)
-        ticks = range(0, total, step)
-        axis.set_ticks(ticks, [str(tick + 1) for tick in ticks])
-        axis.set_tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    bar = figure.colorbar(heat, ax=axes, ticks=[0, 0.5, 1], shrink=0.8)
-    bar.ax.set_yticklabels(["0", "50", "100"], fontsize=SMALL, color=GREY)
-    bar.outline.set_visible(False)
-    return figure
+_MOST_MARKED = 12  # tasks, beyond which marks and names would crowd
 
 
 def accuracy_over_tasks_figure(matrix: Matrix, average_accuracy: Sequence[float]) -> Figure:
@@ -76,7 +45,7 @@ def accuracy_over_tasks_figure(matrix: Matrix, average_accuracy: Sequence[float]
     figure = new_figure(WIDTH, 4.2)
     axes = figure.add_subplot()
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(tested)))
-    crowded = len(tested) > _MOST_ANNOTATED
+    crowded = len(tested) > _MOST_MARKED
     for task, colour in zip(tested, colours, strict=True):
         x, y = tasks[task - 1 :], values[task - 1 :, task - 1]
         axes.plot(x, y, "-o", ms=2 if crowded else 4, lw=1.3, color=colour, label=f"task {task}")

@@ -11,10 +11,31 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gppdm_pipeline.evaluation.figures import GREY, SMALL, TEXT, new_figure, style, wrapped
+from gppdm_pipeline.evaluation.metrics import Matrix
 from gppdm_pipeline.evaluation.pictures import Picture
 
 _MOST_ANNOTATED = 20  # cells a side, beyond which numbers would not be legible
+_MOST_TASKS = 12  # of a matrix, beyond which its numbers would not be legible
 _MOST_NAMED = 40  # classes, beyond which names would overlap
+
+
+def accuracy_matrix_figure(matrix: Matrix) -> Figure:
+    """A heat map of accuracy by task (columns) after each task (rows).
+
+    Args:
+        matrix: [T, T] in 0..1, None above the diagonal and for tasks without new classes.
+    """
+    total = len(matrix)
+    values = np.array(matrix, np.float64)  # None becomes NaN, which is left blank
+    side = np.clip(0.55 * total, 1.7, 5.5)
+    figure = new_figure(side + 1.5, side + 1.0)
+    axes = figure.add_subplot()
+    _heat(figure, axes, values, most=_MOST_TASKS)
+    style(axes, title="Accuracy by task, %", x="tested on task", y="after task")
+    ticks = range(0, total, -(-total // _MOST_TASKS))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ticks, [str(tick + 1) for tick in ticks])
+    return figure
 
 
 def memory_picture(
@@ -87,10 +108,11 @@ def _heat(
     values: NDArray[np.float64],
     aspect: Literal["equal", "auto"] = "equal",
     zeros: bool = True,
+    most: int = _MOST_ANNOTATED,
 ) -> None:
     """Shares in 0..1 as colours, and in numbers where there is room; NaN is left blank."""
     heat = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, aspect=aspect)
-    if max(values.shape) <= _MOST_ANNOTATED:
+    if max(values.shape) <= most:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value) and (zeros or round(100 * value)):
                 ink = "black" if value > 0.45 else "white"

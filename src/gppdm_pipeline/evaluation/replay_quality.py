@@ -6,7 +6,6 @@ An extractor is named beside every number that it made. Nothing here feeds back 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Literal, Protocol, TypedDict, cast
 
 import numpy as np
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from gppdm_pipeline.evaluation.distances import Features, frechet_distance, kernel_distance, prdc
 from gppdm_pipeline.images.labelled import LabelledImages
 
-ExtractorName = Literal["oracle", "efficientnet_lite0", "inception"]
+ExtractorName = Literal["oracle", "efficientnet_lite0"]
 
 DIGITS = 6
 """Significant digits that are kept: rounding of linear algebra is in those behind."""
@@ -36,10 +35,7 @@ class EvaluationConfig(BaseModel):
     """k of precision, recall, density and coverage."""
     extractors: Annotated[tuple[ExtractorName, ...], Field(min_length=1)] = ("oracle",)
     """oracle: a classifier as the run's, trained on all real training images of the benchmark.
-    efficientnet_lite0: of ImageNet, from the extra `efficientnet`. inception: that of published
-    numbers, from a local file."""
-    inception_weights: Path | None = None
-    """A state dict with torchvision's or pytorch-fid's names."""
+    efficientnet_lite0: of ImageNet, from the extra `efficientnet`."""
     embedding: bool = False
     """Whether replay and real images are drawn as a t-SNE, which takes seconds to minutes."""
 
@@ -49,10 +45,6 @@ class EvaluationConfig(BaseModel):
             raise ValueError(
                 f"nearest is {self.nearest}, which takes more than {self.images_per_class} "
                 "images a class; lower nearest or raise images_per_class"
-            )
-        if "inception" in self.extractors and self.inception_weights is None:
-            raise ValueError(
-                "the extractor inception has no weights; set inception_weights to a file of them"
             )
         return self
 
@@ -118,14 +110,6 @@ def measure(
         points = {name: (x[ours], y[theirs]) for name, (x, y) in spaces.items()}
         classes[str(label)] = _class_quality(points, agrees[ours], int(theirs.sum()), config)
     return Quality(settings=settings_of(config), classes=classes)
-
-
-def first_of_each(images: LabelledImages, count: int) -> LabelledImages:
-    """The first `count` images of each class, in order."""
-    chosen = np.zeros(len(images), np.bool_)
-    for label in images.classes:
-        chosen[np.flatnonzero(images.labels == label)[:count]] = True
-    return images.select(chosen)
 
 
 def settings_of(config: EvaluationConfig) -> dict[str, object]:

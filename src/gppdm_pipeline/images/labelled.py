@@ -126,6 +126,11 @@ class LabelledImages:
         wanted = np.isin(self.labels, list(classes))
         return self if wanted.all() else self.select(wanted)
 
+    def first_of_each(self, count: int) -> LabelledImages:
+        """The first `count` images of each class, class after class."""
+        parts = [np.flatnonzero(self.labels == label)[:count] for label in self.classes]
+        return self.select(np.concatenate([np.empty(0, np.int64), *parts]))
+
     @classmethod
     def concatenate(cls, parts: Sequence[LabelledImages]) -> LabelledImages:
         """All parts, one after the other; at least one, all of one image shape."""

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from gppdm_pipeline.algorithm.classifier.exemplars import Choice, choose_exemplars, first_of_each
+from gppdm_pipeline.algorithm.classifier.exemplars import Choice, choose_exemplars
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -59,7 +59,7 @@ class Exemplar(Finetune):
         count = self.images_of_each(len(state.classes))
         old = state.classes_before(context.task)
         new = train.of_classes([label for label in train.classes if label not in old])
-        parts = [first_of_each(part, count) for part in (state.kept,) if part is not None]
+        parts = [part.first_of_each(count) for part in (state.kept,) if part is not None]
         if len(new):
             parts.append(choose_exemplars(state, new, count, self.choice, context))
         return replace(state, kept=LabelledImages.concatenate(parts)), StageLog()

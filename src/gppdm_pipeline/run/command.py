@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -10,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.configuration.experiment import Experiment
@@ -93,43 +94,34 @@ class Command:
 
 @dataclass
 class Lock:
-    """Keeps a second run from the same outputs; the kernel releases it when the process ends."""
+    """Keeps a second run from the same outputs; the system releases it when the process ends."""
 
-    _file: TextIO | None = field(default=None, init=False)
+    _lock: BaseFileLock | None = field(default=None, init=False)
 
-    def acquire(self, path: Path, run: str) -> None:
-        """Take the lock at `path`, giving back the one held.
+    @contextmanager
+    def acquired(self, path: Path, run: str) -> Iterator[None]:
+        """Take the lock at `path`, giving back the one held; keep it unless what is inside fails.
 
         Raises:
             RefusedError: if another process has it.
         """
         self.release()
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        holder, lock = _holder(path), FileLock(path, thread_local=False)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            process = file.read().strip() or "unknown"
-            file.close()
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            process = holder.read_text().strip() if holder.exists() else "unknown"
             raise RefusedError(
                 f"Process {process} is making {run} (it holds {path}). Wait until it has ended, "
                 "or keep both: --params=variant=<name of this run>."
             ) from error
         except OSError as error:
             if not lacks_locks(error, path):
-                file.close()
                 raise
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        self._file = file
-
-    @contextmanager
-    def acquired(self, path: Path, run: str) -> Iterator[None]:
-        """Take the lock, and keep it unless what is done inside fails."""
-        self.acquire(path, run)
+        self._lock = lock
         try:
+            holder.write_text(f"{os.getpid()}\n")
             yield
         except BaseException:
             self.release()
@@ -138,10 +130,16 @@ class Lock:
     @property
     def held(self) -> bool:
         """Whether this process has the lock."""
-        return self._file is not None
+        return self._lock is not None
 
     def release(self) -> None:
         """Give the lock back, if it is held."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._lock is not None:
+            _holder(Path(self._lock.lock_file)).unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+
+def _holder(lock: Path) -> Path:
+    """Says which process holds the lock; a file of its own, since Windows lets nobody read that."""
+    return lock.with_name(f"{lock.name}_holder")

@@ -46,12 +46,6 @@ def choose_exemplars(
     return images.select(np.concatenate(chosen))
 
 
-def first_of_each(images: LabelledImages, count: int) -> LabelledImages:
-    """The first `count` images of each class, in their order."""
-    parts = [np.flatnonzero(images.labels == label)[:count] for label in images.classes]
-    return images.select(np.concatenate(parts))
-
-
 def herding(vectors: Tensor, count: int) -> Tensor:
     """Vectors whose mean stays closest to the mean of all, chosen one by one.
 

@@ -21,7 +21,6 @@ from gppdm_pipeline.evaluation.replay_quality import (
     EvaluationConfig,
     Extractor,
     Quality,
-    first_of_each,
     measure,
 )
 from gppdm_pipeline.images.labelled import LabelledImages
@@ -57,7 +56,7 @@ def measure_reference(
     """What real training images reach: nothing generated can be expected to be nearer."""
 
     def stage() -> tuple[Record, StageLog]:
-        train = first_of_each(stream.read("train"), evaluation.images_per_class)
+        train = stream.read("train").first_of_each(evaluation.images_per_class)
         test = stream.read("test")
         quality = _quality(evaluation, device, oracle, train, test)
         accuracy = float((oracle.predict(test.images) == test.labels).mean())
@@ -90,7 +89,7 @@ def assess_replay(
     """The quality of what is replayed after a task, class by class."""
 
     def stage() -> tuple[Record, StageLog]:
-        images = first_of_each(replay, evaluation.images_per_class)
+        images = replay.first_of_each(evaluation.images_per_class)
         real = LabelledImages.concatenate(tests)
         return cast(Record, _quality(evaluation, device, oracle, images, real)), StageLog()
 

@@ -14,7 +14,7 @@ from gppdm_pipeline.evaluation.extractors import build_extractors
 from gppdm_pipeline.evaluation.metrics import TaskEvaluation
 from gppdm_pipeline.evaluation.metrics import summarise as summarise_accuracies
 from gppdm_pipeline.evaluation.pictures import Picture
-from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig, Quality, first_of_each
+from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig, Quality
 from gppdm_pipeline.evaluation.report_page import run_page
 from gppdm_pipeline.evaluation.summary import details, replay_report
 from gppdm_pipeline.images.labelled import LabelledImages
@@ -93,7 +93,7 @@ def _costs(logs: dict[str, Record]) -> Record:
 def draw_accuracy_matrix(report: Record) -> Picture:
     """Accuracy by task after each task."""
     matrix = report["accuracy_matrix"]
-    return Picture(figures.accuracy_matrix_figure(matrix), figure_data.matrix_rows(matrix))
+    return Picture(heat_maps.accuracy_matrix_figure(matrix), figure_data.matrix_rows(matrix))
 
 
 def draw_accuracy_over_tasks(report: Record) -> Picture:
@@ -169,7 +169,7 @@ def draw_embedding(
     name = evaluation.extractors[0]
     extract = build_extractors(evaluation, resolve_device(device)).get(name, oracle)
     sets = (replay, LabelledImages.concatenate(tests))
-    few = [first_of_each(images, evaluation.images_per_class) for images in sets]
+    few = [images.first_of_each(evaluation.images_per_class) for images in sets]
     replayed, real = ((extract(part.images), part.labels.tolist()) for part in few)
     return embedding_picture(replayed, real, name, stream.class_names, seed)
 

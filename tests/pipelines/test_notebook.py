@@ -7,13 +7,13 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from tests.pipelines.test_continual import (
+from tests.reference.runs import (
     ROOT,
     TINY,
-    empty_database,  # noqa: F401
-    project,  # noqa: F401 (in a folder of its own)
     run,
 )
+
+pytestmark = pytest.mark.usefixtures("project")
 
 NOTEBOOK = ROOT / "notebooks" / "explore_run.ipynb"
 
