@@ -76,15 +76,15 @@ def test_other_columns_and_files_can_be_named(tmp_path):
         Parquet(folder=tmp_path, **columns)
     with pytest.raises(SourceError, match=r"columns img: struct.*, expected image with the image"):
         Parquet(folder=tmp_path, class_names=["a", "b"]).read("train")
-    with pytest.raises(SourceError, match=r"columns img: .*, expected label with whole numbers"):
+    with pytest.raises(SourceError, match=r"columns img: .*, expected label with whole numbers or"):
         Parquet(folder=tmp_path, class_names=["a", "b"], image="img").read("train")
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1, 2], r"label 2 \(row 2\), expected labels 0 to 1"),
-        ([0, -1, 1], r"label -1 \(row 1\)"),
+        ([0, 1, 2], r"label 2 \(label, row 2\), expected labels 0 to 1"),
+        ([0, -1, 1], r"label -1 \(label, row 1\)"),
         ([0, None, 1], r"no label \(row 1\)"),
         ([0, 0, 0], "no training image of class 'bee'"),
     ],
@@ -119,3 +119,51 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         file.write_bytes(damaged)
         with pytest.raises(SourceError, match=f"{file}|{tmp_path}"):
             source.read("train")
+
+
+def write_columns(file, image, label, kind=None):
+    table = pa.table({"image": pa.array(image, kind), "label": pa.array(label)})
+    pq.write_table(table, file)
+
+
+@pytest.mark.parametrize("kind", [pa.struct([("path", pa.string())]), IMAGE, pa.string()])
+def test_paths_in_place_of_bytes(tmp_path, kind):
+    (tmp_path / "pictures").mkdir()
+    names = [f"pictures/{i}.png" for i in range(4)]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(png(10 + i))
+    images = names if kind == pa.string() else [{"path": name} for name in names]
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        write_columns(tmp_path / f"data/{split}.parquet", images, [0, 1, 0, 1], kind)
+    source = Parquet(folder=tmp_path, class_names=["a", "b"])
+    assert values(source.read("train")) == [(0, 10), (1, 11), (0, 12), (1, 13)]
+    (tmp_path / names[1]).write_bytes(png(99))  # not what was prepared
+    assert values(source.read("train"))[1] == (1, 99)
+    (tmp_path / names[2]).unlink()
+    with pytest.raises(SourceError, match=r"path 'pictures/2.png' \(row 2\), .*nothing is fetched"):
+        source.read("test")
+
+
+def test_bytes_alone_and_labels_as_text(tmp_path):
+    images = [png(i) for i in range(4)]
+    for split in ("train", "test"):
+        names = pa.array(["dog", "cat", "dog", "cat"])
+        table = {"image": images, "label": names if split == "test" else names.dictionary_encode()}
+        pq.write_table(pa.table(table), tmp_path / f"{split}.parquet")
+    source = Parquet(folder=tmp_path)
+    assert source.class_names == ("cat", "dog")
+    for split in ("train", "test"):
+        assert values(source.read(split)) == [(1, 0), (0, 1), (1, 2), (0, 3)]
+
+
+def test_labels_that_are_none_are_refused(tmp_path):
+    write_columns(tmp_path / "train.parquet", [png(1), png(2)], [0.0, 0.5])
+    with pytest.raises(SourceError, match=r"label 0.5 \(row 1\), expected one whole number"):
+        Parquet(folder=tmp_path, class_names=["a", "b"]).read("train")
+    write_columns(tmp_path / "train.parquet", [png(1), png(2)], [[0], [1]])
+    with pytest.raises(SourceError, match=r"label: list.*expected label with whole numbers"):
+        Parquet(folder=tmp_path, class_names=["a", "b"]).read("train")
+    write_columns(tmp_path / "train.parquet", [[1, 2], [3, 4]], [0, 1])
+    with pytest.raises(SourceError, match=r"image: list.*expected image with the image files"):
+        Parquet(folder=tmp_path, class_names=["a", "b"]).read("train")

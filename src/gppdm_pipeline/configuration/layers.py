@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -211,7 +212,13 @@ def _path(values: Any, detail: ErrorDetails) -> Path:
 def _plainly(detail: ErrorDetails) -> str:
     message = re.sub("^(Value error, |Input |String )", "", detail["msg"]).replace("should", "must")
     allowed = re.findall("'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
-    return message.rstrip(".") + _near(str(detail["input"]), allowed)
+    value = detail["input"]
+    if detail["type"] == "string_type" and isinstance(value, bool | date | None):
+        return (
+            f"{message}: YAML reads yes, no, on, off, true and false, null and ~, and dates as "
+            "other than text; put the name in quotes."
+        )
+    return message.rstrip(".") + _near(str(value), allowed)
 
 
 def _near(value: str, allowed: Iterable[str]) -> str:

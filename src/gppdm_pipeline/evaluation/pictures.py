@@ -12,6 +12,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
+from gppdm_pipeline.evaluation.lettering import make_legible
+
 Row = Mapping[str, object]
 
 
@@ -30,6 +32,7 @@ class Picture:
     def rendered(self, kind: Literal["png", "svg"]) -> bytes:
         """The file's content: the same whenever and by whomever it is made."""
         file = io.BytesIO()
+        make_legible(self.figure)
         if not isinstance(self.figure.get_layout_engine(), PlaceHolderLayoutEngine | None):
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")  # it would be laid out for every file again

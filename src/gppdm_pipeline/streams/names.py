@@ -26,8 +26,18 @@ def unknown_names(given: Iterable[str], names: Iterable[str]) -> list[str]:
     for name in dict.fromkeys(given):
         if name not in known:
             near = nearest(name, known)
-            faults.append(f"unknown {name!r}" + (f" (did you mean {near!r}?)" if near else ""))
+            hint = f" (did you mean {near!r}?)" if near else ""
+            faults.append(f"unknown {name!r}{hint}{number_hint(name)}")
     return faults
+
+
+def number_hint(name: str) -> str:
+    """What to say of a name that is a number, and perhaps another one than was written."""
+    try:
+        float(name)
+    except ValueError:
+        return ""
+    return " (YAML reads 010 as 8 and 1.10 as 1.1: put such names in quotes)"
 
 
 def repeated_names(given: Sequence[str]) -> list[str]:

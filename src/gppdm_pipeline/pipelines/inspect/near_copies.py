@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import pairwise_distances_argmin_min
+from sklearn.metrics import pairwise_distances_argmin_min  # type: ignore[import-untyped]
 
 from gppdm_pipeline.images.labelled import LabelledImages
 
@@ -68,7 +68,8 @@ def _look_alike(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[
     contrast = np.minimum(a.std(axis=1), b.std(axis=1))
     difference = np.sqrt(np.square(a - b).mean(axis=1))
     alike = (contrast > _PLAIN) & (difference < _ALIKE * contrast)
-    return alike & (first != second).any(axis=(1, 2, 3))
+    found: NDArray[np.bool_] = alike & (first != second).any(axis=(1, 2, 3))
+    return found
 
 
 def grey_versions(images: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
@@ -83,7 +84,7 @@ def grey_versions(images: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
 
 
 def _grey_version(images: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
-    small = images.mean(axis=3, dtype=np.float32)
+    small: NDArray[np.float32] = images.mean(axis=3, dtype=np.float32)
     for axis, length in ((1, images.shape[1]), (2, images.shape[2])):
         edges = np.arange(min(side, length)) * length // min(side, length)
         sizes = np.diff(edges, append=length).astype(np.float32)

@@ -92,8 +92,8 @@ def _faults(record: Mapping[str, Any], most: int | None) -> list[str]:
         "test images"
     )
     return lines or [
-        "Nothing: no image is there twice, none looks like another split's, and no class has "
-        f"{limits}."
+        "Nothing: no image is there twice, no test image looks like a training image, and no class "
+        f"has {limits}."
     ]
 
 

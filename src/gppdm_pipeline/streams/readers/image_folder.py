@@ -26,6 +26,7 @@ from gppdm_pipeline.streams.folders.layout import ANNOTATIONS, Layout, find_layo
 from gppdm_pipeline.streams.folders.layout import Split as Folders
 from gppdm_pipeline.streams.folders.names import composed
 from gppdm_pipeline.streams.folders.places import ClassFolders
+from gppdm_pipeline.streams.names import number_hint
 from gppdm_pipeline.streams.preparing import Contents
 from gppdm_pipeline.streams.readers.base import ClassNames, FileReader, Split, UserPath, is_test
 from gppdm_pipeline.wording import listed, nearest
@@ -107,7 +108,7 @@ class ImageFolder(FileReader):
                 hint = f" Did you mean {near!r}?" if near else ""
                 raise source_error(
                     layout.train.place.path,
-                    f"no class {name!r}",
+                    f"no class {name!r}{number_hint(name)}",
                     f"one of {listed([*named])}",
                     f"Correct class_names.{hint}",
                 )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
@@ -20,8 +21,8 @@ from gppdm_pipeline.streams.readers.base import (
     FileReader,
     Split,
     UserPath,
-    check_labels,
 )
+from gppdm_pipeline.streams.readers.labels import as_labels, names_in
 
 _TOGETHER = 256  # rows in memory at a time
 
@@ -29,8 +30,10 @@ _TOGETHER = 256  # rows in memory at a time
 class Parquet(FileReader):
     """Parquet files as the Hugging Face hub stores image data sets.
 
-    An image is a struct of `bytes` (an image file) and `path`, its label a whole number. Names of
-    classes are in the schema's metadata where the label is a ClassLabel.
+    An image is a struct of `bytes` (an image file) and `path`, or one of the two alone: a path is
+    of a file on this machine, from the Parquet file's folder or from `folder`. Its label is a whole
+    number or text. Names of classes are in the schema's metadata where the label is a ClassLabel,
+    or the text labels in alphabetical order.
 
     Attributes:
         folder: the files are in it or below.
@@ -39,7 +42,7 @@ class Parquet(FileReader):
         image: the column of images ("img" in CIFAR's).
         label: the column of labels ("fine_label" in CIFAR-100's).
         damaged: "refuse" files with an image that cannot be decoded, or "skip" such images.
-        class_names: the metadata's unless they are given.
+        class_names: the files' unless they are given.
     """
 
     reader: Literal["parquet"] = "parquet"
@@ -51,16 +54,21 @@ class Parquet(FileReader):
     damaged: Literal["refuse", "skip"] = "refuse"
 
     def _names(self) -> ClassNames:
-        file = self._files("train")[0]
-        with _opened(file) as parquet:
+        files = self._parquets("train")
+        with _opened(files[0]) as parquet:
             metadata = parquet.schema_arrow.metadata or {}
         try:
             features = json.loads(metadata[b"huggingface"])["info"]["features"]
             return tuple(map(str, features[self.label]["names"]))
         except (KeyError, TypeError, ValueError):
-            return super()._names()
+            names = {name for file in files for name in names_in(self._column(file))}
+            return tuple(sorted(names)) or super()._names()
 
     def _files(self, split: Split) -> list[Path]:
+        files = self._parquets(split)
+        return [*files, *(path for file in files for path in self._paths(file).values())]
+
+    def _parquets(self, split: Split) -> list[Path]:
         pattern = {"train": self.train, "test": self.test}[split]
         files = sorted(self.folder.rglob(pattern))
         if not files:
@@ -74,11 +82,11 @@ class Parquet(FileReader):
         return files
 
     def _contents(self, split: Split) -> Contents:
-        files = self._files(split)
+        files = self._parquets(split)
         labels = [self._labels(file) for file in files]
         starts = np.cumsum([0, *map(len, labels)])
 
-        def images(positions: NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:
+        def images(positions: NDArray[np.int64]) -> Iterator[tuple[str, bytes | Path]]:
             for i, file in enumerate(files):
                 a, b = np.searchsorted(positions, starts[i : i + 2])
                 yield from self._images(file, positions[a:b] - starts[i])
@@ -86,48 +94,124 @@ class Parquet(FileReader):
         return Contents(np.concatenate(labels), images, self.folder)
 
     def _labels(self, file: Path) -> NDArray[np.int64]:
+        return as_labels(self._column(file), self.class_names, file, self.label)
+
+    def _column(self, file: Path) -> NDArray[Any]:
+        """The labels as they are: numbers or text."""
         with _opened(file) as parquet:
-            self._check_columns(file, parquet.schema_arrow)
+            kind = self._kinds(file, parquet)[1]
             column = parquet.read([self.label])[self.label].combine_chunks()
         if column.null_count:
             row = column.is_null().index(True).as_py()
             raise source_error(file, f"no label (row {row})", "a label in each row", FETCH_AGAIN)
-        labels: NDArray[np.int64] = column.to_numpy(zero_copy_only=False).astype(np.int64)
-        check_labels(labels, self.class_names, file, "row")
-        return labels
+        if pa.types.is_dictionary(kind):
+            column = column.dictionary_decode()
+        values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+        return values.astype(str) if values.dtype == object else values
 
-    def _images(self, file: Path, rows: NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:
-        first = 0
+    def _images(self, file: Path, rows: NDArray[np.int64]) -> Iterator[tuple[str, bytes | Path]]:
+        first, paths = 0, self._paths(file)
         with _opened(file) as parquet:
+            kind = self._kinds(file, parquet)[0]
             for batch in parquet.iter_batches(_TOGETHER, columns=[self.image]):
-                column = batch.column(0).field("bytes")
+                column = batch.column(0)
+                if pa.types.is_struct(kind):
+                    inside = kind.get_field_index("bytes") >= 0
+                    column = column.field("bytes") if inside else column.field("path")
                 a, b = np.searchsorted(rows, [first, first + len(column)])
                 for row in rows[a:b].tolist():
-                    data = column[row - first].as_py()
-                    yield f"{file} (row {row})", data or b""
+                    data = paths[row] if row in paths else column[row - first].as_py() or b""
+                    yield f"{file} (row {row})", data
                 first += len(column)
 
-    def _check_columns(self, file: Path, schema: Any) -> None:
-        kinds = {field.name: field.type for field in schema}
+    def _paths(self, file: Path) -> dict[int, Path]:
+        """By row, the files of images that are not in the Parquet file themselves."""
+        paths: dict[int, Path] = {}
+        with _opened(file) as parquet:
+            kind = self._kinds(file, parquet)[0]
+            if _is_binary(kind) or _all_held(parquet, f"{self.image}.bytes"):
+                return {}
+            first = 0
+            for batch in parquet.iter_batches(_TOGETHER, columns=[self.image]):
+                column = batch.column(0)
+                for row, path in enumerate(_paths_alone(column), start=first):
+                    if path is not None:
+                        paths[row] = self._located(file, row, path)
+                first += len(column)
+        return paths
+
+    def _located(self, file: Path, row: int, path: str) -> Path:
+        where = [folder / path for folder in (file.parent, self.folder)]
+        found = next((each for each in where if each.is_file()), None)
+        if found is None:
+            raise source_error(
+                file,
+                f"the path {path!r} (row {row}), which is no file",
+                f"the image's bytes, or a path from {file.parent} or from {self.folder}",
+                "Put the images there: nothing is fetched.",
+            )
+        return found
+
+    def _kinds(self, file: Path, parquet: Any) -> tuple[Any, Any]:
+        """The types of the columns of images and labels, if they are such."""
+        kinds = {field.name: field.type for field in parquet.schema_arrow}
         there = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
         image, label = kinds.get(self.image), kinds.get(self.label)
-        if not (image and pa.types.is_struct(image) and image.get_field_index("bytes") >= 0) or (
-            not pa.types.is_binary(image.field("bytes").type)
-            and not pa.types.is_large_binary(image.field("bytes").type)
-        ):
+        if not image or not (_is_binary(image) or _is_text(image) or _is_struct(image)):
             raise source_error(
                 file,
                 f"columns {there}",
-                f"{self.image} with the image files' bytes",
+                f"{self.image} with the image files' bytes or paths",
                 "Set `image` to the column of the images.",
             )
-        if not (label and pa.types.is_integer(label)):
+        plain = label.value_type if label and pa.types.is_dictionary(label) else label
+        if not plain or not (_is_text(plain) or pa.types.is_primitive(plain)):
             raise source_error(
                 file,
                 f"columns {there}",
-                f"{self.label} with whole numbers",
+                f"{self.label} with whole numbers or names",
                 "Set `label` to the column of the labels.",
             )
+        return image, label
+
+
+def _all_held(parquet: Any, column: str) -> bool:
+    """Whether the file's statistics say that each row has a value in a column."""
+    groups = (parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups))
+    parts = [group.column(j) for group in groups for j in range(group.num_columns)]
+    found = [part.statistics for part in parts if part.path_in_schema == column]
+    return bool(found) and all(each is not None and each.null_count == 0 for each in found)
+
+
+def _paths_alone(column: Any) -> list[str | None]:
+    """The path of each image that has no bytes beside it."""
+    if not pa.types.is_struct(column.type):
+        return list(column.to_pylist())
+    if column.type.get_field_index("path") < 0:
+        return [None] * len(column)
+    paths = column.field("path")
+    if column.type.get_field_index("bytes") >= 0:
+        paths = pc.if_else(column.field("bytes").is_null(), paths, None)
+    return list(paths.to_pylist())
+
+
+def _is_binary(kind: Any) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_struct(kind: Any) -> bool:
+    """Whether it is one of the hub's images: bytes, a path, or both."""
+    if not pa.types.is_struct(kind):
+        return False
+    parts = {name: kind.get_field_index(name) for name in ("bytes", "path")}
+    there = {name: kind.field(place).type for name, place in parts.items() if place >= 0}
+    return bool(there) and all(
+        _is_binary(part) if name == "bytes" else _is_text(part) for name, part in there.items()
+    )
 
 
 @contextmanager
