@@ -79,6 +79,18 @@ def no_checkpoints(loop: str) -> Checkpoint:
     return NOWHERE
 
 
+class DrawnOnce(Protocol):
+    """Gives images that never change the place where they are kept."""
+
+    def __call__(self, name: str, *given: object) -> Checkpoint:
+        """The place of the images of this name, empty unless they were drawn from the same."""
+
+
+def not_kept(name: str, *given: object) -> Checkpoint:
+    """Images are drawn again whenever they are asked for: the default for library use."""
+    return NOWHERE
+
+
 class Averaged(Protocol):
     """An average of parameters, of which `tensors` and `count` are all that changes."""
 
