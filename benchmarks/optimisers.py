@@ -17,7 +17,7 @@ import torch
 from measuring import markdown, parser_of, preset, write_record
 
 from gppdm_pipeline.algorithm.context import Context
-from gppdm_pipeline.algorithm.diffusion.network import clean_images, signal_shares
+from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.generator.learn import train_denoiser
 from gppdm_pipeline.algorithm.generator.parts import add_classes, condition_table, denoiser_of
@@ -81,24 +81,20 @@ def trained(method: Gppdm, train: LabelledImages, seed: int) -> tuple[LearnerSta
 @torch.no_grad()
 def errors(method: Gppdm, state: LearnerState, images: LabelledImages) -> list[float]:
     """Of x_0 over the noise's share, at each of LEVELS."""
-    context, config = Context(0, 1), method.denoiser
+    context = Context(0, 1)
     denoiser = denoiser_of(state, method, context)
     table = condition_table(state, state.classes, method, context)
     index_of = {label: row for row, label in enumerate(state.classes)}
-    tokens, which, prototypes = table.shared(
-        torch.tensor([index_of[int(label)] for label in images.labels])
-    )
-    shares = signal_shares(config, context.device)
+    conditions = table(torch.tensor([index_of[int(label)] for label in images.labels]))
+    process = Process(method.denoiser, context.device)
     clean = to_unit_range(images.images, context.device)
     generator, found = torch.Generator().manual_seed(0), []
-    for level in LEVELS:
-        share = shares[level]
-        noise = torch.randn(clean.shape, generator=generator)
-        noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
-        tau = torch.full((len(clean),), level)
-        output = denoiser(noisy, tau, tokens, prototypes, which)
-        seen = clean_images(noisy, output, share, config.prediction)
-        found.append(float((seen - clean).square().mean() * share / (1 - share)))
+    for tau in LEVELS:
+        level = process.level(torch.tensor(tau))
+        noisy = level.noised(clean, torch.randn(clean.shape, generator=generator))
+        output = denoiser(noisy, torch.full((len(clean),), tau), conditions)
+        seen = process.clean(noisy, output, level).clamp(-1, 1)
+        found.append(float((seen - clean).square().mean() * (level.signal / level.sigma) ** 2))
     return found
 
 

@@ -26,11 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.condition.table import prototype_tokens
-from gppdm_pipeline.algorithm.diffusion.network import (
-    build_unet,
-    noise_scheduler_config,
-    signal_shares,
-)
+from gppdm_pipeline.algorithm.diffusion.network import build_unet
+from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings
 from gppdm_pipeline.algorithm.state import LearnerState
 
@@ -133,8 +130,10 @@ class Reference:
         """
         self.unet.eval()
         # Clamping x_0 at every step, diffusers' default, ruins what guidance has overshot.
-        schedule = noise_scheduler_config(self.settings.denoiser)
-        sampler = DDIMScheduler(**schedule, clip_sample=False)
+        config = self.settings.denoiser
+        schedule = Process(config, self.device).schedule
+        prediction = config.prediction
+        sampler = DDIMScheduler(**schedule, prediction_type=prediction, clip_sample=False)
         sampler.set_timesteps(steps, device=self.device)
         images = []
         for start in range(0, len(labels), batch_size):
@@ -189,7 +188,7 @@ class ReferenceTraining:
         self._images, self._labels = images, labels
         self._random = torch.Generator(generator.device).manual_seed(seed)
         config = generator.settings.denoiser
-        self._shares = signal_shares(config, generator.device)
+        self._shares = Process(config, generator.device).shares
         for label in new:
             generator.prototypes[label] = nn.Parameter(generator.prototypes[label].clone())
         learnt = [generator.prototypes[label] for label in new]

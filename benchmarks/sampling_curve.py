@@ -28,9 +28,10 @@ from reference_arrangement import STEPS, Reference
 from sampling_pictures import curve
 
 from gppdm_pipeline.algorithm.context import Context, resolve_device, silent
-from gppdm_pipeline.algorithm.diffusion.samplers import ReplayConfig, draw_images
+from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.disk.states import load_state, save_state
-from gppdm_pipeline.algorithm.generator.parts import condition_table, denoiser_of
+from gppdm_pipeline.algorithm.generator.draw import Drawer, Solver
+from gppdm_pipeline.algorithm.generator.parts import ReplayConfig, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.oracle import TrainedOracle, trained_oracle
 from gppdm_pipeline.evaluation.distances import Features, frechet_distance
@@ -162,14 +163,12 @@ class Bench:
             passes[0] += len(inputs[0])
 
         denoiser.unet.register_forward_hook(count)
+        process = Process(self.method.denoiser, self.device)
+        drawer = Drawer(denoiser, table, process, replay, shape)
 
         def run() -> None:
             with silent(0, "") as bar:
-                drawn.append(
-                    draw_images(
-                        denoiser, table, rows, shape, replay, self.method.denoiser, generator, bar
-                    )
-                )
+                drawn.append(drawer(rows, Solver(replay), generator, bar))
 
         return run
 

@@ -54,7 +54,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "projection of all four": without(route="none", layers="q k v out"),
     "both": {},
     "both, with distillation": {"denoiser": {"distillation": 1.0}},
-    "both, with min-SNR weighting": {"denoiser": {"min_snr": 5.0}},
 }
 
 

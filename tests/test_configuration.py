@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -31,6 +32,32 @@ def test_last_layer_wins_and_the_method_over_what_is_shared():
     assert experiment(method="joint").learner.classifier.steps == 200
     assert experiment(method="joint", classifier={"steps": 7}).learner.classifier.steps == 7
     assert experiment(finetune={"classifier": {"steps": 8}}).learner.classifier.steps == 8
+
+
+def test_methods_with_a_diffusion_model_share_their_generator():
+    preset = {
+        **PRESET,
+        "generator": {"redraw": 0.3, "denoiser": {"steps": 5, "channels": [8, 16]}},
+        "cpdm": {"denoiser": {"steps": 6}},
+    }
+
+    def learner(method, **params):
+        layers = [Layer({**DEFAULTS, "method": method}, str), Layer(params, str)]
+        return resolve({"digits": Layer(preset, str)}, layers).learner
+
+    assert [learner(name).denoiser.steps for name in ("gppdm", "cpdm", "ddgr")] == [5, 6, 5]
+    assert learner("cpdm").denoiser.channels == (8, 16)  # what its section does not say
+    assert learner("diffusion_replay").redraw == 0.3  # ddgr has none
+    assert learner("cpdm", generator={"denoiser": {"steps": 7}}).denoiser.steps == 7
+    both = {"generator": {"denoiser": {"steps": 7}}, "gppdm": {"denoiser": {"steps": 8}}}
+    assert [learner(name, **both).denoiser.steps for name in ("gppdm", "ddgr")] == [8, 7]
+    solver = {"replay": {"sigma_max": 40}}  # which ddgr refuses
+    assert learner("gppdm", generator=solver).replay.sigma_max == 40
+    with pytest.raises(
+        ConfigurationError, match=r"generator .*ddgr draws by the ancestral sampler"
+    ):
+        learner("ddgr", generator=solver)
+    assert learner("vae_replay") == learner("vae_replay", generator=None)
 
 
 def test_numbers_may_be_strings():
@@ -75,14 +102,34 @@ def test_an_empty_section_is_no_setting():
         ({"stream": {"classes_per_task": 3}}, "3 classes a task do not divide the source's 10"),
         ({"stream": 3}, "stream = 3 (--params): must be a valid dictionary"),
         ({"stream": {"source": {"reader": "idx"}}}, "stream.source.folder is not set."),
+        (
+            {"generator": {"denoiser": {"stepps": 3}}},
+            "generator.denoiser.stepps = 3 (--params): unknown key; did you mean "
+            "generator.denoiser.steps? Allowed: batch_size, channels, ",
+        ),
+        (
+            {"generator": {"denoisr": {}}},
+            "generator.denoisr (--params): unknown key; did you mean generator.denoiser? Allowed: "
+            "condition, denoiser, ",
+        ),
+        ({"denoiser": {"steps": 3}}, "denoiser (--params): unknown key; did you mean generator.de"),
+        ({"generator": {"denoiser": {"steps": 0}}}, "generator.denoiser.steps = 0 (--params): mus"),
+        ({"generator": 3}, "generator = 3 (--params): must be a valid dictionary"),
+        ({"generator": {"classifier": {}}}, "generator.classifier (--params): unknown key"),
+        (
+            {"method": "gppdm", "generator": {"redraw": 0.5, "order": "classifier_first"}},
+            "generator (--params): redraw is set, but order is 'classifier_first'",
+        ),
         # Those of a method that is not the selected one
         ({"joint": {"clasifier": {}}}, "joint.clasifier (--params): unknown key; did you mean"),
         ({"joint": {"classifier": {"steps": 0}}}, "joint.classifier.steps = 0 (--params)"),
+        ({"joint": 3}, "joint = 3 (--params): must be a valid dictionary"),
     ],
 )
 def test_bad_settings_are_named_with_their_place_and_repair(params, message):
-    with pytest.raises(ConfigurationError, match=re.escape(message)):
+    with pytest.raises(ConfigurationError, match=re.escape(message)) as caught:
         experiment(**params)
+    assert len(str(caught.value).splitlines()) <= 2  # not once for each method that shares it
 
 
 def test_a_stream_told_in_another_way_takes_the_place_of_the_presets():
@@ -204,6 +251,20 @@ def test_shipped_presets_are_valid(file, method, class_folders):
     assert chosen.number_of_tasks > 1
     del parameters["evaluation"]  # which decides nothing, and is no parameter of the run
     assert set(flatten(parameters)) - {"overwrite", "checkpoint_seconds"} <= set(chosen.flatten())
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "benchmarks").iterdir()), ids=lambda f: f.stem)
+def test_presets_have_a_section_of_a_method_only_where_it_differs(file, class_folders):
+    ((name, preset),) = yaml.safe_load(file.read_text()).items()
+
+    def learner(method, preset):
+        given = {"benchmark": name, "method": method, "stream": {"source": class_folders.get(name)}}
+        return resolve({name: Layer(preset, str)}, [Layer(given, str)]).learner
+
+    for method in METHODS.keys() & preset.keys():
+        without = {key: value for key, value in preset.items() if key != method}
+        with contextlib.suppress(ConfigurationError):  # digits' solver is not of ddgr
+            assert learner(method, without) != learner(method, preset)
 
 
 def test_a_setting_has_one_name_for_all_methods():

@@ -39,7 +39,7 @@ def test_stages_are_the_tasks_of_the_default_experiment(experiment):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_node_is_in_one_stage(method):
-    tags = {"data", "task_01", "task_02", "report"}
+    tags = {"settings", "data", "task_01", "task_02", "report"}
     nodes = create_pipeline(METHODS[method](), 2).nodes
     assert all(len(node.tags & tags) == 1 for node in nodes)
     assert {tag for node in nodes for tag in node.tags} == tags
@@ -47,12 +47,25 @@ def test_every_node_is_in_one_stage(method):
 
 @pytest.mark.parametrize("file", PRESETS, ids=lambda file: file.stem)
 def test_presets_have_what_dvc_asks_for(file):
-    preset = yaml.safe_load(file.read_text())[file.stem]
-    assert preset.keys() >= {"stream", "classifier", *METHODS}
+    asked = {
+        key.removeprefix("${benchmark}.")
+        for stage in (STAGES["settings"], STAGES["data"], STAGES["learn"]["do"], STAGES["report"])
+        for params in stage["params"]
+        for keys in (params.get("conf/base/benchmarks/${benchmark}.yml"),)
+        for key in keys or ()
+    }
+    assert asked == {"stream", "classifier"}
+    assert yaml.safe_load(file.read_text())[file.stem].keys() >= asked
+
+
+def test_learning_depends_on_the_settings_of_its_method():
+    assert STAGES["learn"]["do"]["deps"][0] == STAGES["settings"]["outs"][0]
+    whole = [file for params in STAGES["settings"]["params"] for file in params if not params[file]]
+    assert whole == ["conf/base/parameters.yml", "conf/base/benchmarks/${benchmark}.yml"]
 
 
 def test_stages_depend_on_code_that_is_there():
-    stages = [STAGES["data"], STAGES["learn"]["do"], STAGES["report"]]
+    stages = [STAGES["settings"], STAGES["data"], STAGES["learn"]["do"], STAGES["report"]]
     code = [dep for stage in stages for dep in stage["deps"] if dep.startswith("src/")]
     assert code
     assert all((ROOT / dep).exists() for dep in code)

@@ -40,7 +40,7 @@ def roots(modules):
 
 def test_the_algorithm_loads_neither_kedro_nor_mlflow():
     loaded = loaded_by(ALGORITHM)
-    assert {"gppdm_pipeline.algorithm.generator.training", "gppdm_pipeline.methods.gppdm"} <= loaded
+    assert {"gppdm_pipeline.algorithm.generator.learn", "gppdm_pipeline.methods.gppdm"} <= loaded
     others = {"kedro", "mlflow", "kedro_mlflow", "kedro_datasets", "torchvision"}
     assert roots(loaded).isdisjoint(others)
     others = {"streams", "evaluation", "pipelines", "run", "catalog"}

@@ -71,6 +71,6 @@ seek_garbage_rarely()
 
 
 def ignore_known_warnings() -> None:
-    """Those that say nothing to the user of this project, each by its text."""
+    """Silence warnings that users can do nothing about, each by its text."""
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)

@@ -28,7 +28,7 @@ from gppdm_pipeline.catalog.datasets import ImagesDataset
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.plans.record_pictures import strip_of
 from gppdm_pipeline.plans.records import record_of
-from gppdm_pipeline.plans.tables import TABLES, section, write_between
+from gppdm_pipeline.plans.tables import TABLES, differences, section, write_between
 from gppdm_pipeline.streams.scenario import StreamConfig
 
 REPLAYS = Path("data/05_model_input")
@@ -47,12 +47,13 @@ class PlannedStream(BaseModel):
 
 
 class Plan(BaseModel):
-    """What is run on what.
+    """Streams, variants and seeds to run.
 
     Attributes:
         baseline: the variant that the others' paired differences are taken to.
         streams: by name.
         variants: by name; their settings, the method among them.
+        differences: pairs of variants whose paired difference has a table of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,13 +61,17 @@ class Plan(BaseModel):
     baseline: str
     streams: dict[str, PlannedStream]
     variants: dict[str, dict[str, Setting]]
+    differences: tuple[tuple[str, str], ...] = ()
 
     @model_validator(mode="after")
-    def _baseline_is_a_variant(self) -> Plan:
-        if self.baseline not in self.variants:
-            raise ValueError(
-                f"baseline {self.baseline!r} is no variant: use one of {', '.join(self.variants)}"
-            )
+    def _names_are_of_variants(self) -> Plan:
+        named = [("baseline", self.baseline)]
+        named += [("differences:", name) for pair in self.differences for name in pair]
+        for key, name in named:
+            if name not in self.variants:
+                raise ValueError(
+                    f"{key} {name!r} is no variant: use one of {', '.join(self.variants)}"
+                )
         if nameless := [name for name, own in self.variants.items() if "method" not in own]:
             raise ValueError(f"variants without a method: {', '.join(nameless)}; give each one")
         return self
@@ -118,8 +123,10 @@ def main(
     chosen = [known[seed] for seed in _chosen("seeds", seeds, known)]
     wanted = runs_of(plan, on, _chosen("variants", variants, plan.variants), chosen)
     failed = [] if tables else run_all(wanted, folder, jobs)
-    text = "\n".join(
-        section(folder, name, *_records(plan, folder, name), plan.baseline, stream.seeds[0])
+    files = {name: _records(plan, folder, name) for name in plan.streams}
+    text = differences({name: of for name, (of, _) in files.items()}, plan.differences)
+    text += "\n".join(
+        section(folder, name, *files[name], plan.baseline, stream.seeds[0])
         for name, stream in plan.streams.items()
     )
     write_between(TABLES, file.stem, text)
@@ -161,7 +168,7 @@ def runs_of(
 
 
 def run_all(wanted: list[PlannedRun], folder: Path, jobs: int = 1) -> list[PlannedRun]:
-    """Run what has no record, so many at once; returns what failed."""
+    """Run what has no record, `jobs` runs at once; returns the runs that failed."""
     experiments = sweep.experiments_of(planned.params for planned in wanted)
 
     def run(number: int, planned: PlannedRun, experiment: Experiment) -> bool:

@@ -64,7 +64,7 @@ def environment() -> dict[str, str]:
 
 
 def _gpu() -> str | None:
-    """That the machine has, whether or not a run uses it."""
+    """The machine's GPU, whether or not a run uses it."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 

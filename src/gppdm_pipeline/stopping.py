@@ -1,4 +1,4 @@
-"""Signals that stop a run: as after Ctrl-C, and not in the middle of a call that cannot bear it."""
+"""Signals that stop a run as Ctrl-C does, but not in the middle of a call that has to end."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor2_0
 
+from gppdm_pipeline.algorithm.condition.table import Conditions
 from gppdm_pipeline.algorithm.diffusion.network import Denoiser, DenoiserConfig, unet_config
 
 CONFIG = DenoiserConfig(channels=(8, 16), condition_dim=16)
@@ -15,12 +16,17 @@ def unet():
     return UNet2DConditionModel(**unet_config(CONFIG, (8, 8, 1), False))
 
 
-def said_and_learnt(denoiser, tokens, *which):
+def each_its_own(tokens):
+    return Conditions(tokens[WHICH], None, None)
+
+
+def said_and_learnt(denoiser, tokens, which=None):
     x = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     tau = torch.tensor([0, 10, 300, 500, 900, 999])
     tokens = tokens.clone().requires_grad_()
     denoiser.zero_grad()
-    output = denoiser(x, tau, tokens if which else tokens[WHICH], None, *which)
+    conditions = Conditions(tokens, which, None) if which is not None else each_its_own(tokens)
+    output = denoiser(x, tau, conditions)
     output.square().mean().backward()
     return output, tokens.grad, *(p.grad.clone() for p in denoiser.parameters())
 

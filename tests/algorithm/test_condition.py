@@ -32,7 +32,7 @@ def table(learnable=1, concatenates=True, side=SIDE, **options):
 
 def test_rows_are_classes():
     conditions, condition = table()
-    tokens, image = conditions(torch.tensor([2, 0]))
+    tokens, _, image = conditions(torch.tensor([2, 0])).of(slice(None))
     assert tokens.shape == (2, 1 + SIDE**2, DIM)
     for place, label in enumerate((5, 7)):
         assert torch.equal(tokens[place, 0], condition.embeddings[label])
@@ -42,14 +42,15 @@ def test_rows_are_classes():
 
 
 def test_routes():
-    tokens, image = table(concatenates=False, side=0)[0](torch.tensor([1]))
+    tokens, _, image = table(concatenates=False, side=0)[0](torch.tensor([1]))
     assert tokens.shape == (1, 1, DIM)
     assert image is None
 
 
 def test_null_condition_is_zero_and_so_are_its_keys():
     conditions, condition = table()
-    tokens, image = conditions(torch.tensor([0, 1, 2]), torch.tensor([True, False, False]))
+    rows, kept = torch.tensor([0, 1, 2]), torch.tensor([True, False, False])
+    tokens, _, image = conditions(rows, kept).of(slice(None))
     assert not tokens[1:].any()
     assert not image[1:].any()
     assert not torch.nn.functional.linear(tokens[1:], torch.randn(8, DIM)).any()
@@ -62,8 +63,8 @@ def test_null_condition_is_zero_and_so_are_its_keys():
 def test_a_null_condition_may_keep_the_prototype(concatenates, side):
     conditions, _ = table(concatenates=concatenates, side=side, null_keeps_prototype=True)
     rows, kept = torch.tensor([0, 1, 2]), torch.tensor([True, False, False])
-    tokens, image = conditions(rows, kept)
-    whole, whole_image = conditions(rows)
+    tokens, _, image = conditions(rows, kept).of(slice(None))
+    whole, _, whole_image = conditions(rows).of(slice(None))
     assert torch.equal(tokens[0], whole[0])
     assert not tokens[1:, 0].any()
     assert torch.equal(tokens[:, 1:], whole[:, 1:])
@@ -76,7 +77,7 @@ def test_a_null_condition_may_keep_the_prototype(concatenates, side):
 def test_shared_tokens_are_those_of_each_image(rows, kept, keeps):
     conditions, condition = table(null_keeps_prototype=keeps)
     kept = None if kept is None else torch.tensor(kept[: len(rows)])
-    tokens, which, image = conditions.shared(torch.tensor(rows), kept)
+    tokens, which, image = conditions(torch.tensor(rows), kept)
     crowded = len(CLASSES) > len(rows)
     known = len(rows) if crowded else len(CLASSES)
     nulls = 0 if kept is None else known if keeps else 1
@@ -96,22 +97,23 @@ def test_shared_tokens_are_those_of_each_image(rows, kept, keeps):
 
 def test_old_tokens_do_not_move_whatever_is_learnt():
     conditions, _ = table()
-    before = [part.clone() for part in conditions(torch.tensor([0, 1]))]
-    new_before = conditions(torch.tensor([2]))[0]
+    old = torch.tensor([0, 1])
+    before = [part.detach().clone() for part in conditions(old)]
+    new_before = conditions(torch.tensor([2])).tokens
     optimiser = torch.optim.AdamW(conditions.parameters(), lr=1.0, weight_decay=0.5)
     for _ in range(3):
         optimiser.zero_grad()
-        tokens, image = conditions(torch.tensor([0, 1, 2]))
+        tokens, _, image = conditions(torch.tensor([0, 1, 2]))
         (tokens.square().sum() + image.square().sum()).backward()
         optimiser.step()
-    after = conditions(torch.tensor([0, 1]))
+    after = conditions(old)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert not torch.equal(conditions(torch.tensor([2]))[0], new_before)
+    assert not torch.equal(conditions(torch.tensor([2])).tokens, new_before)
 
 
 def test_gradient_goes_to_the_classes_in_the_batch():
     conditions, _ = table(learnable=2)
-    conditions(torch.tensor([0, 2, 2]))[0].square().sum().backward()
+    conditions(torch.tensor([0, 2, 2])).of(slice(None)).tokens.square().sum().backward()
     received = conditions.new_prototypes.grad.flatten(1).any(dim=1)
     assert received.tolist() == [False, True]  # classes 2 and 5
 

@@ -5,30 +5,20 @@ from diffusers import UNet2DConditionModel
 from tests.reference.tiny import SHAPE, gppdm, images_of
 from torch import nn
 
-from gppdm_pipeline.algorithm.condition.table import ConditionTable
+from gppdm_pipeline.algorithm.condition.table import Conditions, ConditionTable
 from gppdm_pipeline.algorithm.context import CPU, Context
-from gppdm_pipeline.algorithm.diffusion.network import (
-    Average,
-    Denoiser,
-    DenoiserConfig,
-    denoising_loss,
-    loss_weights,
-    noisy_batch,
-    signal_shares,
-    unet_config,
-)
+from gppdm_pipeline.algorithm.diffusion.network import Denoiser, DenoiserConfig, unet_config
+from gppdm_pipeline.algorithm.diffusion.process import Process
+from gppdm_pipeline.algorithm.fitting.average import Average
 from gppdm_pipeline.algorithm.generator.parts import add_classes
 from gppdm_pipeline.algorithm.state import LearnerState
 
 
 def test_signal_shares_are_the_cumulated_product():
     betas = np.linspace(1e-4, 0.02, 1000)
-    shares = signal_shares(DenoiserConfig(noise_schedule="linear"), CPU)
+    shares = Process(DenoiserConfig(noise_schedule="linear"), CPU).shares
     np.testing.assert_allclose(shares, np.cumprod(1 - betas), rtol=1e-4)
-    betas = np.linspace(0.01, np.sqrt(0.02), 1000) ** 2
-    shares = signal_shares(DenoiserConfig(noise_schedule="scaled_linear"), CPU)
-    np.testing.assert_allclose(shares, np.cumprod(1 - betas), rtol=1e-4)
-    cosine = signal_shares(DenoiserConfig(), CPU)
+    cosine = Process(DenoiserConfig(), CPU).shares
     assert (cosine.diff() < 0).all()
     assert cosine[0] > 0.999
     assert cosine[-1] < 1e-6
@@ -36,9 +26,9 @@ def test_signal_shares_are_the_cumulated_product():
 
 def draw(prediction, seed=0):
     images = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(9)) * 2 - 1
-    shares = signal_shares(DenoiserConfig(), CPU)
-    batch = noisy_batch(images, shares, prediction, torch.Generator().manual_seed(seed))
-    share = shares.double()[batch.tau][:, None, None, None]
+    process = Process(DenoiserConfig(prediction=prediction), CPU)
+    batch = process.noised(images, torch.Generator().manual_seed(seed))
+    share = process.shares.double()[batch.tau][:, None, None, None]
     return images, batch, share.sqrt(), (1 - share).sqrt()
 
 
@@ -68,31 +58,16 @@ def test_steps_are_spread_over_the_whole_range():
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_min_snr_is_a_weight_on_the_error_of_the_image(prediction):
-    """Hang et al. 2023: the same weight min(SNR, gamma) on x_0, whatever is predicted."""
-    images, batch, signal, sigma = draw(prediction)
-    config = DenoiserConfig(prediction=prediction, min_snr=5)
-    weights = loss_weights(config, signal_shares(config, CPU))
-    output = batch.target + torch.randn(batch.target.shape)
-    x, said = batch.x.double(), output.double()
-    if prediction == "epsilon":
-        clean = (x - sigma * said) / signal
-    else:
-        clean = signal * x - sigma * said
-    snr = (signal / sigma).square().squeeze()
-    errors = (clean - images).square().mean((1, 2, 3)) * snr.clamp(max=5)
-    loss = denoising_loss(output, batch.target, weights[batch.tau])
-    assert float(loss) == pytest.approx(float(errors.mean()), rel=1e-3)
-    assert (snr > 5).any() and (snr < 5).any()
-    assert weights.max() == pytest.approx(1 if prediction == "epsilon" else 5 / 6, rel=1e-2)
-
-
-def test_without_min_snr_every_step_counts_alike():
-    output, target = torch.randn(2, 3, 1, 4, 4)
-    assert loss_weights(DenoiserConfig(), signal_shares(DenoiserConfig(), CPU)) is None
-    expected = nn.functional.mse_loss(output, target)
-    assert torch.equal(denoising_loss(output, target, None), expected)
-    torch.testing.assert_close(denoising_loss(output, target, torch.ones(3)), expected)
+def test_the_clean_image_is_seen_in_a_right_prediction(prediction):
+    images, batch, _, _ = draw(prediction)
+    process = Process(DenoiserConfig(prediction=prediction), CPU)
+    for image, x, tau, target in zip(images, *batch, strict=True):
+        level = process.level(tau)
+        seen = process.clean(x, target, level)
+        # At the end of the schedule the noise is 1,000 times the signal, and so is its rounding.
+        torch.testing.assert_close(seen, image, rtol=0, atol=float(1e-5 / level.signal.clamp(1e-3)))
+        if prediction == "epsilon":
+            torch.testing.assert_close(level.noised(image, target), x, rtol=1e-5, atol=1e-6)
 
 
 class Echo(nn.Module):
@@ -109,15 +84,19 @@ class Echo(nn.Module):
         return (x[:, self.channels],)
 
 
+def told(prototypes=None):
+    return Conditions(None, None, prototypes)
+
+
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_patches_keep_pixels_in_place(patch):
     x, prototypes = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
     depth = 3 * patch**2
-    seen = Denoiser(Echo(slice(None)), patch)(x, None, None, None)
+    seen = Denoiser(Echo(slice(None)), patch)(x, None, told())
     assert torch.equal(seen, x)
-    noisy = Denoiser(Echo(slice(depth)), patch)(x, None, None, prototypes)
+    noisy = Denoiser(Echo(slice(depth)), patch)(x, None, told(prototypes))
     assert torch.equal(noisy, x)
-    beside = Denoiser(Echo(slice(depth, None)), patch)(x, None, None, prototypes)
+    beside = Denoiser(Echo(slice(depth, None)), patch)(x, None, told(prototypes))
     assert torch.equal(beside, prototypes)
 
 
@@ -127,7 +106,8 @@ def test_network_fits_its_images(concatenates):
     unet = UNet2DConditionModel(**unet_config(config, (16, 8, 3), concatenates))
     x = torch.randn(2, 3, 16, 8)
     prototypes = x if concatenates else None
-    out = Denoiser(unet, 2)(x, torch.tensor([1, 999]), torch.zeros(2, 1, 8), prototypes)
+    conditions = Conditions(torch.zeros(2, 1, 8), None, prototypes)
+    out = Denoiser(unet, 2)(x, torch.tensor([1, 999]), conditions)
     assert out.shape == x.shape
 
 
@@ -173,7 +153,7 @@ def test_queries_and_keys_of_a_single_token_learn_nothing(route, single):
     unet = UNet2DConditionModel(**unet_config(settings.denoiser, SHAPE, concatenates))
     noise = torch.randn(4, 1, 8, 8)
     tau = torch.tensor([5, 300, 600, 900])
-    output = Denoiser(unet, 1)(noise, tau, *conditions(torch.tensor([0, 1, 0, 1])))
+    output = Denoiser(unet, 1)(noise, tau, conditions(torch.tensor([0, 1, 0, 1])))
     (output - noise).square().mean().backward()
     # Of a single token the gradient is 0, or, by how a processor adds up, rounding: below a
     # millionth of what the values of the same attention get.

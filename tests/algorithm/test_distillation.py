@@ -6,10 +6,11 @@ from pydantic import ValidationError
 from tests.reference.tiny import differences, gppdm, images_of, learn
 from torch import nn
 
+from gppdm_pipeline.algorithm.condition.table import Conditions
 from gppdm_pipeline.algorithm.context import Context
-from gppdm_pipeline.algorithm.diffusion.network import NoisyBatch
+from gppdm_pipeline.algorithm.diffusion.process import Noisy
 from gppdm_pipeline.algorithm.generator import learn as generator_training
-from gppdm_pipeline.algorithm.generator.distillation import Teacher
+from gppdm_pipeline.algorithm.generator.objective import Teacher
 from gppdm_pipeline.methods import learn_task
 
 TASKS = ((5, 2), (0,))
@@ -22,7 +23,9 @@ class Says(nn.Module):
         super().__init__()
         self.calls = []
 
-    def forward(self, x, tau, tokens, prototypes):
+    def forward(self, x, tau, conditions):
+        tokens, which, prototypes = conditions
+        assert which is None
         self.calls.append(len(x))
         told = tau + tokens.sum((1, 2)) + (0 if prototypes is None else prototypes.sum((1, 2, 3)))
         return x + told[:, None, None, None]
@@ -35,14 +38,15 @@ def test_targets_of_replayed_images_are_what_the_teacher_says(weight, concatenat
     tau, tokens = torch.tensor([1, 999, 3, 500, 7]), torch.randn(5, 2, 3)
     tokens[3] = 0  # without condition
     images = prototypes if concatenates else None
-    replayed = torch.tensor([True, False, True, False])
-    batch = torch.tensor([0, 1, 1, 2, 0])
-    teacher = Teacher(Says(), replayed, weight)
-    targets = teacher.targets(NoisyBatch(x, tau, noise), tokens, images, batch)
+    which = torch.tensor([4, 1, 0, 3, 2])  # an image's tokens
+    taught = torch.tensor([True, False, False, True, True])
+    teacher = Teacher(Says(), weight)
+    conditions = Conditions(tokens[which.argsort()], which, images)
+    targets = teacher.targets(Noisy(x, tau, noise), conditions, taught)
     assert teacher.denoiser.calls == [5 if asks_all else 3]
-    for i, image in enumerate(batch):
+    for i in range(5):
         expected = noise[i]
-        if replayed[image]:
+        if taught[i]:
             told = tau[i] + tokens[i].sum() + (prototypes[i].sum() if concatenates else 0)
             expected = (1 - weight) * noise[i] + weight * (x[i] + told)
         torch.testing.assert_close(targets[i], expected, rtol=1e-5, atol=1e-4)
@@ -50,9 +54,9 @@ def test_targets_of_replayed_images_are_what_the_teacher_says(weight, concatenat
 
 def test_the_teacher_is_not_asked_about_real_images():
     noise = torch.randn(2, 1, 4, 4)
-    teacher = Teacher(Says(), torch.tensor([False, False]), 1.0)
-    batch = NoisyBatch(noise, torch.tensor([0, 5]), noise)
-    assert teacher.targets(batch, torch.randn(2, 1, 3), None, torch.tensor([1, 0])) is noise
+    teacher, conditions = Teacher(Says(), 1.0), Conditions(torch.randn(2, 1, 3), None, None)
+    batch = Noisy(noise, torch.tensor([0, 5]), noise)
+    assert teacher.targets(batch, conditions, torch.tensor([False, False])) is noise
     assert teacher.denoiser.calls == []
 
 
@@ -77,41 +81,41 @@ def test_it_begins_with_the_second_task(states):
     assert changed
 
 
-def test_the_teacher_is_the_denoiser_of_the_task_before(states, monkeypatch):
-    fit, seen = generator_training.fit_denoiser, []
+@pytest.fixture
+def objectives(monkeypatch):
+    """Those that are minimised, each with the weights of its teacher when it begins."""
+    fit, seen = generator_training.fit, []
 
-    def spy(denoiser, table, images, rows, *settings):
-        teacher = settings[4]
-        before = {k: v.clone() for k, v in teacher.denoiser.unet.state_dict().items()}
-        log = fit(denoiser, table, images, rows, *settings)
-        seen.append((denoiser, teacher, before, rows))
-        return log
+    def spy(objective, *given):
+        unet = objective._teacher.denoiser.unet
+        seen.append((objective, {k: v.clone() for k, v in unet.state_dict().items()}))
+        return fit(objective, *given)
 
-    monkeypatch.setattr(generator_training, "fit_denoiser", spy)
+    monkeypatch.setattr(generator_training, "fit", spy)
+    return seen
+
+
+def test_the_teacher_is_the_denoiser_of_the_task_before(states, objectives):
     train = images_of(*TASKS[1])
     method = gppdm(denoiser={"distillation": 0.5})
     learn_task(method, states[1], train, train, Context(0, 2))
-    [(denoiser, teacher, before, rows)] = seen
+    [(objective, before)] = objectives
+    teacher, denoiser = objective._teacher, objective._denoiser
     after = teacher.denoiser.unet.state_dict()
     for name, tensor in states[1].denoiser.tensors.items():
         assert torch.equal(tensor, before[name])
         assert torch.equal(tensor, after[name])  # it does not learn
     assert not torch.equal(after["conv_in.weight"], denoiser.unet.state_dict()["conv_in.weight"])
     assert teacher.weight == 0.5
-    assert torch.equal(teacher.replayed, rows < 2)  # the rows of old classes come first
+    examples = objective._examples
+    assert torch.equal(examples.replayed, examples.rows < 2)  # the rows of old classes come first
 
 
-def test_real_images_of_a_class_that_comes_back_are_not_distilled(states, monkeypatch):
-    fit, seen = generator_training.fit_denoiser, []
-
-    def spy(*given):
-        seen.append((given[3], given[8].replayed))
-        return fit(*given)
-
-    monkeypatch.setattr(generator_training, "fit_denoiser", spy)
+def test_real_images_of_a_class_that_comes_back_are_not_distilled(states, objectives):
     train = images_of(2, 7)
     learn_task(gppdm(denoiser={"distillation": 1.0}), states[1], train, train, Context(0, 2))
-    [(rows, replayed)] = seen
+    [(objective, _)] = objectives
+    _, rows, replayed = objective._examples
     assert replayed.tolist() == [False] * 12 + [True] * 6
     assert rows.tolist() == [0] * 6 + [2] * 6 + [0] * 3 + [1] * 3  # class 2 is row 0 of (2, 5, 7)
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from gppdm_pipeline.algorithm.condition.table import ConditionTable, label_codes, make_token_map
 from gppdm_pipeline.algorithm.context import CPU, Context
-from gppdm_pipeline.algorithm.diffusion.network import build_unet, signal_shares
+from gppdm_pipeline.algorithm.diffusion.network import build_unet
+from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.generator import draw as generator_drawing
 from gppdm_pipeline.algorithm.generator import parts as generator
@@ -74,11 +75,10 @@ class ShowsItsLabel(nn.Module):
     def __init__(self, unet, patch, precision):
         super().__init__()
         self.codes = label_codes(32, Context(0, 1).fixed_generator("labels"))
-        self.shares = signal_shares(gppdm().denoiser, CPU)
+        self.shares = Process(gppdm().denoiser, CPU).shares
 
-    def forward(self, x, tau, tokens, prototypes, which=None):
-        if which is not None:
-            tokens = tokens[which]
+    def forward(self, x, tau, conditions):
+        tokens = conditions.of(slice(None)).tokens
         classes = (tokens[:, 0] @ self.codes.T).argmax(1)
         clean = (classes.float() / 16 - 1)[:, None, None, None]
         share = self.shares[tau][:, None, None, None]
@@ -121,7 +121,7 @@ def test_bases_hold_what_the_layers_are_fed():
         assert log.metrics[f"basis_free/{name}"] == pytest.approx(1 - rank / basis.shape[0])
         if name.endswith(("to_k", "to_v")):
             assert rank == 10  # a label and four patches for each of two classes
-            tokens = ConditionTable(state.condition, (3, 8), 0, False)(torch.arange(2))[0]
+            tokens = ConditionTable(state.condition, (3, 8), 0, False)(torch.arange(2)).tokens
             inputs = tokens.detach().flatten(0, 1).T
             assert gpm.held_share(basis, inputs) == pytest.approx(1, abs=1e-6)
     ranks = {name.split("attn2.")[1]: [] for name in state.bases}
@@ -148,11 +148,11 @@ def test_residuals_are_what_the_denoiser_leaves_out(monkeypatch, prediction):
     """A denoiser that sees nothing but grey, told the classes of the images it is shown."""
     settings = gppdm(denoiser={"prediction": prediction}, replay={"batch_size": 5})
     state, images = learn(settings, [(4, 1)])[-1], images_of(1, 4)
-    share = signal_shares(settings.denoiser, CPU)
+    share = Process(settings.denoiser, CPU).shares
     told = []
 
-    def grey(x, tau, tokens, _):
-        told.append(tokens[:, 0])
+    def grey(x, tau, conditions):
+        told.append(conditions.tokens[:, 0])
         signal, sigma = share[tau[0]].sqrt(), (1 - share[tau[0]]).sqrt()
         assert 0.5 <= share[tau[0]] < 0.51
         return x / sigma if prediction == "epsilon" else signal / sigma * x

@@ -14,20 +14,15 @@ from tests.reference.tiny import PARTS, images_of, learn
 
 from gppdm_pipeline.algorithm.classifier.network import SmallConvNet, build_classifier
 from gppdm_pipeline.algorithm.context import CPU, Context
-from gppdm_pipeline.algorithm.diffusion.guide import (
-    Guide,
-    Step,
-    ancestral,
-    guided_mean,
-    residual_variance,
-    with_noise_level,
-)
-from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig, signal_shares
+from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
+from gppdm_pipeline.algorithm.diffusion.process import Process
+from gppdm_pipeline.algorithm.diffusion.samplers import GuidedAncestral, Step
 from gppdm_pipeline.methods import Method
+from gppdm_pipeline.methods.ddgr import Guided
 
 S, V, M = 0.25, 0.08, 0.4
-CONFIG = DenoiserConfig()
-SHARES = signal_shares(CONFIG, CPU)
+PROCESS = Process(DenoiserConfig(), CPU)
+SHARES = PROCESS.shares
 
 
 def posterior_of_clean(x, share):
@@ -36,9 +31,12 @@ def posterior_of_clean(x, share):
     return share.sqrt() * S**2 * x / c, S**2 * (1 - share) / c
 
 
-def log_likelihood(x, share):
-    mean, variance = posterior_of_clean(x, share)
-    return (-((mean - M) ** 2) / (2 * (V + variance))).sum((1, 2, 3))
+def log_likelihood(share):
+    def of(x):
+        mean, variance = posterior_of_clean(x, share)
+        return (-((mean - M) ** 2) / (2 * (V + variance))).sum((1, 2, 3))
+
+    return of
 
 
 @pytest.mark.parametrize("scale", [0, 1, 2.5])
@@ -56,26 +54,24 @@ def test_the_mean_moves_by_variance_times_gradient(tau, before, scale):
     slope = share.sqrt() * S**2 / (share * S**2 + 1 - share)
     gradient = -(clean - M) / (V + spread) * slope
     step = Step.between(share, share_before)
-    found = guided_mean(step, x, clean, log_likelihood, scale)
+    found = GuidedAncestral(PROCESS, 2, log_likelihood(share), scale).mean(step, x, clean)
     torch.testing.assert_close(step.variance, variance)
     torch.testing.assert_close(found, mean + scale * variance * gradient)
 
 
-def draw(scale, n=4000, steps=250, prediction="v_prediction", variance="small"):
+def draw(scale, n=4000, steps=250):
     generator = torch.Generator().manual_seed(0)
+    now = []
 
-    def predict(x, tau):
-        share = SHARES[tau]
-        clean, _ = posterior_of_clean(x, share)
-        noise = (x - share.sqrt() * clean) / (1 - share).sqrt()
-        if prediction == "epsilon":
-            return noise
-        return share.sqrt() * noise - (1 - share).sqrt() * clean
+    def clean(x, level):
+        now[:] = [SHARES[level.tau]]
+        return posterior_of_clean(x, now[0])[0]
 
-    x = torch.randn(n, 1, 1, 1, generator=generator)
-    return ancestral(
-        predict, x, SHARES, prediction, steps, log_likelihood, scale, generator, variance
-    ).numpy()
+    def at_its_level(x):
+        return log_likelihood(now[0])(x)
+
+    sampler = GuidedAncestral(PROCESS, steps, at_its_level, scale)
+    return sampler(clean, torch.randn(n, 1, 1, 1, generator=generator), generator).numpy()
 
 
 def test_the_last_step_gives_the_clean_image():
@@ -83,30 +79,10 @@ def test_the_last_step_gives_the_clean_image():
     assert (float(step.of_clean), float(step.of_noisy), float(step.variance)) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
-def test_without_scale_the_prior_is_drawn(prediction):
-    x = draw(0, prediction=prediction)
+def test_without_scale_the_prior_is_drawn():
+    x = draw(0)
     assert x.mean() == pytest.approx(0, abs=0.02)
     assert x.std() == pytest.approx(S, rel=0.08)
-
-
-@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
-def test_few_steps_of_analytic_variance_keep_the_spread(prediction):
-    assert draw(0, steps=20, variance="small").std() < 0.85 * S
-    x = draw(0, steps=20, prediction=prediction, variance="analytic")
-    assert x.mean() == pytest.approx(0, abs=0.02)
-    assert x.std() == pytest.approx(S, rel=0.04)
-    guided = draw(1, steps=100, prediction=prediction, variance="analytic")
-    assert guided.std() == pytest.approx(np.sqrt(S**2 * V / (S**2 + V)), rel=0.08)
-
-
-@pytest.mark.parametrize("tau", [60, 250, 500])
-def test_what_noise_leaves_open_of_an_image(tau):
-    share = SHARES[tau]
-    x = (share * S**2 + 1 - share).sqrt() * torch.randn(40_000, 1, 1, 1)
-    clean, spread = posterior_of_clean(x, share)
-    torch.testing.assert_close(residual_variance(x, clean, share), spread, rtol=0.1, atol=0.002)
-    assert 0 <= residual_variance(3 * x, clean, share) <= 1
 
 
 def test_with_scale_one_the_class_is_drawn():
@@ -120,35 +96,24 @@ def test_each_image_is_pulled_to_its_own_class():
     torch.manual_seed(0)
     network = SmallConvNet((8, 8, 1), 8, 3).requires_grad_(False)
     x = torch.randn(5, 1, 8, 8)
-    guide = Guide(network, torch.tensor([2, 0, 1, 1, 0]), 1.0, time_aware=False)
+    guided = Guided(network, torch.tensor([2, 0, 1, 1, 0]), 5, 1.0)
     expected = network(x[1:4]).log_softmax(1)[[0, 1, 2], [0, 1, 1]]
-    torch.testing.assert_close(guide.of(slice(1, 4))(x[1:4], torch.tensor(0.3)), expected)
+    sampler = guided.of(PROCESS, slice(1, 4))
+    torch.testing.assert_close(sampler.log_likelihood(x[1:4]), expected)
+    assert (sampler.steps, sampler.scale) == (5, 1.0)
 
 
-def test_a_time_aware_guide_is_told_the_noise():
-    torch.manual_seed(0)
-    network = SmallConvNet((8, 8, 2), 8, 3).requires_grad_(False)
-    x = torch.randn(2, 1, 8, 8)
-    guide = Guide(network, torch.tensor([2, 0]), 1.0, time_aware=True).of(slice(0, 2))
-    level = torch.full((2, 1, 8, 8), 0.5)
-    expected = network(torch.cat([x, level], 1)).log_softmax(1)[[0, 1], [2, 0]]
-    torch.testing.assert_close(guide(x, torch.tensor(0.25)), expected)
-    assert with_noise_level(x, torch.tensor([0.25, 1.0])).shape == (2, 2, 8, 8)
-
-
-@pytest.mark.parametrize("time_aware", [False, True])
-def test_ddgr_replays_what_its_guide_takes_for_the_class(time_aware):
-    """The harder the pull, the surer the classifier; both kinds know classes by their output."""
+def test_ddgr_replays_what_its_guide_takes_for_the_class():
+    """The harder the pull, the surer the classifier, which knows classes by their output."""
     sure = {}
     for scale in (0, 200):
         settings = {**PARTS, "classifier": {"width": 8, "steps": 60, "batch_size": 16}}
-        guide = {"scale": scale, "time_aware": time_aware}
+        guide = {"scale": scale}
         replay = {"images_per_class": 8, "sampler_steps": 20}
         method = Method.model_validate(
             {"name": "ddgr", **settings, "guide": guide, "replay": replay}
         )
         state = learn(method, [(5, 2)])[-1]
-        assert ("guide" in state.extras) is time_aware
         images, _ = method.synthesise_replay(state, Context(0, 2))
         assert images.labels.tolist() == [2] * 8 + [5] * 8
         x = torch.from_numpy(images.images).permute(0, 3, 1, 2) / 127.5 - 1

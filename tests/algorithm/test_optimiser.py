@@ -8,7 +8,8 @@ from diffusers import UNet2DConditionModel
 from tests.reference.tiny import SHAPE, gppdm
 
 from gppdm_pipeline.algorithm.diffusion.network import Denoiser, unet_config
-from gppdm_pipeline.algorithm.fitting.muon import MOMENTUM, Muon, optimiser_of, orthogonalised
+from gppdm_pipeline.algorithm.fitting.muon import MOMENTUM, Muon, orthogonalised
+from gppdm_pipeline.algorithm.generator.learn import _moving
 
 
 def matrices_with(values, rows, columns, seed=0):
@@ -92,7 +93,7 @@ def moved_by(**changes):
     """The names of the weights that Muon moves, and of all that some optimiser does."""
     denoiser, settings = unet(), gppdm(denoiser=changes)
     prototypes = torch.nn.Parameter(torch.zeros(2, 1, 8, 8))
-    optimiser = optimiser_of(denoiser, prototypes, settings.denoiser, settings.prototypes)
+    optimiser = _moving(denoiser, prototypes, settings).optimiser
     name_of = {id(p): name for name, p in denoiser.named_parameters()} | {id(prototypes): "new"}
     names = {
         matrices: [
@@ -120,7 +121,7 @@ def test_adamw_is_adamw():
     assert names == []
     settings, generator = gppdm(denoiser={"optimiser": "adamw"}), torch.Generator().manual_seed(3)
     same, prototypes = copy.deepcopy(denoiser), torch.nn.Parameter(torch.zeros(2, 1, 8, 8))
-    ours = optimiser_of(denoiser, prototypes, settings.denoiser, settings.prototypes)
+    ours = _moving(denoiser, prototypes, settings).optimiser
     config = settings.denoiser
     reference = torch.optim.AdamW(
         same.parameters(), config.learning_rate, weight_decay=config.weight_decay

@@ -6,7 +6,6 @@ from gppdm_pipeline.algorithm.fitting import batches as module
 from gppdm_pipeline.algorithm.fitting.batches import (
     Pixels,
     balanced_indices,
-    shift_randomly,
     to_unit_range,
 )
 
@@ -62,33 +61,3 @@ def test_classes_are_drawn_equally_often():
         of_class = times[labels == label].double()
         assert (of_class - 10_000 / count).abs().max() < 5 * (10_000 / count) ** 0.5
     assert (labels[index] == 0).double().mean(dim=1).std() > 0.03  # drawn in every batch anew
-
-
-def test_shift_against_a_loop():
-    images = torch.rand(20, 2, 5, 4, generator=torch.Generator().manual_seed(1))
-    shifted = shift_randomly(images, 2, torch.Generator().manual_seed(2))
-    offsets = torch.randint(5, (2, 20, 1), generator=torch.Generator().manual_seed(2)) - 2
-    assert offsets.unique().tolist() == [-2, -1, 0, 1, 2]
-    for n in range(20):
-        for y in range(5):
-            for x in range(4):
-                row = min(max(y + int(offsets[0, n]), 0), 4)
-                column = min(max(x + int(offsets[1, n]), 0), 3)
-                assert torch.equal(shifted[n, :, y, x], images[n, :, row, column])
-
-
-def test_no_shift_is_no_change():
-    images = torch.rand(3, 1, 4, 4)
-    assert torch.equal(shift_randomly(images, 0, torch.Generator()), images)
-
-
-def test_batches_by_weight():
-    labels = torch.tensor([0] * 50 + [2] * 5 + [5] * 300)
-    weights = torch.tensor([1.0, 7.0, 2.0, 7.0, 7.0, 1.5])  # of classes without images too
-    generator = torch.Generator().manual_seed(0)
-    batches = balanced_indices(labels, 400, 50, generator, weights)
-    assert batches.shape == (400, 50)
-    shares = labels[batches].flatten().bincount(minlength=6) / batches.numel()
-    expected = torch.tensor([1, 0, 2, 0, 0, 1.5]) / 4.5
-    torch.testing.assert_close(shares, expected, rtol=0, atol=0.015)
-    assert set(batches[labels[batches] == 2].tolist()) == set(range(50, 55))

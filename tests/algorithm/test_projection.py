@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 from tests.reference import gpm
 from torch import nn
 
-from gppdm_pipeline.algorithm.diffusion.network import Average, DenoiserConfig, unet_config
+from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig, unet_config
 from gppdm_pipeline.algorithm.diffusion.projection import (
     OrthogonalUpdate,
     cross_attention_layers,
@@ -14,6 +14,7 @@ from gppdm_pipeline.algorithm.diffusion.projection import (
     input_moments,
     orthogonal_updates,
 )
+from gppdm_pipeline.algorithm.fitting.average import Average
 from gppdm_pipeline.algorithm.fitting.muon import Muon
 
 DIM = 24

@@ -7,7 +7,6 @@ from tests.reference.tiny import SHAPE, images_of, learn
 
 from gppdm_pipeline.algorithm.classifier.growth import tensors_of
 from gppdm_pipeline.algorithm.classifier.network import (
-    ClassifierConfig,
     SmallConvNet,
     build_classifier,
 )
@@ -94,7 +93,7 @@ def test_lwf_loss(softmax, task, columns):
     teacher, student = network_of(3, 0), network_of(4, 1)
     before, state = state_with(teacher, tasks[0]), state_with(student, *tasks)
     settings = {"name": "lwf", "weight": 0.7, "temperature": 3, "softmax": softmax}
-    objective = Method.model_validate(settings)._objective(before, state, Context(0, 2))
+    objective = Method.model_validate(settings)._loss(before, state, Context(0, 2))
     data = images_of(*task)
     x = to_unit_range(data.images, torch.device("cpu"))
     outputs = [state.classes.index(label) for label in data.labels]
@@ -150,7 +149,6 @@ def test_soft_labels():
     outputs = torch.tensor([0, 3, 1, 2, 1, 0])
     config = {"image_shape": list(SHAPE), "width": 8, "classes": 2}
     objective = with_soft_labels(
-        ClassifierConfig(width=8),
         Weights(config, tensors_of(before)),
         weight=0.7,
         temperature=3.0,

@@ -17,9 +17,11 @@ from torch import nn
 
 from gppdm_pipeline.algorithm.condition.table import ConditionTable
 from gppdm_pipeline.algorithm.context import CPU, silent
-from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig, signal_shares
-from gppdm_pipeline.algorithm.diffusion.samplers import Beginning, ReplayConfig, draw_images
+from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
+from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.fitting.batches import Pixels, to_unit_range
+from gppdm_pipeline.algorithm.generator.draw import Drawer, Solver
+from gppdm_pipeline.algorithm.generator.parts import ReplayConfig
 from gppdm_pipeline.algorithm.state import Condition
 
 SHAPE = (4, 4, 1)
@@ -32,7 +34,7 @@ class BestDenoiser(nn.Module):
 
     def __init__(self, config, spread=SPREAD):
         super().__init__()
-        self.shares = signal_shares(config, CPU).double()
+        self.shares = Process(config, CPU).shares.double()
         self.epsilon = config.prediction == "epsilon"
         self.spread = spread
         self.calls = []
@@ -48,7 +50,8 @@ class BestDenoiser(nn.Module):
         gain = share.sqrt() * self.spread**2 / (share * self.spread**2 + 1 - share)
         return mean + gain * (x - share.sqrt() * mean)
 
-    def forward(self, x, tau, tokens, prototypes, which):
+    def forward(self, x, tau, conditions):
+        tokens, which, prototypes = conditions
         tokens = tokens[which]
         self.calls.append((tau, tokens, prototypes))
         x, tau = x.double(), tau[:, None, None, None]
@@ -64,21 +67,12 @@ def table():
     return ConditionTable(Condition(embeddings, torch.zeros(0, 2, 1), prototypes), (3, 8), 0, True)
 
 
-def draw(denoiser, rows, config, seed=0, beginning=None, **replay):
-    generator = torch.Generator().manual_seed(seed)
-    replay = ReplayConfig(**replay)
-    with silent(0, "") as bar:
-        images = draw_images(
-            denoiser,
-            table(),
-            torch.tensor(rows),
-            SHAPE,
-            replay,
-            config,
-            generator,
-            bar,
-            beginning=beginning,
-        )
+def draw(denoiser, rows, config, seed=0, bar=None, begun=(None, 0.0), **replay):
+    generator, replay = torch.Generator().manual_seed(seed), ReplayConfig(**replay)
+    drawer = Drawer(denoiser, table(), Process(config, CPU), replay, SHAPE)
+    samplers = Solver(replay, *begun)
+    with silent(0, "") as quiet:
+        images = drawer(torch.tensor(rows), samplers, generator, bar or quiet)
     assert images.shape == (len(rows), *SHAPE)
     assert images.dtype == np.uint8
     return images
@@ -141,8 +135,8 @@ def test_images_are_drawn_anew_from_where_noise_leaves_the_signal(signal, predic
     config = config_of(prediction)
     denoiser = BestDenoiser(config)
     images = np.random.default_rng(0).integers(120, 180, (20, *SHAPE)).astype(np.uint8)
-    beginning = Beginning(Pixels(images, CPU), signal)
-    drawn = draw(denoiser, [1] * 20, config, beginning=beginning, sampler_steps=1000, batch_size=8)
+    begun = (Pixels(images, CPU), signal)
+    drawn = draw(denoiser, [1] * 20, config, begun=begun, sampler_steps=1000, batch_size=8)
     drawing = torch.Generator().manual_seed(0)
     noise = torch.cat([torch.randn(n, 1, 4, 4, generator=drawing) for n in (8, 8, 4)]).double()
     clean = to_unit_range(images, CPU).double()
@@ -159,9 +153,9 @@ def test_next_to_no_noise_leaves_images_as_they_are(steps):
     """However few the steps, one is taken: from all but no noise, the one it always ends with."""
     config = DenoiserConfig()
     images = np.random.default_rng(0).integers(0, 255, (3, *SHAPE)).astype(np.uint8)
-    beginning = Beginning(Pixels(images, CPU), 1 - 1e-9)
+    begun = (Pixels(images, CPU), 1 - 1e-9)
     denoiser = BestDenoiser(config, spread=1.0)
-    drawn = draw(denoiser, [0, 1, 1], config, beginning=beginning, sampler_steps=steps)
+    drawn = draw(denoiser, [0, 1, 1], config, begun=begun, sampler_steps=steps)
     assert len(denoiser.calls) == 1
     assert np.abs(drawn.astype(int) - images).max() <= 5
 
@@ -208,8 +202,8 @@ def test_images_are_drawn_anew_with_steps_from_a_noise_level(signal):
     config = DenoiserConfig()
     images = np.random.default_rng(0).integers(120, 180, (3, *SHAPE)).astype(np.uint8)
     denoiser = BestDenoiser(config)
-    beginning = Beginning(Pixels(images, CPU), signal)
-    draw(denoiser, [0, 1, 1], config, beginning=beginning, sampler_steps=15, sigma_max=40.0)
+    begun = (Pixels(images, CPU), signal)
+    draw(denoiser, [0, 1, 1], config, begun=begun, sampler_steps=15, sigma_max=40.0)
     share = float(denoiser.share(denoiser.calls[0][0][0]))
     assert share >= max(signal, 1 / 1601)
     assert len(denoiser.calls) == 15 if signal < 0.1 else len(denoiser.calls) < 10
@@ -302,16 +296,8 @@ def test_bar_counts_images():
             counted.append(n)
 
     config = DenoiserConfig()
-    draw_images(
-        BestDenoiser(config),
-        table(),
-        torch.tensor([0, 1, 0, 1, 1]),
-        SHAPE,
-        ReplayConfig(sampler_steps=2, batch_size=2),
-        config,
-        torch.Generator().manual_seed(0),
-        Bar(),
-    )
+    rows = [0, 1, 0, 1, 1]
+    draw(BestDenoiser(config), rows, config, bar=Bar(), sampler_steps=2, batch_size=2)
     assert counted == [2, 2, 1]
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from tests.reference.tiny import gppdm, images_of, learn
 
 from gppdm_pipeline.algorithm.context import CPU, Context
-from gppdm_pipeline.algorithm.fitting.threads import backward, parts_of, together
+from gppdm_pipeline.algorithm.fitting.threads import added, backward, parts_of, together
 from gppdm_pipeline.algorithm.generator.draw import redrawn, replay_of
 from gppdm_pipeline.images.labelled import LabelledImages
 
@@ -99,12 +100,14 @@ def test_gradients_of_parts_are_those_of_the_whole(threads, ends):
     x, y = torch.randn(2, 40, generator=generator)
     slope, offset, unused = (torch.zeros((), requires_grad=True) for _ in range(3))
 
-    def losses(part):
-        error = (slope * x[part] + offset - y[part]).square().mean()
+    def losses(batch):
+        x, y = batch
+        error = (slope * x + offset - y).square().mean()
         return {"error": error, "size": slope.exp()}
 
     parts = [slice(start, end) for start, end in pairwise(ends)]
-    found = backward(losses, parts, [slope, offset, unused])
+    objective = SimpleNamespace(losses=losses, total=added)
+    found = backward(objective, (x, y), parts, [slope, offset, unused])
     torch.testing.assert_close(found, {"error": y.square().mean(), "size": torch.tensor(1.0)})
     torch.testing.assert_close(slope.grad, 1 - 2 * (x * y).mean())
     torch.testing.assert_close(offset.grad, -2 * y.mean())
@@ -115,7 +118,7 @@ def test_gradients_of_parts_are_those_of_the_whole(threads, ends):
 CHANGES = {
     "the default": {},
     "guided": {"denoiser": {"label_dropout": 0.3}, "replay": {"guidance": 1.0}},
-    "epsilon, min-SNR": {"denoiser": {"prediction": "epsilon", "min_snr": 5.0}},
+    "epsilon": {"denoiser": {"prediction": "epsilon"}},
     "Muon": {"denoiser": {"optimiser": "muon"}},
     "texture and soft labels": {"texture": True, "soft_labels": 1.0, "redraw": 0.3},
     "no prototypes": {"prototypes": {"route": "none"}},
@@ -151,7 +154,8 @@ def test_two_threads_draw_what_one_draws(threads):
     for count in (1, 2):
         threads(count)
         replay = replay_of(state, (0, 1), 30, method, Context(0, 2), "synthesise_replay")
-        anew = redrawn(state, real, 24, 0.3, method, Context(0, 2), "draw_new_classes")
+        context = Context(0, 2)
+        anew = redrawn(state, real, method, context, "draw_new_classes", per_class=24, signal=0.3)
         drawn[count] = np.concatenate([replay.images, anew.images]).astype(int)
     assert len(drawn[1]) == 60 + 48
     assert np.abs(drawn[1] - drawn[2]).max() <= 1

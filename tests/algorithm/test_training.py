@@ -12,10 +12,12 @@ from tests.reference.tiny import SHAPE, gppdm, images_of, learn
 from gppdm_pipeline.algorithm.condition.table import ConditionTable
 from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.diffusion.network import Denoiser, unet_config
-from gppdm_pipeline.algorithm.fitting.batches import balanced_indices, to_unit_range
-from gppdm_pipeline.algorithm.generator.learn import class_weights
+from gppdm_pipeline.algorithm.diffusion.process import Process
+from gppdm_pipeline.algorithm.fitting import loop
+from gppdm_pipeline.algorithm.fitting.batches import Pixels, balanced_indices
+from gppdm_pipeline.algorithm.generator.learn import _budget, _moving, class_weights
+from gppdm_pipeline.algorithm.generator.objective import DenoisingObjective, Examples
 from gppdm_pipeline.algorithm.generator.parts import add_classes
-from gppdm_pipeline.algorithm.generator.training import fit_denoiser
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.pipelines.inspect import estimate
 
@@ -43,16 +45,13 @@ def fit(after_step=lambda denoiser, table: None, on_gradient=None, learnable=2, 
 
     rows = torch.tensor([CLASSES.index(label) for label in train.labels])
     start = [parameter.detach().clone() for parameter in denoiser.parameters()]
-    log = fit_denoiser(
-        denoiser,
-        table,
-        to_unit_range(train.images, CPU),
-        rows,
-        settings.denoiser,
-        settings.denoiser.steps,
-        settings.prototypes,
-        Context(0, 1, progress=progress),
-    )
+    examples = Examples(Pixels(train.images, CPU), rows, torch.zeros(len(rows), dtype=torch.bool))
+    process, dropout = Process(settings.denoiser, CPU), settings.denoiser.label_dropout
+    objective = DenoisingObjective(denoiser, table, examples, process, dropout)
+    context = Context(0, 1, progress=progress)
+    moving = _moving(denoiser, table.new_prototypes, settings)
+    budget = _budget(settings.denoiser, state, 0, len(CLASSES), context)
+    log = loop.fit(objective, moving, rows, budget, context, "train_generator")
     return SimpleNamespace(
         log=log, denoiser=denoiser, table=table, rows=rows, start=start, settings=settings
     )
@@ -115,7 +114,6 @@ def test_the_denoiser_ends_with_its_average():
     for value, mean, last in zip(run.denoiser.parameters(), expected, path[-1], strict=True):
         torch.testing.assert_close(value.double(), mean, rtol=1e-4, atol=1e-6)
         assert not torch.equal(value.double(), last)
-    assert not run.denoiser.training
 
 
 def test_loss_falls():
@@ -125,19 +123,6 @@ def test_loss_falls():
     assert np.mean(losses[-3:]) < 0.6 * losses[0]
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_min_snr_weighs_the_loss_of_each_step(prediction):
-    """The first step's loss is the weighted mean of the same errors; the batches stay the same."""
-    losses = {}
-    for gamma in (None, 1e9, 5.0):
-        run = fit(denoiser={"min_snr": gamma, "prediction": prediction, "steps": 10})
-        [(_, losses[gamma])] = run.log.curves["denoiser_loss"]
-    # Without a bound a loss of the noise keeps its weight, and one of v gets SNR / (SNR + 1).
-    unbound = losses[1e9] == pytest.approx(losses[None], rel=1e-5)
-    assert unbound is (prediction == "epsilon")
-    assert losses[5.0] < 0.99 * losses[1e9]
-
-
 @pytest.mark.parametrize("steps", [1, 2, 9, 10, 11])
 def test_any_number_of_steps(steps):
     run = fit(denoiser={"steps": steps})
@@ -145,21 +130,18 @@ def test_any_number_of_steps(steps):
 
 
 @pytest.mark.parametrize(
-    ("weights", "old", "share", "expected"),
+    ("old", "new", "share", "expected"),
     [
-        ([1.0] * 5, 3, 0.5, [1, 1, 1, 1.5, 1.5]),
-        ([1.0] * 5, 3, 0.75, [1, 1, 1, 4.5, 4.5]),
-        ([1.5, 1.0, 1.0], 2, 0.5, [1.5, 1, 2.5]),
-        ([1.5, 1.0, 1.0], 2, 0.25, [1.5, 1, 1]),  # it has more already
-        ([1.0] * 5, 3, 0.4, None),
-        ([1.0] * 4, 2, 0.5, None),
-        ([1.0] * 3, 0, 0.5, None),
-        ([1.0] * 3, 3, 0.5, None),
-        ([1.5, 1.0, 1.0], 3, 0.5, [1.5, 1, 1]),
+        (3, 2, 0.5, [1, 1, 1, 1.5, 1.5]),
+        (3, 2, 0.75, [1, 1, 1, 4.5, 4.5]),
+        (3, 2, 0.4, None),  # they have it already
+        (2, 2, 0.5, None),
+        (0, 3, 0.5, None),
+        (3, 0, 0.5, None),
     ],
 )
-def test_new_classes_have_their_share_of_batches_at_least(weights, old, share, expected):
-    found = class_weights(weights, old, share, CPU)
+def test_new_classes_have_their_share_of_batches_at_least(old, new, share, expected):
+    found = class_weights(old, new, share, CPU)
     if expected is None:
         assert found is None
     else:
@@ -168,7 +150,7 @@ def test_new_classes_have_their_share_of_batches_at_least(weights, old, share, e
 
 def test_half_of_what_is_drawn_is_new():
     rows = torch.arange(8).repeat_interleave(10)
-    weights = class_weights([1.0] * 8, 6, 0.5, CPU)
+    weights = class_weights(6, 2, 0.5, CPU)
     drawn = rows[balanced_indices(rows, 500, 64, torch.Generator().manual_seed(0), weights)]
     shares = drawn.flatten().bincount() / drawn.numel()
     torch.testing.assert_close(shares[6:], torch.full((2,), 0.25), atol=0.01, rtol=0)

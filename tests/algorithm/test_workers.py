@@ -7,18 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
-from tests.reference.tiny import gppdm, images_of, learn
+from tests.reference.tiny import gppdm, learn
 
-from gppdm_pipeline.algorithm.context import CPU
-from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.fitting import workers
-from gppdm_pipeline.algorithm.fitting.batches import Pixels
+from gppdm_pipeline.algorithm.fitting.threads import added
 from gppdm_pipeline.algorithm.fitting.workers import WorkerError, backward_of
-from gppdm_pipeline.algorithm.generator.objective import Objective
 from gppdm_pipeline.pipelines.measure import cpu_seconds
 
 pytestmark = pytest.mark.skipif(
@@ -81,6 +79,11 @@ def line():
     return x, y, [torch.zeros(n, requires_grad=True) for n in (1, 3, 3, 2)]
 
 
+def minimised(losses, whole=False):
+    """What a training minimises: the sum of these losses."""
+    return SimpleNamespace(losses=losses, total=added, whole=whole)
+
+
 def losses_of(parameters):
     slope, above, below, _ = parameters
 
@@ -105,7 +108,7 @@ def test_gradients_are_those_of_threads(threads, forked, monkeypatch, count):
         monkeypatch.setattr(workers, "_can_fork", lambda way=way: way == "processes")
         x, y, parameters = line()
         found[way] = []
-        with backward_of(losses_of(parameters), parameters) as backward:
+        with backward_of(minimised(losses_of(parameters)), parameters) as backward:
             for step in range(4):
                 for parameter in parameters:
                     parameter.grad = None
@@ -151,7 +154,7 @@ def test_a_trained_method_is_that_of_threads(threads, forked, monkeypatch):
 def test_afterwards_all_is_as_before(threads, forked):
     threads(2)
     x, y, parameters = line()
-    with backward_of(losses_of(parameters), parameters) as backward:
+    with backward_of(minimised(losses_of(parameters)), parameters) as backward:
         backward((x, y))
         assert torch.get_num_threads() == 1
         assert len({p.untyped_storage().data_ptr() for p in parameters}) == 1
@@ -165,7 +168,7 @@ def test_what_goes_wrong_outside_ends_the_processes(threads, forked):
     x, y, parameters = line()
     with (
         pytest.raises(KeyboardInterrupt),
-        backward_of(losses_of(parameters), parameters) as backward,
+        backward_of(minimised(losses_of(parameters)), parameters) as backward,
     ):
         backward((x, y))
         raise KeyboardInterrupt
@@ -188,7 +191,7 @@ def test_what_goes_wrong_while_processes_begin_leaves_none(threads, forked, monk
     monkeypatch.setattr(os, "fork", interrupted)
     with (
         pytest.raises(KeyboardInterrupt),
-        backward_of(losses_of(parameters), parameters) as backward,
+        backward_of(minimised(losses_of(parameters)), parameters) as backward,
     ):
         backward((x, y))
     assert len(forked) == 1
@@ -201,7 +204,7 @@ def test_open_files_stay_as_many(threads, forked):
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(2):
         x, y, parameters = line()
-        with backward_of(losses_of(parameters), parameters) as backward:
+        with backward_of(minimised(losses_of(parameters)), parameters) as backward:
             backward((x, y))
     assert len(set(os.listdir("/proc/self/fd"))) == len(before)
 
@@ -220,7 +223,7 @@ def test_cpu_seconds_are_those_of_all(threads, forked):
         return plain(batch)
 
     before, own = cpu_seconds(), time.process_time()
-    with backward_of(losses, parameters) as backward:
+    with backward_of(minimised(losses), parameters) as backward:
         backward((x, y))
     assert cpu_seconds() - before > 0.25 + time.process_time() - own
 
@@ -242,7 +245,7 @@ def test_what_is_lost_is_finalised_once(threads, forked, tmp_path):
         gc.collect()
         return plain(batch)
 
-    with backward_of(losses, parameters) as backward:
+    with backward_of(minimised(losses), parameters) as backward:
         gc.collect()
         Ring()
         backward((x, y))
@@ -266,7 +269,7 @@ def test_a_process_that_dies_is_told(threads, forked, when):
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(batch)
 
-    with backward_of(losses, parameters) as backward:
+    with backward_of(minimised(losses), parameters) as backward:
         backward((x, y))
         if when == "waiting":
             os.kill(forked[0], signal.SIGKILL)
@@ -286,7 +289,7 @@ def test_what_goes_wrong_in_a_process_is_told(threads, forked, capfd):
         return plain(batch)
 
     with (
-        backward_of(losses, parameters) as backward,
+        backward_of(minimised(losses), parameters) as backward,
         pytest.raises(WorkerError, match="exit code 1; its error is above"),
     ):
         backward((x, y))
@@ -300,7 +303,7 @@ def test_threads_do_it_where_there_can_be_no_process(threads, monkeypatch, caplo
     forks = mock.Mock(side_effect=[mock.DEFAULT, OSError("no room")], wraps=real)
     monkeypatch.setattr(os, "fork", forks)
     monkeypatch.setattr(workers, "_can_fork", lambda: True)
-    with backward_of(losses_of(parameters), parameters) as backward:
+    with backward_of(minimised(losses_of(parameters)), parameters) as backward:
         backward((x, y))
         backward((x, y))
         assert torch.get_num_threads() == 3
@@ -314,19 +317,16 @@ def test_threads_do_it_where_there_can_be_no_process(threads, monkeypatch, caplo
 def test_a_small_batch_is_not_cut(threads, forked):
     threads(2)
     x, y, parameters = line()
-    with backward_of(losses_of(parameters), parameters) as backward:
+    with backward_of(minimised(losses_of(parameters)), parameters) as backward:
         backward((x[:31], y[:31]))
     assert not forked
 
 
-@pytest.mark.parametrize(("pull", "whole"), [(None, False), (object(), True)])
-def test_a_mean_over_some_of_the_images_is_not_cut(threads, forked, pull, whole):
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_batch_is_not_cut_where_it_has_one_weight(threads, forked, whole):
     threads(2)
-    data = images_of(0, 1, per_class=32)
-    pixels, rows = Pixels(data.images, CPU), torch.from_numpy(data.labels)
-    assert Objective(pixels, rows, DenoiserConfig(), pull=pull).whole is whole
     x, y, parameters = line()
-    with backward_of(losses_of(parameters), parameters, whole=whole) as backward:
+    with backward_of(minimised(losses_of(parameters), whole), parameters) as backward:
         backward((x, y))
     assert bool(forked) is not whole
 

@@ -6,9 +6,10 @@ import torch
 from reference_arrangement import Reference, ReferenceTraining
 
 from gppdm_pipeline.algorithm.context import CPU, Context, silent
-from gppdm_pipeline.algorithm.diffusion.samplers import ReplayConfig, _prediction, draw_images
+from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
-from gppdm_pipeline.algorithm.generator.parts import condition_table, denoiser_of
+from gppdm_pipeline.algorithm.generator.draw import Drawer, Solver
+from gppdm_pipeline.algorithm.generator.parts import ReplayConfig, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
@@ -20,6 +21,13 @@ def gppdm(route="both", **denoiser):
     small = {"channels": [8, 16], "condition_dim": 16, "steps": 3, "batch_size": 8, **denoiser}
     parts = {"prototypes": {"route": route}, "projection": {"layers": []}}
     return Method.model_validate({"name": "gppdm", "denoiser": small, **parts})
+
+
+def drawer(state, method, **replay):
+    context = Context(0, 1)
+    denoiser = denoiser_of(state, method, context)
+    table = condition_table(state, (2, 5, 7), method, context)
+    return Drawer(denoiser, table, Process(method.denoiser, CPU), ReplayConfig(**replay), (8, 8, 1))
 
 
 def images(*classes):
@@ -40,18 +48,17 @@ def trained(method):
 def test_a_guided_prediction_is_ours(route, prediction, patch):
     method = gppdm(route, prediction=prediction, patch=patch, learning_rate=0.1)
     state = trained(method)
-    context, rows = Context(0, 1), torch.tensor([1, 0, 0, 2])
-    table = condition_table(state, (2, 5, 7), method, context)
-    everywhere = torch.ones(1000, dtype=torch.bool)
     x, tau = torch.randn(4, 1, 8, 8), torch.tensor(400)
+    process = Process(method.denoiser, CPU)
+    level = process.level(tau)
     reference = Reference.of_state(state, method, CPU)
     reference.unet.eval()
     with torch.no_grad():
-        ours = _prediction(denoiser_of(state, method, context), table, rows, 1.5, everywhere)(
-            x, tau
+        ours = drawer(state, method, guidance=1.5).clean(torch.tensor([1, 0, 0, 2]))(x, level)
+        theirs, unguided = (
+            process.clean(x, reference.guided(x, tau.expand(4), LABELS, w), level)
+            for w in (1.5, 0.0)
         )
-        theirs = reference.guided(x, tau.expand(4), LABELS, 1.5)
-        unguided = reference.guided(x, tau.expand(4), LABELS, 0.0)
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
     assert (unguided - theirs).abs().max() > 1e-3
 
@@ -68,20 +75,13 @@ def test_two_passes_in_each_of_its_steps():
 def test_it_draws_what_our_sampler_draws():
     """From the same noise: both solve one equation."""
     method, rows = gppdm(learning_rate=0.01, steps=30), torch.tensor([1, 0, 0, 2])
-    state, context = trained(method), Context(0, 1)
+    state = trained(method)
     reference = Reference.of_state(state, method, CPU)
     theirs = reference.draw(LABELS, 0.5, torch.Generator().manual_seed(0), steps=60).astype(int)
     with silent(0, "") as bar:
-        ours = draw_images(
-            denoiser_of(state, method, context),
-            condition_table(state, (2, 5, 7), method, context),
-            rows,
-            (8, 8, 1),
-            ReplayConfig(guidance=0.5, sampler_steps=20),
-            method.denoiser,
-            torch.Generator().manual_seed(0),
-            bar,
-        ).astype(int)
+        ours_by = drawer(state, method, guidance=0.5, sampler_steps=20)
+        generator = torch.Generator().manual_seed(0)
+        ours = ours_by(rows, Solver(ours_by.config), generator, bar).astype(int)
     assert np.abs(theirs - ours).mean() < 0.15 * np.abs(theirs - theirs[::-1]).mean()
 
 

@@ -47,7 +47,9 @@ def test_a_row_for_each_variant(tasks, channels):
 
 
 def test_accuracy_against_cost():
-    fast = [{**record(s, 0.5 + s / 10), "cpu_seconds": {"task_01": {"a": 10.0}}} for s in (0, 1)]
+    fast = [
+        {**record(s, 0.5 + s / 10), "cpu_seconds": {"task_01": {"a": 10.0 + s}}} for s in (0, 1)
+    ]
     records = {"fast": fast, "slow": [record(0, 0.75)], "missing": []}
     picture = checked(accuracy_against_cost_picture(records, "Cost"))
     assert [(row["variant"], row["seconds"], row["accuracy"]) for row in picture.rows] == [
@@ -56,7 +58,7 @@ def test_accuracy_against_cost():
         ("slow", 3.5, 75.0),
     ]
     found = set(texts(picture.figure))
-    assert {"fast", "slow", "seconds of one core"} <= found
+    assert {"fast", "slow", "seconds of a run on a CPU, least of the seeds"} <= found
     assert "missing" not in found
 
 
@@ -70,4 +72,4 @@ def test_runs_of_a_gpu_are_hollow_and_have_a_mean_of_their_own():
     assert [point.get_offsets()[0, 1] for point in points] == [50.0, 50.0, 70.0, 70.0]
     found = texts(picture.figure)
     assert found.count("a") == 1
-    assert "seconds of one core; hollow: seconds on a GPU" in found
+    assert "seconds of a run on a CPU, least of the seeds; hollow: on a GPU" in found

@@ -12,6 +12,7 @@ from gppdm_pipeline.plans.records import (
     MEASURES,
     as_markdown,
     cost_of,
+    differences_as_markdown,
     paired,
     record_of,
     replay_as_markdown,
@@ -25,6 +26,7 @@ def record(seed, accuracy, drift=None, gpu=None):
         "average_accuracy": accuracy,
         "average_incremental_accuracy": accuracy,
         "forgetting": None,
+        "per_class_accuracy": {"3": accuracy, "8": accuracy},
         "seconds": {
             "task_01": {"train_classifier": 2.0, "evaluate": 0.5},
             "task_02": {"evaluate": 1},
@@ -35,14 +37,34 @@ def record(seed, accuracy, drift=None, gpu=None):
     }
 
 
-def test_paired_difference_is_over_common_seeds_with_the_standard_error_of_its_mean():
+def test_paired_difference_is_over_common_seeds_with_the_95_percent_interval_of_its_mean():
     ours = [record(0, 0.9), record(1, 0.8), record(2, 0.7), record(7, 0.1)]
     theirs = [record(2, 0.6), record(1, 0.75), record(0, 0.88), record(8, 0.9)]
     differences = np.array([2.0, 5.0, 10.0])
-    error = differences.std(ddof=1) / math.sqrt(3)
-    assert paired(ours, theirs) == f"{differences.mean():+.1f} ± {error:.1f}"
-    assert paired([record(0, 0.5)], [record(0, 0.6)]) == "-10.0"
+    half = 4.303 * differences.std(ddof=1) / math.sqrt(3)  # t of 2 degrees, in any printed table
+    assert paired(ours, theirs) == f"{differences.mean():+.1f} ± {half:.1f} (n = 3)"
+    assert paired(ours[:2], theirs) == f"+3.5 ± {12.706 * 1.5:.1f} (n = 2)"  # t of 1 degree
+    assert paired([record(0, 0.5)], [record(0, 0.6)]) == "-10.0 (n = 1)"
     assert paired([record(0, 0.5)], [record(1, 0.6)]) == ""
+
+
+def test_a_table_of_differences_has_a_row_for_each_pair_and_a_column_a_stream():
+    first = {"a": [record(0, 0.5), record(1, 0.7)], "b": [record(1, 0.6)], "c": []}
+    second = {"a": [record(3, 0.9)], "b": [record(3, 0.8)], "c": [record(3, 0.2)]}
+    lines = differences_as_markdown({"x": first, "y": second}, [("a", "b"), ("c", "a")])
+    assert lines.splitlines() == [
+        "| difference | x | y |",
+        "| --- | ---: | ---: |",
+        "| a less b | +10.0 (n = 1) | +10.0 (n = 1) |",
+        "| c less a |  | -70.0 (n = 1) |",
+    ]
+
+
+def table(records, baseline, **given):
+    """Its cells, by variant and column."""
+    header, _, *rows = as_markdown(records, baseline, **given).splitlines()
+    names, *rows = ([cell.strip() for cell in row.split("|")[1:-1]] for row in (header, *rows))
+    return {row[0]: dict(zip(names, row, strict=True)) for row in rows}
 
 
 def test_table():
@@ -51,54 +73,66 @@ def test_table():
         "new": [record(0, 0.6, 0.25), record(1, 0.8, 0.5)],
         "x": [],
     }
-    header, _, plain, new, missing = as_markdown(records, "plain").splitlines()
-    assert [cell.strip() for cell in header.split("|")[1:-1]] == [
-        "variant",
-        "seeds",
-        "average accuracy, %",
-        "incremental, %",
-        "drift of old keys, values",
-        "seconds",
-        "state, MB",
-        "to plain",
-    ]  # forgetting is undefined everywhere
-    assert plain == "| plain | 0 | 50.0 | 50.0 |  | 3.5 | 2.5 |  |"
-    assert (
-        new
-        == "| new | 0, 1 | 70.0 ± 14.1 | 70.0 ± 14.1 | 0.4 ± 0.2 | 3.5 ± 0.0 | 2.5 ± 0.0 | +10.0 |"
-    )
-    assert missing.startswith("| x | not run |")
+    rows = table(records, "plain")
+    assert rows["plain"] == {
+        "variant": "plain",
+        "seeds": "0",
+        "average accuracy, %": "50.0",
+        "difference to plain": "",
+        "incremental, %": "50.0",
+        "change of old keys and values": "",
+        "CPU seconds": "≤ 4",
+        "state, MB": "2.5",
+    }  # forgetting is undefined everywhere
+    assert rows["new"] == {
+        "variant": "new",
+        "seeds": "0, 1",
+        "average accuracy, %": "70.0 ± 14.1",
+        "difference to plain": "+10.0 (n = 1)",
+        "incremental, %": "70.0 ± 14.1",
+        "change of old keys and values": "0.5",  # the largest
+        "CPU seconds": "≤ 4",
+        "state, MB": "2.5",
+    }
+    assert rows["x"]["seeds"] == "not run"
+    assert "".join(list(rows["x"].values())[2:]) == ""
 
 
-def test_seconds_of_the_processor_where_records_have_them():
+def test_how_many_images_of_each_class_take_as_many_bytes_as_the_state():
+    large = {**record(1, 0.5), "state_bytes": [9_999_999, 3_200_000]}
+    rows = table({"a": [record(0, 0.5), large]}, "a", image_bytes=28 * 28)
+    assert rows["a"]["state as raw images per class"] == str(3_200_000 // (28 * 28 * 2))
+
+
+def test_seconds_are_the_least_of_the_seeds_and_the_clock_s_are_a_bound():
     old, new = record(0, 0.5), {**record(1, 0.5), "cpu_seconds": {"task_01": {"a": 1.0, "b": 2.0}}}
-    header, _, row = as_markdown({"x": [old, new]}, "x").splitlines()
-    column = header.split("|").index(" CPU seconds ")
-    assert row.split("|")[column] == " 3.0 "
+    other = {**record(2, 0.5), "cpu_seconds": {"task_01": {"a": 2.0}, "task_02": {"a": 5.0}}}
+    assert table({"x": [other, old, new]}, "x")["x"]["CPU seconds"] == "3"
+    assert table({"x": [old]}, "x")["x"]["CPU seconds"] == "≤ 4"
 
 
 def test_seconds_of_a_gpu_have_a_column_of_their_own():
     cpu = {**record(0, 0.5), "made": {}, "cpu_seconds": {"task_01": {"a": 9.0}}}
     gpu = {**record(1, 0.5, gpu="NVIDIA H100"), "cpu_seconds": {"task_01": {"a": 1.0}}}
-    header, _, row = as_markdown({"x": [cpu, gpu]}, "x").splitlines()
-    cells = dict(zip(header.split("|"), row.split("|"), strict=True))
-    assert cells[" seconds "] == " 3.5 "
-    assert cells[" CPU seconds "] == " 9.0 "
-    assert cells[" seconds, GPU "] == " 3.5 "
+    cells = table({"x": [cpu, gpu]}, "x")["x"]
+    assert cells["CPU seconds"] == "9"
+    assert cells["GPU seconds"] == "4"
     assert [cost_of(cpu), cost_of(gpu)] == [9.0, 3.5]
     beside = {**gpu, "configuration": {"seed": 1, "device": "cpu"}}  # the machine had one
     assert cost_of(beside) == 1.0
 
 
 def quality(*after):
-    classes = [
-        {
-            label: {"oracle_agreement": share, "frechet_distance": {"lite": 99.0, "oracle": d}}
-            for label, (share, d) in task.items()
-        }
-        for task in after
-    ]
-    return {"settings": {"extractors": ["oracle", "lite"]}, "after_task": classes}
+    def shown(share, d):
+        return {"oracle_agreement": share, "frechet_distance": {"lite": 99.0, "oracle": d}}
+
+    classes = [{label: shown(*of) for label, of in task.items()} for task in after]
+    real = {label: shown(0.95 + n / 100, n) for n, label in enumerate(classes[-1], start=1)}
+    return {
+        "settings": {"extractors": ["oracle", "lite"]},
+        "reference": real,
+        "after_task": classes,
+    }
 
 
 def test_replay_of_the_first_two_classes_after_every_task():
@@ -117,9 +151,13 @@ def test_replay_of_the_first_two_classes_after_every_task():
         "older": [record(0, 0.5)],
         "x": [],
     }
-    header, _, row = replay_as_markdown(records).splitlines()
-    assert header == "| replay of the first two classes after task | 1 | 2 | 3 |"
-    assert row == "| a | 90, 1.5 | 70, 2.5 | 50, nan |"
+    header, _, row, real = replay_as_markdown(records).splitlines()
+    assert header == (
+        "| replay of the first two classes: agreement, distance after task | 1 | 2 | 3 |"
+    )
+    assert row == "| a | 90 %, 1.5 | 70 %, 2.5 | 50 %, nan |"
+    # of class 7 the third in `reference`, then of classes 7 and 2
+    assert real == "| real training images | 98 %, 3.0 | 97 %, 2.0 | 97 %, 2.0 |"
     assert replay_as_markdown({"older": [record(0, 0.5)], "x": []}) == ""
 
 

@@ -29,7 +29,7 @@ from gppdm_pipeline.methods import METHODS, Method, learn_task, method_class
 
 SETTINGS = {
     "cpdm": {"name": "cpdm", **PARTS},
-    "ddgr": {"name": "ddgr", **PARTS, "guide": {"time_aware": True}},
+    "ddgr": {"name": "ddgr", **PARTS},
     "diffusion_replay": {"name": "diffusion_replay", **PARTS},
     "ewc": {"name": "ewc", "classifier": CLASSIFIER},
     "exemplar": {"name": "exemplar", "classifier": CLASSIFIER, "images": 2},
@@ -52,19 +52,10 @@ VARIANTS = {
         "soft_labels": 0.5,
         "redraw": 0.3,
         "condition": {"null_keeps_prototype": True},
-        "denoiser": {**DENOISER, "distillation": 0.8, "label_dropout": 0.2, "min_snr": 5.0},
+        "denoiser": {**DENOISER, "distillation": 0.8, "label_dropout": 0.2},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
     },
-    "gppdm, filtered": {**GPPDM, "replay": {**PARTS["replay"], "filter_rounds": 3}},
-    "gppdm, decayed": {**GPPDM, "denoiser": {**DENOISER, "class_weights": "decayed"}},
     "gppdm, moved by Muon": {**GPPDM, "denoiser": {**DENOISER, "optimiser": "muon", "heads": 2}},
-    "gppdm, kept replay": {**GPPDM, "replay": {**PARTS["replay"], "keep": True}},
-    "ddgr, kept and filtered": {
-        "name": "ddgr",
-        **PARTS,
-        "guide": {"time_aware": True},
-        "replay": {**PARTS["replay"], "keep": True, "filter_rounds": 2},
-    },
 }
 TASKS = ((9, 2), (5,), (2, 0))  # class 2 comes back
 

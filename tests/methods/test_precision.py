@@ -10,7 +10,7 @@ import torch
 from tests.methods.test_gppdm import moves, tokens_of
 from tests.reference.tiny import differences, gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig, cross_entropy
+from gppdm_pipeline.algorithm.classifier.network import cross_entropy
 from gppdm_pipeline.algorithm.context import CPU, Context, autocast
 from gppdm_pipeline.algorithm.diffusion.projection import input_moments
 from gppdm_pipeline.methods import learn_task
@@ -99,7 +99,7 @@ def test_same_seed_same_bits_in_bfloat16_and_others_in_float32():
 def test_losses_and_bases_are_not_rounded():
     network, x = torch.nn.Linear(8, 3), torch.randn(5, 8)
     with autocast(CPU, "bfloat16"):
-        loss = cross_entropy(ClassifierConfig())(network, x, torch.tensor([0, 1, 2, 0, 1]))
+        loss = cross_entropy(network, x, torch.tensor([0, 1, 2, 0, 1]))
         moments = input_moments({"a": network}, lambda: network(x))["a"]
         assert network(x).dtype == torch.bfloat16
     assert loss.dtype == torch.float32

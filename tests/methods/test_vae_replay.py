@@ -21,9 +21,9 @@ def seen(monkeypatch):
     for name, position in (("fit_classifier", 2), ("fit_vae", 2)):
         fit = getattr(module, name)
 
-        def spy(*args, fit=fit, name=name, position=position):
+        def spy(*args, fit=fit, name=name, position=position, **more):
             calls.setdefault(name, []).append(args[position])
-            return fit(*args)
+            return fit(*args, **more)
 
         monkeypatch.setattr(module, name, spy)
     return calls

@@ -39,6 +39,7 @@ PLAN = {
         }
     },
     "variants": {"floor": {"method": "finetune"}, "smooth": {"method": "lwf", "lwf.weight": 2.0}},
+    "differences": [["smooth", "floor"]],
 }
 
 
@@ -101,7 +102,7 @@ def test_what_has_a_record_is_not_run_again_even_where_its_outputs_are_gone():
 
 def test_a_record_of_another_plan_will_do():
     Path("other.yml").write_text(
-        yaml.safe_dump({**PLAN, "variants": {"floor": PLAN["variants"]["floor"]}})
+        yaml.safe_dump({**PLAN, "variants": {"floor": {"method": "finetune"}}, "differences": []})
     )
     Path("docs/results.md").write_text(
         Path("docs/results.md").read_text()
@@ -139,7 +140,8 @@ def test_some_replay_of_the_first_seed_is_kept_and_shown():
         assert np.array_equal(strip[0, 0, :2], of["images"][of["labels"] == 0])
     assert strip.shape == (2, 2, 3, 8, 8, 1)
     text = Path("docs/results.md").read_text()
-    assert "| replay of the first two classes after task | 1 | 2 |" in text
+    assert "agreement, distance after task | 1 | 2 |" in text
+    assert "| state as raw images per class |" in text  # their size is that of the kept ones
     for name in ("cost", "replay"):
         assert f"(images/plans/trial_small_{name}.png)" in text
         image = Path(f"docs/images/plans/trial_small_{name}.png").read_bytes()
@@ -161,15 +163,21 @@ def test_tables_alone():
     done = planned("--tables")
     assert done.exit_code == 0
     assert not ran
-    assert "| floor | not run |" in Path("docs/results.md").read_text()
+    text = Path("docs/results.md").read_text()
+    assert "| floor | not run |" in text
+    assert "| smooth less floor |  |" in text
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"baseline": "none"}, "'none' is no variant: use one of floor, smooth"),
+        ({"differences": [["floor", "none"]]}, "differences: 'none' is no variant: use one of"),
         ({"seeds": 1}, "seeds"),
-        ({"variants": {"floor": {"lwf.weight": 2}}}, "variants without a method: floor"),
+        (
+            {"variants": {"floor": {"lwf.weight": 2}}, "differences": []},
+            "variants without a method: floor",
+        ),
     ],
 )
 def test_a_plan_that_is_none(change, message):

@@ -8,9 +8,11 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
+from gppdm_pipeline.algorithm.fitting.threads import added
 from gppdm_pipeline.algorithm.fitting.workers import backward_of
 
 torch.set_num_threads(2)
@@ -34,7 +36,10 @@ def interrupted(*_):
 
 numbers, here, os.fork = [], os.getpid(), noted
 signal.signal(signal.SIGINT, interrupted)
-with backward_of(lambda batch: {"loss": (slope * batch[0]).sum()}, [slope]) as backward:
+objective = SimpleNamespace(
+    losses=lambda batch: {"loss": (slope * batch[0]).sum()}, total=added, whole=False
+)
+with backward_of(objective, [slope]) as backward:
     while True:
         backward((torch.ones(40),))
         if numbers:  # after a step, so that the process has begun

@@ -23,7 +23,7 @@ from gppdm_pipeline.algorithm.disk.checkpoints import (
 
 
 class ProgressBar(Protocol):
-    """What a loop tells while it runs."""
+    """The progress of one loop."""
 
     def advance(self, n: int = 1, **metrics: float) -> None:
         """`n` more of the announced total are done; `metrics` are their latest values."""

@@ -26,7 +26,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Condition:
-    """What the denoiser is conditioned on, per class (see `denoiser.py`).
+    """What the denoiser is conditioned on, per class (see `condition/table.py`).
 
     Attributes:
         embeddings: class -> float32 [d], the fixed label token.
@@ -34,7 +34,7 @@ class Condition:
             tokens; it has no token when prototypes are not shown as tokens.
         prototypes: class -> float32 [c, h, w], images in [-1, 1] when they start; [0] where the
             denoiser is given none.
-        starts: class -> what its prototype was before it learnt, likewise.
+        starts: class -> its prototype before it was trained, of the same shape.
     """
 
     embeddings: Mapping[int, Tensor]
@@ -58,7 +58,7 @@ class LearnerState:
         bases: full name of each projected layer -> float32 [in_features, rank], orthonormal
             columns that span the inputs of old classes.
         extras: what only some methods carry, by name: `vae`, `guide`, `importance`,
-            `replay` (generated images that are kept; see `kept_replay.py`).
+            `replay` (generated images that are kept; see `generator/kept.py`).
         kept: real images of earlier tasks, for methods that keep them; None for all others.
         data: for each task learnt, SHA-256 of its training images, where it was recorded.
     """

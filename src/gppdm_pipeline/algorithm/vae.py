@@ -2,9 +2,7 @@
 
 Kingma & Welling 2014 (arXiv 1312.6114), with the class given to encoder and decoder (Sohn et al.
 2015, "Learning structured output representation using deep conditional generative models").
-
-Notation: b images a batch; (c, h, w) = channels, height, width; d = latent dimensions; x in [0, 1]
-the pixels, which the decoder gives as the means of Bernoulli variables.
+b images a batch; (c, h, w) channels, height, width; d latent dimensions; x in [0, 1] the pixels.
 """
 
 from __future__ import annotations
@@ -20,11 +18,10 @@ from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
 from gppdm_pipeline.algorithm.context import Context
-from gppdm_pipeline.algorithm.disk.checkpoints import Training
-from gppdm_pipeline.algorithm.fitting.batches import Pixels, balanced_indices
-from gppdm_pipeline.algorithm.fitting.graphs import on, rate, recorded
-from gppdm_pipeline.algorithm.fitting.log import LossRecorder, StageLog
-from gppdm_pipeline.algorithm.fitting.schedule import warm_up_then_cosine
+from gppdm_pipeline.algorithm.fitting.batches import Pixels
+from gppdm_pipeline.algorithm.fitting.graphs import on, rate
+from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, Objective, fit
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images.labelled import IN_MEMORY, LabelledImages, Room
 
@@ -109,43 +106,89 @@ def check_image_shape(image_shape: tuple[int, int, int]) -> None:
         )
 
 
-def negative_elbo(
-    vae: ConvVae, x: Tensor, rows: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Kingma & Welling 2014, eq. 10, per image: reconstruction, and divergence from N(0, 1)."""
+def negative_elbo(vae: ConvVae, x: Tensor, rows: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Kingma & Welling 2014, eq. 10, per image: reconstruction, and divergence from N(0, 1).
+
+    Args:
+        vae: the model.
+        x: float32 [b, c, h, w] in [0, 1].
+        rows: int64 [b], classes.
+        noise: float32 [b, d], of the latents.
+    """
     mean, log_variance = vae.encode(x, rows)
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
     logits = vae.decode(mean + (log_variance / 2).exp() * noise, rows)
     reconstruction = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
     return reconstruction / len(x), divergence / len(x)
 
 
-def decoder_distance(
-    vae: ConvVae, teacher: ConvVae, classes: Tensor, count: int, generator: torch.Generator
-) -> Tensor:
-    """How far the decoder is from an earlier one on its classes, at latents of the prior.
+def decoder_distance(vae: ConvVae, teacher: ConvVae, z: Tensor, rows: Tensor) -> Tensor:
+    """How far the decoder is from an earlier one: cross-entropy with its pixels, per image.
 
     Args:
         vae: the one that learns.
         teacher: the earlier one.
-        classes: int64 [k], rows that both know.
-        count: of latents.
-        generator: on the classes' device.
-
-    Returns:
-        The cross-entropy with the teacher's pixels, per image.
+        z: latents of the prior, float32 [m, d].
+        rows: int64 [m], classes that both know.
     """
-    chosen = torch.randint(len(classes), (count,), generator=generator, device=classes.device)
-    rows = classes[chosen]
-    width = vae.decoder_labels.embedding_dim
-    z = torch.randn(count, width, generator=generator, device=classes.device)
     with torch.no_grad():
         x = teacher.decode(z, rows).sigmoid()
-    distance = nn.functional.binary_cross_entropy_with_logits(
-        vae.decode(z, rows), x, reduction="sum"
-    )
-    return distance / count
+    logits = vae.decode(z, rows)
+    return nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(z)
+
+
+class _Vae(Objective):
+    """Negative evidence lower bound of images, and distance from the VAE before on held classes.
+
+    `rows` are the images' classes; `held` those that have no image, which the teacher knows.
+    """
+
+    whole = True  # images and latents have one weight together
+
+    def __init__(
+        self,
+        vae: ConvVae,
+        images: Pixels,
+        rows: Tensor,
+        config: VaeConfig,
+        teacher: ConvVae | None,
+        held: Tensor,
+    ) -> None:
+        self._vae, self._images, self._rows, self._config = vae, images, rows, config
+        self._teacher, self._held = teacher, held
+        classes = vae.decoder_labels.num_embeddings
+        self._latents = max(1, config.batch_size * len(held) // classes) if teacher else 0
+        self.from_images = config.batch_size - self._latents
+
+    def drawn(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Images, classes, noise; and latents with classes that are held, if there are any."""
+        device, width = batch.device, self._vae.decoder_labels.embedding_dim
+        noise = torch.randn(len(batch), width, generator=generator, device=device)
+        shown = (self._images[batch] + 1) / 2, self._rows[batch], noise
+        if not self._latents:
+            return shown
+        count = (self._latents,)
+        chosen = torch.randint(len(self._held), count, generator=generator, device=device)
+        z = torch.randn(*count, width, generator=generator, device=device)
+        return *shown, z, self._held[chosen]
+
+    def losses(self, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
+        """`reconstruction_loss`, `divergence` and, if classes are held, `distillation_loss`."""
+        x, rows, noise, *latents = drawn
+        reconstruction, divergence = negative_elbo(self._vae, x, rows, noise)
+        losses = {"reconstruction_loss": reconstruction, "divergence": divergence}
+        if self._teacher:
+            z, held = latents
+            losses["distillation_loss"] = decoder_distance(self._vae, self._teacher, z, held)
+        return losses
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """Images and latents count alike."""
+        total = losses["reconstruction_loss"] + self._config.kl_weight * losses["divergence"]
+        if self._teacher:
+            distance = self._latents * losses["distillation_loss"]
+            total = (self.from_images * total + distance) / self._config.batch_size
+        return total
 
 
 def fit_vae(
@@ -170,45 +213,15 @@ def fit_vae(
     rows = _rows(state, images.labels.tolist(), context)
     held = _rows(state, [k for k in state.classes if k not in images.classes], context)
     teacher = build_vae(state.extras["vae"]).to(context.device) if len(held) else None
-    from_images = config.batch_size
-    if teacher:
-        from_images -= max(1, config.batch_size * len(held) // len(state.classes))
-    pixels = Pixels(images.images, context.device)
-    generator = context.generator("train_generator")
-    parameters = list(vae.parameters())
-    device = context.device
+    objective = _Vae(vae, Pixels(images.images, context.device), rows, config, teacher, held)
+    parameters, device = list(vae.parameters()), context.device
     optimiser = torch.optim.Adam(parameters, lr=rate(config.learning_rate, device), **on(device))
-    schedule = warm_up_then_cosine(optimiser, config.steps)
-    recorder = LossRecorder()
-    batches = balanced_indices(rows, config.steps, from_images, generator)
-    training = Training(parameters, optimiser, schedule, generator, recorder)
-    checkpoint = context.checkpoints("train_generator")
-
-    def step(batch: Tensor) -> dict[str, Tensor]:
-        x = (pixels[batch] + 1) / 2
-        reconstruction, divergence = negative_elbo(vae, x, rows[batch], generator)
-        loss = reconstruction + config.kl_weight * divergence
-        losses = {"reconstruction_loss": reconstruction, "divergence": divergence}
-        if teacher:
-            count = config.batch_size - from_images
-            distance = decoder_distance(vae, teacher, held, count, generator)
-            losses["distillation_loss"] = distance
-            loss = (from_images * loss + count * distance) / config.batch_size
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        return {name: loss.detach() for name, loss in losses.items()}
-
-    take = recorded(step, generator)
-    with context.progress(config.steps, "train_generator") as bar:
-        for steps, batch in training.remaining(batches, checkpoint):
-            losses = take(batch)
-            schedule.step()
-            bar.advance(steps, **recorder.add(**losses))
+    budget = Budget(config.steps, objective.from_images)
+    log = fit(objective, Moving(parameters, optimiser), rows, budget, context, "train_generator")
     shape = {"image_shape": list(state.image_shape or ()), "width": config.width}
     shape |= {"latent_dim": config.latent_dim, "classes": len(state.classes)}
     weights = Weights(shape, tensors_of(vae))
-    return replace(state, extras={**state.extras, "vae": weights}), StageLog(curves=recorder.curves)
+    return replace(state, extras={**state.extras, "vae": weights}), log
 
 
 @torch.no_grad()
@@ -253,9 +266,8 @@ def reconstruction_residuals(
     """
     most = max(1, IN_MEMORY // (4 * math.prod(images.image_shape)))
     if len(images) > most:
-        drawn = torch.randperm(
-            len(images), generator=context.generator("texture"), device=context.device
-        )
+        generator = context.generator("texture")
+        drawn = torch.randperm(len(images), generator=generator, device=context.device)
         images = images.select(drawn[:most].cpu().numpy())
     vae = build_vae(state.extras["vae"]).to(context.device)
     rows = _rows(state, images.labels.tolist(), context)

@@ -57,14 +57,14 @@ class OnDisk(AbstractDataset[Saved, Loaded]):
         self.load()
 
     def damaged(self, what: str) -> DatasetError:
-        """The one wording of what is wrong with a file."""
+        """The error for a file that cannot be read."""
         return DatasetError(
             f"{self.path} {what}. Remove it and make it again: the same command with "
             "--only-missing-outputs runs what is missing, and nothing else."
         )
 
     def unwritable(self, error: OSError) -> DatasetError:
-        """The one wording of what keeps a file from being written."""
+        """The error for a file that cannot be written."""
         return DatasetError(
             f"{self.path} cannot be written ({error.strerror or error}). Put that right (free "
             "space, allow writing); the same command then goes on from its last checkpoint."

@@ -1,8 +1,8 @@
 """From what the user wrote to a validated experiment. Knows no Kedro.
 
 Settings come in layers: the code's defaults, the benchmark's preset, the project's parameters, the
-command line. The last layer that speaks wins; within a layer `<method>.classifier` wins over the
-`classifier` that all methods share.
+command line. The last layer that speaks wins; within a layer the section of a method wins over the
+`classifier` that all methods share, and over the `generator` of those with a diffusion model.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, create_model
 
 from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
 from gppdm_pipeline.algorithm.context import Precision
@@ -81,7 +82,7 @@ class Experiment(Choices):
         return {**values, "classifier": learner.pop("classifier"), self.method: learner}
 
     def numbered(self, known: Sequence[str]) -> Experiment:
-        """The same with the labels of a run that is there, where the source would give others.
+        """This experiment with an existing run's labels, where the source would number anew.
 
         Args:
             known: the names of that run's classes, in the order of their labels.
@@ -96,7 +97,7 @@ class Experiment(Choices):
         return self.model_copy(update={"stream": stream, "learner": learner})
 
     def record(self) -> dict[str, Any]:
-        """What a run's outputs say that they were made with: the identity, what labels mean, T."""
+        """Recorded beside outputs: the identity, the classes' names, the number of tasks."""
         return {
             **self.identity(),
             "classes": list(self.stream.class_names),
@@ -117,7 +118,7 @@ class Experiment(Choices):
         return {**flatten(settings), **flatten(own), "number_of_tasks": self.number_of_tasks}
 
     def fingerprint(self) -> str:
-        """The same for experiments that differ in nothing but the seed and the device."""
+        """A hash, equal for experiments that differ in nothing but the seed and the device."""
         values = {key: value for key, value in self.identity().items() if key != "seed"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -126,7 +127,7 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     """The experiment that the user asked for; the settings of other methods are validated, too.
 
     Args:
-        presets: by name of benchmark; they hold stream, classifier and methods.
+        presets: by name of benchmark; they hold stream, classifier, generator and methods.
         layers: the project's parameters, then the command line.
 
     Raises:
@@ -141,6 +142,7 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
         "classifier": ClassifierConfig,
         "evaluation": EvaluationConfig,
         **METHODS,
+        "generator": _generator(),
     }
     elsewhere = {
         key: f"{name}.{key}" for name, kind in sections.items() for key in kind.model_fields
@@ -151,10 +153,18 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     problems = Problems(layers)
     choices = problems.validate(Choices, top, elsewhere=elsewhere)
     chosen = merged(layers, "stream", alternatives=SCENARIOS)
-    stream = problems.validate(StreamConfig, chosen, ("stream",))
-    evaluation = problems.validate(EvaluationConfig, merged(layers, "evaluation"), ("evaluation",))
+    stream = problems.validate(StreamConfig, chosen, [("stream",)])
+    evaluation = problems.validate(
+        EvaluationConfig, merged(layers, "evaluation"), [("evaluation",)]
+    )
+    problems.validate(sections["generator"], merged(layers, "generator"), [("generator",)])
     learners = {
-        name: problems.validate(kind, merged(layers, name, shared=["classifier"]), (name,))
+        name: problems.validate(
+            kind,
+            merged(layers, name, partial(_shared, kind)),
+            [(name,), *([("generator",)] * kind.shares_generator), ()],
+            together=name == method,
+        )
         for name, kind in METHODS.items()
     }
     problems.check()
@@ -163,3 +173,23 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     assert learner is not None
     learner = learner.with_class_names(stream.class_names)
     return Experiment(**dict(choices), stream=stream, learner=learner, evaluation=evaluation)
+
+
+def _generator() -> type[BaseModel]:
+    """What `generator` may hold: any setting of the methods that share it."""
+    fields: dict[str, Any] = {
+        name: (field.annotation, field)
+        for kind in METHODS.values()
+        for name, field in kind.model_fields.items()
+        if kind.shares_generator and name not in Method.model_fields
+    }
+    return create_model("Generator", __config__=Method.model_config, **fields)
+
+
+def _shared(kind: type[Method], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a layer says to a method in the sections that methods share."""
+    generator = values.get("generator") if kind.shares_generator else None
+    own = kind.model_fields.keys() - Method.model_fields
+    given = generator if isinstance(generator, Mapping) else {}
+    shared = {key: value for key, value in given.items() if key in own}
+    return {**shared, **{key: values[key] for key in ("classifier",) if key in values}}

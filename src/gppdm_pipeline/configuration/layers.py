@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+
+from gppdm_pipeline.wording import nearest
 
 Path = tuple[str, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -35,7 +36,7 @@ class Layer:
 def merged(
     layers: Sequence[Layer],
     section: str,
-    shared: Sequence[str] = (),
+    shared: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda _: {},
     alternatives: Sequence[Sequence[str]] = (),
 ) -> Any:
     """The section of all layers, each on top of the one before.
@@ -43,14 +44,13 @@ def merged(
     Args:
         layers: the last wins.
         section: a key at the top level; what it holds should be a mapping.
-        shared: keys at the top level that go into the section, below what the same layer's section
-            says.
+        shared: what goes into the section of all that a layer says, below what its section says.
         alternatives: groups of keys of the section. A layer that sets one takes back what those
             below it set of the other groups.
     """
     result: Any = {}
     for layer in layers:
-        result = _merge(result, {key: layer.values[key] for key in shared if key in layer.values})
+        result = _merge(result, shared(layer.values))
         own = layer.values.get(section)
         result = _merge(_without_others(result, own, alternatives), {} if own is None else own)
     return result
@@ -122,16 +122,18 @@ class Problems:
         self,
         kind: type[Model],
         values: Any,
-        prefix: Path = (),
+        places: Sequence[Path] = ((),),
         elsewhere: Mapping[str, str] | None = None,
+        together: bool = True,
     ) -> Model | None:
         """The validated model, or None and one problem more.
 
         Args:
             kind: what the values should be.
             values: a section's.
-            prefix: the key of the section.
+            places: the keys below which these settings may have been written; the section first.
             elsewhere: keys that may be meant by an unknown one, and how to write them.
+            together: whether settings that do not go together are a problem, each being right.
         """
         try:
             return kind.model_validate(values)
@@ -140,7 +142,10 @@ class Problems:
             for detail in error.errors():
                 by_path.setdefault(_path(values, detail), []).append(detail)
             for path, details in by_path.items():
-                message = self._describe(kind, (prefix, path), details, elsewhere or {})
+                if not (path or together) and details[0]["type"] == "value_error":
+                    continue
+                spellings = [place + path for place in places if place + path]
+                message = self._describe(kind, spellings, details, elsewhere or {})
                 self._messages[message] = None
             return None
 
@@ -154,11 +159,11 @@ class Problems:
     def _describe(
         self,
         kind: type[BaseModel],
-        place: tuple[Path, Path],
+        spellings: Sequence[Path],
         details: Sequence[ErrorDetails],
         elsewhere: Mapping[str, str],
     ) -> str:
-        written, origin = self._find(*place)
+        written, origin = self._find(spellings)
         key, detail = ".".join(written), details[0]
         if detail["type"] == "missing":
             return f"{key} is not set."
@@ -169,14 +174,13 @@ class Problems:
         parent = "".join(f"{part}." for part in written[:-1])
         allowed = {name: f"{parent}{name}" for name in _fields(kind, detail["loc"][:-1])}
         candidates = {**elsewhere, **allowed}
-        near = difflib.get_close_matches(written[-1], candidates, n=1)
-        hint = f"; did you mean {candidates[near[0]]}?" if near else "."
+        near = nearest(written[-1], candidates)
+        hint = f"; did you mean {candidates[near]}?" if near else "."
         names = {*allowed, *(name for name, full in elsewhere.items() if name == full)}
         return f"{where}: unknown key{hint} Allowed: {', '.join(sorted(names))}."
 
-    def _find(self, prefix: Path, path: Path) -> tuple[Path, str]:
-        """The key as the user wrote it (in the section, or shared by all), and where."""
-        spellings = [prefix + path] + ([path] if path else [])
+    def _find(self, spellings: Sequence[Path]) -> tuple[Path, str]:
+        """The key as the user wrote it (in the section, or in one that is shared), and where."""
         for layer in reversed(self._layers):
             for spelling in spellings:
                 if has(layer.values, spelling):
@@ -203,8 +207,8 @@ def _plainly(detail: ErrorDetails) -> str:
 
 
 def _near(value: str, allowed: Iterable[str]) -> str:
-    near = difflib.get_close_matches(value, list(allowed), n=1)
-    return f"; did you mean {near[0]}?" if near else "."
+    near = nearest(value, allowed)
+    return f"; did you mean {near}?" if near else "."
 
 
 def _fields(kind: type[BaseModel], location: Sequence[str | int]) -> Iterator[str]:

@@ -59,8 +59,8 @@ CAPTIONS = {
     "projection": (
         "Projection",
         "How many directions each projected layer has left for new classes, as a share. At zero it "
-        "can learn nothing more. Where drift is drawn, it is how far a layer's outputs for old "
-        "classes have moved.",
+        "can learn nothing more. Drift is the relative change of old classes' keys and values over "
+        "a task; it is no measure of forgetting.",
     ),
     "losses": (
         "Losses",
@@ -69,7 +69,7 @@ CAPTIONS = {
     ),
     "seconds": (
         "Where the seconds went",
-        "One bar for each task. Synthesis grows with the number of old classes.",
+        "One bar for each task. The time of synthesis grows with the number of old classes.",
     ),
     "average_accuracy": (
         "Average accuracy",

@@ -123,7 +123,7 @@ def losses_picture(logs: Logs) -> Picture:
 
 
 def projection_picture(logs: Logs) -> Picture:
-    """How full the projected layers are, and how far their outputs for old classes drifted.
+    """How full the projected layers are, and how old classes' keys and values changed.
 
     Args:
         logs: of all stages, in the order of the tasks; metrics `basis_free/<layer>`,

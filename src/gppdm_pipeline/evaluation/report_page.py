@@ -108,7 +108,7 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
     if quality and quality["oracle_test_accuracy"] < _SURE:
         found.append(
             f"The oracle is right on {_percent(quality['oracle_test_accuracy'])} % of real test "
-            "images only: take what it says of replay for as much."
+            "images only: trust its judgement of replay no further."
         )
     if quality:
         fewest = min(measured["real_images"] for measured in quality["reference"].values())

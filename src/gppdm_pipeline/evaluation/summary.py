@@ -26,7 +26,7 @@ Evaluation = Mapping[str, Any]
 
 
 class Details(TypedDict):
-    """What `metrics.Summary` does not have."""
+    """Measures of a run besides those of `metrics.Summary`."""
 
     accuracies: Accuracies
     learning_accuracy: float

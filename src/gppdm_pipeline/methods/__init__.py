@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
 from gppdm_pipeline.methods.base import Method, learn_task
 from gppdm_pipeline.methods.cpdm import Cpdm
 from gppdm_pipeline.methods.ddgr import Ddgr
@@ -15,6 +13,7 @@ from gppdm_pipeline.methods.gppdm import Gppdm
 from gppdm_pipeline.methods.joint import Joint
 from gppdm_pipeline.methods.lwf import Lwf
 from gppdm_pipeline.methods.vae_replay import VaeReplay
+from gppdm_pipeline.wording import nearest
 
 METHODS: dict[str, type[Method]] = {
     "cpdm": Cpdm,
@@ -38,8 +37,8 @@ def method_class(name: str) -> type[Method]:
     """
     if name in METHODS:
         return METHODS[name]
-    near = difflib.get_close_matches(name.lower(), METHODS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name.lower(), METHODS)
+    hint = f"; did you mean {near!r}?" if near else ""
     raise ValueError(f"method is {name!r}; allowed are {', '.join(sorted(METHODS))}{hint}")
 
 

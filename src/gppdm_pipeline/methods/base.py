@@ -31,6 +31,9 @@ class Method(BaseModel, ABC):
     """Whether `synthesise_replay` is given the images of earlier tasks. A learner must not be."""
     keeps_images: ClassVar[bool] = False
     """Whether states carry real images."""
+    shares_generator: ClassVar[bool] = False
+    """Whether this method's settings may be written once for all of its kind, in `generator`. It
+    takes those that it has."""
 
     name: str
     classifier: ClassifierConfig = ClassifierConfig()
@@ -51,7 +54,7 @@ class Method(BaseModel, ABC):
         return False
 
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
-        """Whether this method, with these settings, can learn such images; called before it does.
+        """Refuse images that this method cannot learn with these settings, before it learns any.
 
         Args:
             image_shape: (height, width, channels).
@@ -62,11 +65,11 @@ class Method(BaseModel, ABC):
         """
 
     def with_class_names(self, names: Sequence[str], instead_of: Sequence[str] = ()) -> Self:
-        """This method, told that class i is called names[i]; only some ask.
+        """This method with the names of the classes; only methods that make labels of them use it.
 
         Args:
             names: by label.
-            instead_of: what it was told before, if that was not what the user says.
+            instead_of: names that it was given before, which these replace.
         """
         return self
 

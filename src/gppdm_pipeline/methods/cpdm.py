@@ -13,7 +13,7 @@ from gppdm_pipeline.methods.gppdm import Gppdm
 
 
 class Cpdm(Gppdm):
-    """GPPDM whose denoiser moves freely."""
+    """GPPDM without gradient projection."""
 
     projection: ClassVar[ProjectionConfig] = ProjectionConfig(layers=())  # type: ignore[misc]
 

@@ -1,7 +1,7 @@
 """Diffusion replay: deep generative replay with a diffusion model.
 
 Shin et al. 2017, arXiv 1705.08690, with Ho et al. 2020, arXiv 2006.11239, as the generator. The
-denoiser is told the class by its label alone, and moves freely: GPPDM without either of its ideas.
+denoiser is conditioned on the label alone: GPPDM without prototypes and gradient projection.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Kirkpatrick et al. 2017, arXiv 1612.00796; online (one running importance, anchored at the latest
 weights) after Schwarz et al. 2018, arXiv 1805.06370, section 4. Departure: by default the classes
-of a task compete among themselves only (`softmax`), as in LwF, which is kinder to old classes.
+of a task compete among themselves only (`softmax`), as in LwF, so that more of the old classes is
+kept; the Fisher information is that of all outputs all the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.classifier.network import Objective, fit_classifier
+from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
 from gppdm_pipeline.algorithm.classifier.regularisation import (
     Softmax,
     competing_outputs,
@@ -51,8 +52,8 @@ class Ewc(Finetune):
         """Train on this task's images under the penalty; then add their importance."""
         before = state
         state = state.begin(context.task, train.classes, train.image_shape)
-        objective = self._objective(before, state, context)
-        state, log = fit_classifier(state, self.classifier, train, validation, context, objective)
+        loss = self._loss(before, state, context)
+        state, log = fit_classifier(state, self.classifier, train, validation, context, loss=loss)
         assert state.classifier is not None
         fisher = fisher_diagonal(state.classifier, train, self.importance_images, context)
         old = before.extras["importance"].tensors if "importance" in before.extras else {}
@@ -60,21 +61,18 @@ class Ewc(Finetune):
             fisher[name][: len(tensor)] += self.decay * tensor
         return replace(state, extras={**state.extras, "importance": Weights({}, fisher)}), log
 
-    def _objective(
-        self, before: LearnerState, state: LearnerState, context: Context
-    ) -> Objective | None:
+    def _loss(self, before: LearnerState, state: LearnerState, context: Context) -> Loss:
         """L_new + lambda F (theta - theta*)^2 / 2; before the first task L_new alone."""
         if before.classifier is None:
-            return None
+            return cross_entropy
         anchor, importance = (
             {name: tensor.to(context.device) for name, tensor in weights.tensors.items()}
             for weights in (before.classifier, before.extras["importance"])
         )
         columns = competing_outputs(state, self.softmax, context.device)
 
-        def objective(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
-            smoothing = self.classifier.label_smoothing
-            learnt = cross_entropy_among(network(x), outputs, columns, smoothing)
+        def loss(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
+            learnt = cross_entropy_among(network(x), outputs, columns)
             return learnt + self.weight * quadratic_penalty(network, anchor, importance)
 
-        return objective
+        return loss

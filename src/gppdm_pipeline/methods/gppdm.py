@@ -2,32 +2,30 @@
 
 Doan et al. 2024, arXiv 2312.06710. Where this departs from the paper: by default the generator is
 trained before the classifier, which then sees images of one origin only (see `order`); a prototype
-starts from the mean of its class, so that no state contains a training image; and what the denoiser
-says to replayed images is learnt from the denoiser before (see `distillation.py`).
+starts from the mean of its class, so that no state contains a training image; and the targets for
+replayed images are the predictions of the denoiser before (see `generator/objective.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gppdm_pipeline.algorithm.classifier.agreement import agreed_replay
-from gppdm_pipeline.algorithm.classifier.network import fit_classifier
+from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
 from gppdm_pipeline.algorithm.classifier.regularisation import with_soft_labels
 from gppdm_pipeline.algorithm.classifier.texture import texture_of
 from gppdm_pipeline.algorithm.condition.labels import ConditionConfig
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
-from gppdm_pipeline.algorithm.diffusion.samplers import ReplayConfig
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.generator.bases import extend_bases
 from gppdm_pipeline.algorithm.generator.draw import denoising_residuals, redrawn, replay_of
-from gppdm_pipeline.algorithm.generator.kept import keep_replay, kept_replay
 from gppdm_pipeline.algorithm.generator.learn import train_denoiser
 from gppdm_pipeline.algorithm.generator.parts import (
+    ReplayConfig,
     add_classes,
     check_images,
     warn_if_tokens_fill,
@@ -44,6 +42,8 @@ TEMPERATURE = 2.0
 class Gppdm(Method):
     """Diffusion replay with learnable class prototypes and projected cross-attention."""
 
+    shares_generator: ClassVar[bool] = True
+
     name: Literal["gppdm"] = "gppdm"
     order: Literal["generator_first", "classifier_first"] = "generator_first"
     """generator_first: the classifier learns from generated images alone, the replay of old classes
@@ -52,7 +52,7 @@ class Gppdm(Method):
     """
     texture: bool = False
     """Whether the classifier sees generated images with what the denoiser leaves out of this task's
-    real ones, so that it knows the texture of real images (see `origins.py`)."""
+    real ones, so that it knows the texture of real images (see `classifier/texture.py`)."""
     soft_labels: Annotated[float, Field(ge=0)] = 0.0
     """Weight, in the classifier's loss, of what the classifier before says of replayed images (van
     de Ven & Tolias 2018, arXiv 1809.10635)."""
@@ -84,7 +84,7 @@ class Gppdm(Method):
         return self.prototypes.route != "none"
 
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
-        """As the generator says."""
+        """Refuse images that the generator cannot draw."""
         check_images(self, image_shape, classes)
         warn_if_tokens_fill(self, classes)
 
@@ -101,34 +101,16 @@ class Gppdm(Method):
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
     ) -> tuple[LabelledImages, StageLog]:
-        """Images of every old class: from the generator of the task before, or kept ones."""
+        """Images of every old class from the generator of the task before."""
         old = state.classes_before(context.task)
         if not old:
             return LabelledImages.empty(state.image_shape or (0, 0, 0)), StageLog()
-        if self.replay.keep:
-            return kept_replay(state, old), StageLog()
-        counts, rounds = self.replay.shares(old), self.replay.filter_rounds
-        return self._drawn(state, counts, context, "synthesise_replay", rounds)
+        return self._draw(state, self.replay.shares(old), context, "synthesise_replay"), StageLog()
 
     def train_generator(
         self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
     ) -> tuple[LearnerState, StageLog]:
-        """Denoiser and new prototypes on this task's images and the replay; then the bases.
-
-        If replay is kept, that of the current classes is drawn at the end.
-        """
-        state, log = self._fit_generator(state, train, replay, context)
-        if self.replay.keep:
-            counts, rounds = self._full(train.classes), self.replay.filter_rounds
-            drawn, more = self._drawn(state, counts, context, "keep_replay", rounds)
-            capped = self.replay.images is not None
-            state = keep_replay(state, drawn, self.replay.shares if capped else None)
-            log = StageLog({**log.metrics, **more.metrics}, log.curves)
-        return state, log
-
-    def _fit_generator(
-        self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
-    ) -> tuple[LearnerState, StageLog]:
+        """Denoiser and new prototypes on this task's images and the replay; then the bases."""
         state = state.begin(context.task, train.classes, train.image_shape)
         state = add_classes(state, train, self, context)
         state, log = train_denoiser(state, train, replay, self, context)
@@ -151,45 +133,26 @@ class Gppdm(Method):
         else:  # a class that comes back, too, from the generator that has just seen it again
             drawn = self._of_this_task(state, train, context)
             images = all_images(drawn, replay.of_classes(set(replay.classes) - {*train.classes}))
-        objective = alter = None
+        loss: Loss = cross_entropy
+        alter = None
         if self.soft_labels and before is not None:
-            objective = with_soft_labels(
-                self.classifier, before, self.soft_labels, TEMPERATURE, context.device
-            )
+            loss = with_soft_labels(before, self.soft_labels, TEMPERATURE, context.device)
         if self.texture:
             alter = texture_of(denoising_residuals(state, train, self, context))
-        return fit_classifier(state, self.classifier, images, validation, context, objective, alter)
+        return fit_classifier(
+            state, self.classifier, images, validation, context, loss=loss, alter=alter
+        )
 
     def _of_this_task(
         self, state: LearnerState, train: LabelledImages, context: Context
     ) -> LabelledImages:
         """From the new generator, as it is: no classifier knows new classes yet."""
         stage = "draw_new_classes"
-        if self.redraw:
-            return redrawn(state, train, self.redraw_images, self.redraw, self, context, stage)
-        if self.replay.keep and self.replay.images is None:
-            return kept_replay(state, train.classes)  # under a cap few of them are left
-        return self._drawn(state, self._full(train.classes), context, stage)[0]
-
-    def _full(self, classes: Sequence[int]) -> dict[int, int]:
-        return dict.fromkeys(classes, self.replay.images_per_class)
-
-    def _drawn(
-        self,
-        state: LearnerState,
-        counts: Mapping[int, int],
-        context: Context,
-        stage: str,
-        filter_rounds: int = 0,
-    ) -> tuple[LabelledImages, StageLog]:
-        """So many of each class, such as the classifier agrees with if it is asked."""
-
-        def draw(counts: Mapping[int, int], stage: str) -> LabelledImages:
+        if not self.redraw:
+            counts = dict.fromkeys(train.classes, self.replay.images_per_class)
             return self._draw(state, counts, context, stage)
-
-        if not filter_rounds:
-            return draw(counts, stage), StageLog()
-        return agreed_replay(draw, state, counts, filter_rounds, stage, context)
+        most, signal = self.redraw_images, self.redraw
+        return redrawn(state, train, self, context, stage, per_class=most, signal=signal)
 
     def _draw(
         self, state: LearnerState, counts: Mapping[int, int], context: Context, stage: str
@@ -203,23 +166,6 @@ class Gppdm(Method):
                 raise ValueError(
                     f"{name} is set, but order is 'classifier_first', where the classifier sees "
                     f"real images; use order: generator_first, or {name}: {off}"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _decay_is_seen(self) -> Gppdm:
-        if self.denoiser.class_weights != "decayed":
-            return self
-        for name, given, instead in (
-            ("order", self.generator_first, "order: generator_first"),
-            ("replay.keep", not self.replay.keep, "replay.keep: false"),
-            ("replay.filter_rounds", not self.replay.filter_rounds, "replay.filter_rounds: 0"),
-        ):
-            if not given:
-                raise ValueError(
-                    f"denoiser.class_weights is 'decayed', which asks the classifier about replay, "
-                    f"but by {name} it has learnt from these very images, or chosen them, and "
-                    f"agrees with all; use {instead}, or denoiser.class_weights: uniform"
                 )
         return self
 
@@ -256,25 +202,5 @@ class Gppdm(Method):
                 f"prototypes.start is {self.prototypes.start!r}, which asks a classifier that "
                 "knows the new classes, but order is 'generator_first'; use order: "
                 "classifier_first, or prototypes.start: class_mean or noise"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _labels_have_distances(self) -> Gppdm:
-        if self.denoiser.nearest_label and self.condition.embeddings == "orthonormal":
-            raise ValueError(
-                f"denoiser.nearest_label is {self.denoiser.nearest_label}, but labels are "
-                "orthonormal codes, none of which is nearer than another; use "
-                "condition.embeddings: file or encoder, or denoiser.nearest_label: 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _a_classifier_can_object(self) -> Gppdm:
-        if self.generator_first and self.replay.keep and self.replay.filter_rounds:
-            raise ValueError(
-                f"replay.filter_rounds is {self.replay.filter_rounds}, but with order: "
-                "generator_first replay is kept before a classifier knows its classes; use order: "
-                "classifier_first, replay.keep: false or replay.filter_rounds: 0"
             )
         return self

@@ -12,7 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.classifier.network import Objective, build_classifier, fit_classifier
+from gppdm_pipeline.algorithm.classifier.network import (
+    Loss,
+    build_classifier,
+    cross_entropy,
+    fit_classifier,
+)
 from gppdm_pipeline.algorithm.classifier.regularisation import (
     Softmax,
     competing_outputs,
@@ -43,24 +48,23 @@ class Lwf(Finetune):
         replay: LabelledImages,
         context: Context,
     ) -> tuple[LearnerState, StageLog]:
-        """Train on this task's images, and on what the old classifier says to them."""
+        """Train on this task's images, with their labels and with the old classifier's outputs."""
         before = state
         state = state.begin(context.task, train.classes, train.image_shape)
-        objective = self._objective(before, state, context) if before.classifier else None
-        return fit_classifier(state, self.classifier, train, validation, context, objective)
+        loss = self._loss(before, state, context) if before.classifier else cross_entropy
+        return fit_classifier(state, self.classifier, train, validation, context, loss=loss)
 
-    def _objective(self, before: LearnerState, state: LearnerState, context: Context) -> Objective:
+    def _loss(self, before: LearnerState, state: LearnerState, context: Context) -> Loss:
         """lambda_o L_old + L_new (figure 2 of the paper)."""
         assert before.classifier is not None
         teacher = build_classifier(before.classifier).to(context.device)
         columns = competing_outputs(state, self.softmax, context.device)
 
-        def objective(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
+        def loss(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
             with torch.no_grad():
                 said = teacher(x)
             logits = network(x)
-            smoothing = self.classifier.label_smoothing
-            learnt = cross_entropy_among(logits, outputs, columns, smoothing)
+            learnt = cross_entropy_among(logits, outputs, columns)
             return learnt + self.weight * distillation(logits, said, self.temperature).mean()
 
-        return objective
+        return loss

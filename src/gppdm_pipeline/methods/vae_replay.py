@@ -42,7 +42,7 @@ class VaeReplay(Method):
     name: Literal["vae_replay"] = "vae_replay"
     order: Literal["generator_first", "classifier_first"] = "generator_first"
     """generator_first: the classifier learns from the replay of old classes and from images of the
-    new ones from the new VAE, all with the texture of this task's real images (see `origins.py`).
+    new ones from the new VAE, all with this task's texture (see `classifier/texture.py`).
     classifier_first, as published: from the replay and this task's real images."""
     distil: bool = True
     """Whether the VAE keeps old classes by distillation from the VAE before (its decoder says the
@@ -61,7 +61,7 @@ class VaeReplay(Method):
         return True
 
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
-        """As the VAE says."""
+        """Refuse images that the VAE cannot draw."""
         check_image_shape(image_shape)
 
     def synthesise_replay(
@@ -97,7 +97,7 @@ class VaeReplay(Method):
         images = all_images(self._draw(state, train.classes, context, "draw_new_classes"), replay)
         residuals = reconstruction_residuals(state, train, context)
         return fit_classifier(
-            state, self.classifier, images, validation, context, None, texture_of(residuals)
+            state, self.classifier, images, validation, context, alter=texture_of(residuals)
         )
 
     def _draw(

@@ -78,9 +78,10 @@ def first_classes_picture(strips: Mapping[str, Strip], title: str) -> Picture:
 
 
 def accuracy_against_cost_picture(records: Mapping[str, Sequence[Record]], title: str) -> Picture:
-    """Average accuracy over what a run cost: each run small, the mean of a variant large.
+    """Average accuracy over what a run costs: each run small, the mean of a variant large.
 
-    Runs on a GPU are hollow, with a mean of their own.
+    The cost is the least of a variant's runs, since other work on the machine only adds to it.
+    Runs on a GPU are hollow, with a cost and a mean of their own.
 
     Args:
         records: of each variant; those without any are left out, at least one has some.
@@ -92,30 +93,27 @@ def accuracy_against_cost_picture(records: Mapping[str, Sequence[Record]], title
     found = {name: runs for name, runs in records.items() if runs}
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(found)))
     for i, (name, runs) in enumerate(found.items()):
-        marker, label = _MARKERS[i % len(_MARKERS)], name
+        label = name
         for gpu in (False, True):
             there = [run for run in runs if on_gpu(run) is gpu]
             if not there:
                 continue
-            costs = [cost_of(run) for run in there]
+            cost = min(map(cost_of, there))
             accuracies = [100 * run["average_accuracy"] for run in there]
-            look: dict[str, Any] = {"edgecolors": [colours[i]], "marker": marker}
+            look: dict[str, Any] = {
+                "edgecolors": [colours[i]],
+                "marker": _MARKERS[i % len(_MARKERS)],
+            }
             look["facecolors"] = "none" if gpu else [colours[i]]
-            axes.scatter(costs, accuracies, 15, alpha=0.5, linewidths=0.5 if gpu else 0, **look)
-            axes.scatter(fmean(costs), fmean(accuracies), 80, label=label, **look)
+            small: dict[str, Any] = {"alpha": 0.5, "linewidths": 0.5 if gpu else 0}
+            axes.scatter([cost] * len(there), accuracies, 15, **small, **look)
+            axes.scatter(cost, fmean(accuracies), 80, label=label, **look)
             label = "_"  # matplotlib's way to leave it out of the legend
-            rows += [
-                {
-                    "variant": name,
-                    "seed": run["configuration"]["seed"],
-                    "gpu": gpu,
-                    "seconds": c,
-                    "accuracy": a,
-                }
-                for run, c, a in zip(there, costs, accuracies, strict=True)
-            ]
-    gpus = any(row["gpu"] for row in rows)
-    x = "seconds of one core" + "; hollow: seconds on a GPU" * gpus
+            of = {"variant": name, "gpu": gpu, "seconds": cost}
+            for run, accuracy in zip(there, accuracies, strict=True):
+                rows.append({**of, "seed": run["configuration"]["seed"], "accuracy": accuracy})
+    x = "seconds of a run on a CPU, least of the seeds"
+    x += "; hollow: on a GPU" * any(row["gpu"] is True for row in rows)
     style(axes, title=title, x=x, y="average accuracy, %")
     axes.set_xscale("log")
     axes.spines[["top", "right"]].set_visible(False)

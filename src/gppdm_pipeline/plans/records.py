@@ -51,56 +51,71 @@ def record_of(
     }
 
 
-def as_markdown(records: Mapping[str, Sequence[Record]], baseline: str) -> str:
-    """A table of variants: mean and standard deviation over seeds.
+def as_markdown(
+    records: Mapping[str, Sequence[Record]], baseline: str, image_bytes: int | None = None
+) -> str:
+    """A table of variants, one a row, without the columns that no record has.
 
-    The last column is the paired difference of the average accuracy to the baseline's, over the
-    seeds that both have, with its standard error.
+    Accuracies and forgetting are means ± standard deviations over seeds; differences are those of
+    `paired`. Seconds are the least of the seeds, since other work only adds to them.
 
     Args:
         records: of each variant, in any order of the seeds; none for one that was not run.
         baseline: the name of a variant.
+        image_bytes: the bytes of one image of the stream. With it, a column says how many images
+            of each class take as many bytes as the state.
     """
-    columns: dict[str, Callable[[Record], float | None]] = {
-        "average accuracy, %": lambda record: _percent(record["average_accuracy"]),
-        "incremental, %": lambda record: _percent(record["average_incremental_accuracy"]),
-        "forgetting, %": lambda record: _percent(record["forgetting"]),
-        "drift of old keys, values": _drift,
-        "seconds": lambda record: None if on_gpu(record) else _total(record["seconds"]),
-        "CPU seconds": lambda record: (
-            _total(record["cpu_seconds"])
-            if "cpu_seconds" in record and not on_gpu(record)
-            else None
-        ),
-        "seconds, GPU": lambda record: _total(record["seconds"]) if on_gpu(record) else None,
-        "state, MB": lambda record: record["state_bytes"][-1] / 1e6,
+    columns: dict[str, Callable[[Sequence[Record]], str]] = {
+        "average accuracy, %": lambda found: _spread(found, "average_accuracy"),
+        f"difference to {baseline}": lambda found: paired(found, records[baseline]),
+        "incremental, %": lambda found: _spread(found, "average_incremental_accuracy"),
+        "forgetting, %": lambda found: _spread(found, "forgetting"),
+        "change of old keys and values": _change,
+        "CPU seconds": _cpu_seconds,
+        "GPU seconds": lambda found: _least([run for run in found if on_gpu(run)]),
+        "state, MB": lambda found: _number(max(run["state_bytes"][-1] for run in found) / 1e6),
     }
-    columns = {
-        name: of
-        for name, of in columns.items()
-        if any(of(record) is not None for found in records.values() for record in found)
+    if image_bytes is not None:
+        columns["state as raw images per class"] = lambda found: _images(found, image_bytes)
+    cells = {
+        variant: {name: of(found) for name, of in columns.items()}
+        for variant, found in records.items()
+        if found
     }
-    lines = [
-        _row(["variant", "seeds", *columns, f"to {baseline}"]),
-        _row(["---"] + ["---:"] * (len(columns) + 2)),
-    ]
+    if baseline in cells:
+        cells[baseline][f"difference to {baseline}"] = ""
+    names = [name for name in columns if any(row[name] for row in cells.values())]
+    lines = [_row(["variant", "seeds", *names]), _row(["---"] + ["---:"] * (len(names) + 1))]
     for variant, found in records.items():
-        if not found:
-            lines.append(_row([variant, "not run", *[""] * (len(columns) + 1)]))
-            continue
-        cells = [_spread([of(record) for record in found]) for of in columns.values()]
-        seeds = ", ".join(str(seed) for seed in sorted(_by_seed(found)))
-        difference = "" if variant == baseline else paired(found, records.get(baseline, []))
-        lines.append(_row([variant, seeds, *cells, difference]))
+        seeds = ", ".join(str(seed) for seed in sorted(_by_seed(found))) or "not run"
+        row = cells.get(variant, {})
+        lines.append(_row([variant, seeds, *(row.get(name, "") for name in names)]))
+    return "\n".join(lines) + "\n"
+
+
+def differences_as_markdown(
+    streams: Mapping[str, Mapping[str, Sequence[Record]]], pairs: Sequence[tuple[str, str]]
+) -> str:
+    """A table of `paired` differences: one row for each pair of variants, one column a stream.
+
+    Args:
+        streams: by name, the records of each variant.
+        pairs: of variants: the second is subtracted from the first.
+    """
+    lines = [_row(["difference", *streams]), _row(["---"] + ["---:"] * len(streams))]
+    for one, other in pairs:
+        cells = [paired(records[one], records[other]) for records in streams.values()]
+        lines.append(_row([f"{one} less {other}", *cells]))
     return "\n".join(lines) + "\n"
 
 
 def replay_as_markdown(records: Mapping[str, Sequence[Record]]) -> str:
-    """A table of the first two classes' replay after every task: how it keeps.
+    """A table of the quality of the first two classes' replay after every task.
 
-    In a cell, the share that the oracle takes for its class in per cent, and the Frechet distance
-    to real test images in the features of the first extractor asked for; means of both classes and
-    of all seeds whose records have them.
+    A cell has the share that the oracle takes for its class, in per cent, and the Frechet distance
+    to real test images in the features of the first extractor asked for; both are means of the two
+    classes and of all seeds whose records have them. The last row is what as many real training
+    images reach.
 
     Args:
         records: of each variant.
@@ -109,24 +124,20 @@ def replay_as_markdown(records: Mapping[str, Sequence[Record]]) -> str:
         The table, or nothing where no record has the quality of replay.
     """
     rows = {
-        variant: [_first_classes(record) for record in found if "replay_quality" in record]
+        variant: [run for run in found if "replay_quality" in run]
         for variant, found in records.items()
     }
-    tasks = max((len(cells) for found in rows.values() for cells in found), default=0)
+    measured = [run for found in rows.values() for run in found]
+    tasks = max((len(run["replay_quality"]["after_task"]) for run in measured), default=0)
     if not tasks:
         return ""
-    lines = [
-        _row(["replay of the first two classes after task", *map(str, range(1, tasks + 1))]),
-        _row(["---"] + ["---:"] * tasks),
-    ]
+    names = ["replay of the first two classes: agreement, distance after task"]
+    lines = [_row(names + [str(t + 1) for t in range(tasks)]), _row(["---"] + ["---:"] * tasks)]
     for variant, found in rows.items():
-        after = zip(*found, strict=True)
-        cells = [
-            f"{fmean(share for share, _ in seeds):.0f}, {fmean(d for _, d in seeds):.1f}"
-            for seeds in after
-        ]
-        if cells:
-            lines.append(_row([variant, *cells]))
+        if found:
+            lines.append(_row([variant, *_means([_first_classes(run) for run in found])]))
+    floor = _means([_first_classes(run, of_real_images=True) for run in measured])
+    lines.append(_row(["real training images", *floor]))
     return "\n".join(lines) + "\n"
 
 
@@ -137,63 +148,97 @@ def first_labels(record: Record) -> list[str]:
 
 
 def on_gpu(record: Record) -> bool:
-    """Whether a GPU learnt it."""
+    """Whether the run was trained on a GPU."""
     has_one = record["made"].get("gpu") is not None
     return has_one and record["configuration"].get("device") != "cpu"
 
 
 def cost_of(record: Record) -> float:
-    """Seconds of learning: of the processor if it learnt and they are known, else of the clock."""
+    """Seconds of a run: of the CPU if it was trained on one and they are known, or the clock's."""
     return _total(
         record["seconds"] if on_gpu(record) else record.get("cpu_seconds", record["seconds"])
     )
 
 
-def _first_classes(record: Record) -> list[tuple[float, float]]:
+def _first_classes(record: Record, *, of_real_images: bool = False) -> list[tuple[float, float]]:
     """The oracle's agreement in per cent and the Frechet distance, after each task."""
     quality = record["replay_quality"]
     extractor = quality["settings"]["extractors"][0]
-    first = first_labels(record)
+    found = []
+    for after in quality["after_task"]:
+        measured = quality["reference"] if of_real_images else after
+        first = [measured[label] for label in first_labels(record) if label in after]
+        share = fmean(100 * each["oracle_agreement"] for each in first)
+        found.append((share, fmean(_known(each["frechet_distance"][extractor]) for each in first)))
+    return found
+
+
+def _means(runs: Sequence[Sequence[tuple[float, float]]]) -> list[str]:
+    """For each task, the means over runs."""
     return [
-        (
-            fmean(100 * after[label]["oracle_agreement"] for label in first if label in after),
-            fmean(
-                _known(after[label]["frechet_distance"][extractor])
-                for label in first
-                if label in after
-            ),
-        )
-        for after in quality["after_task"]
+        f"{fmean(share for share, _ in after):.0f} %, {fmean(d for _, d in after):.1f}"
+        for after in zip(*runs, strict=True)
     ]
 
 
 def _known(value: float | None) -> float:
-    """A distance may be undefined, for too few images; so is then a mean with it."""
+    """NaN for a distance that is undefined, for lack of images; so is a mean with it."""
     return math.nan if value is None else value
 
 
 def paired(found: Sequence[Record], baseline: Sequence[Record]) -> str:
-    """Mean difference of average accuracies over common seeds, in per cent, ± standard error."""
+    """The difference of average accuracies in percentage points, over common seeds.
+
+    Returns:
+        Its mean, the half width of its 95 % interval (Student's t on the differences of equal
+        seeds; none for one seed), and the number n of seeds; nothing without a common seed.
+    """
     ours, theirs = _by_seed(found), _by_seed(baseline)
     differences = [
         100 * (ours[seed]["average_accuracy"] - theirs[seed]["average_accuracy"])
         for seed in sorted(ours.keys() & theirs.keys())
     ]
-    if not differences:
+    n = len(differences)
+    if n == 0:
         return ""
-    error = f" ± {stdev(differences) / math.sqrt(len(differences)):.1f}" if differences[1:] else ""
-    return f"{fmean(differences):+.1f}{error}"
+    half = f" ± {_quantile(n) * stdev(differences) / math.sqrt(n):.1f}" if n > 1 else ""
+    return f"{fmean(differences):+.1f}{half} (n = {n})"
 
 
-def _drift(record: Record) -> float | None:
+def _quantile(n: int) -> float:
+    """Student's t with n - 1 degrees of freedom is below it with a probability of 97.5 %."""
+    from scipy.stats import t  # type: ignore[import-untyped]  # noqa: PLC0415 (slow)
+
+    return float(t.ppf(0.975, n - 1))
+
+
+def _change(found: Sequence[Record]) -> str:
     """The largest relative change of an old class's keys and values, of all layers and tasks."""
-    drifts = [
+    changes = [
         value
+        for record in found
         for metrics in record["stages"].values()
         for name, value in metrics.items()
         if name.startswith(("key_drift/", "value_drift/"))
     ]
-    return max(drifts, default=None)
+    return _number(max(changes)) if changes else ""
+
+
+def _cpu_seconds(found: Sequence[Record]) -> str:
+    """The least; older records have the clock's alone, which are at least those of one thread."""
+    on_cpu = [run for run in found if not on_gpu(run)]
+    known = [run for run in on_cpu if "cpu_seconds" in run]
+    return _least(known) or (f"≤ {_least(on_cpu)}" if on_cpu else "")
+
+
+def _least(found: Sequence[Record]) -> str:
+    return f"{min(map(cost_of, found)):.0f}" if found else ""
+
+
+def _images(found: Sequence[Record], image_bytes: int) -> str:
+    """How many images of each class take as many bytes as the largest state."""
+    most = max(found, key=lambda record: record["state_bytes"][-1])
+    return str(most["state_bytes"][-1] // (image_bytes * len(most["per_class_accuracy"])))
 
 
 def _by_seed(found: Sequence[Record]) -> dict[int, Record]:
@@ -205,16 +250,12 @@ def _total(costs: Mapping[str, Mapping[str, float]]) -> float:
     return float(sum(sum(stages.values()) for stages in costs.values()))
 
 
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
+def _spread(found: Sequence[Record], measure: str) -> str:
+    """Mean and standard deviation of a share, in per cent."""
+    known = [100 * record[measure] for record in found if record[measure] is not None]
     if not known:
         return ""
-    mean = _number(fmean(known))
-    return f"{mean} ± {_number(stdev(known))}" if len(known) > 1 else mean
+    return f"{fmean(known):.1f}" + (f" ± {stdev(known):.1f}" if len(known) > 1 else "")
 
 
 def _number(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from gppdm_pipeline.plans.record_pictures import (
     accuracy_against_cost_picture,
     first_classes_picture,
 )
-from gppdm_pipeline.plans.records import Record, as_markdown, replay_as_markdown
+from gppdm_pipeline.plans.records import (
+    Record,
+    as_markdown,
+    differences_as_markdown,
+    replay_as_markdown,
+)
 
 TABLES = Path("docs/results.md")
 
@@ -38,10 +44,11 @@ def section(
         baseline: what differences are taken to.
         pictured_seed: the seed whose replayed images are kept.
     """
-    records: dict[str, list[Record]] = {
-        name: [json.loads(file.read_text()) for file in found] for name, found in files.items()
-    }
-    parts = [f"**{stream}**", as_markdown(records, baseline), replay_as_markdown(records)]
+    records = _read(files)
+    strips = _strips(files, pictured_seed)
+    image_bytes = next((math.prod(strip.shape[-3:]) for strip in strips.values()), None)
+    table = as_markdown(records, baseline, image_bytes)
+    parts = [f"**{stream}**", table, replay_as_markdown(records)]
     if others:
         left = "; ".join(f"{name} {', '.join(map(str, seeds))}" for name, seeds in others.items())
         parts.append(f"Left out, since they were made with other settings (seeds): {left}.")
@@ -49,18 +56,26 @@ def section(
         title = f"{folder.name}, {stream}: accuracy against cost"
         picture = accuracy_against_cost_picture(records, title)
         parts.append(_shown(picture, f"{folder.name}_{stream}_cost", title))
-    pictured = {
-        name: file.with_suffix(".npz")
-        for name, found in files.items()
-        for file in found
-        if file.stem == f"seed_{pictured_seed}"
-    }
-    strips = {name: _strip(file) for name, file in pictured.items() if file.exists()}
     if strips:
         title = f"{folder.name}, {stream}: replay of the first two classes after each task"
         picture = first_classes_picture(strips, f"{title} (seed {pictured_seed})")
         parts.append(_shown(picture, f"{folder.name}_{stream}_replay", title))
     return "\n".join(part.strip() + "\n" for part in parts if part)
+
+
+def differences(
+    streams: Mapping[str, Mapping[str, Sequence[Path]]], pairs: Sequence[tuple[str, str]]
+) -> str:
+    """The table of differences between variants, as Markdown; nothing without a pair.
+
+    Args:
+        streams: by name, the files of the records of each variant.
+        pairs: of variants: the second is subtracted from the first.
+    """
+    if not pairs:
+        return ""
+    read = {stream: _read(files) for stream, files in streams.items()}
+    return f"**Differences of average accuracy**\n\n{differences_as_markdown(read, pairs)}\n"
 
 
 def write_between(file: Path, name: str, text: str) -> None:
@@ -77,6 +92,10 @@ def write_between(file: Path, name: str, text: str) -> None:
     file.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
+def _read(files: Mapping[str, Sequence[Path]]) -> dict[str, list[Record]]:
+    return {name: [json.loads(file.read_text()) for file in found] for name, found in files.items()}
+
+
 def _shown(picture: Picture, name: str, title: str) -> str:
     """Write the picture beside the tables; returns the Markdown that shows it."""
     file = TABLES.parent / "images" / "plans" / f"{name}.png"
@@ -85,7 +104,17 @@ def _shown(picture: Picture, name: str, title: str) -> str:
     return f"![{title}]({file.relative_to(TABLES.parent)})\n"
 
 
-def _strip(file: Path) -> Strip:
-    with np.load(file, allow_pickle=False) as arrays:
-        strip: Strip = arrays["replay"]
-    return strip
+def _strips(files: Mapping[str, Sequence[Path]], seed: int) -> dict[str, Strip]:
+    """The images that are kept beside the records of one seed, by variant."""
+    beside = {
+        name: file.with_suffix(".npz")
+        for name, found in files.items()
+        for file in found
+        if file.stem == f"seed_{seed}"
+    }
+    strips: dict[str, Strip] = {}
+    for name, file in beside.items():
+        if file.exists():
+            with np.load(file, allow_pickle=False) as arrays:
+                strips[name] = arrays["replay"]
+    return strips

@@ -58,10 +58,10 @@ def first_new_task(record: Mapping[str, Any], experiment: Experiment) -> int | N
 
 
 def new_namespaces(first: int, experiment: Experiment) -> list[str]:
-    """Where the nodes are that run: the new tasks, what replay is like, and the report."""
+    """Where the nodes are that run: settings, new tasks, what replay is like, and the report."""
     tasks = [task_name(number) for number in range(first, experiment.number_of_tasks + 1)]
     assessed = experiment.learner.has_generator and experiment.evaluation.replay
-    return [*tasks, *([ASSESSMENT] if assessed else []), "report"]
+    return ["settings", *tasks, *([ASSESSMENT] if assessed else []), "report"]
 
 
 def check_growth(experiment: Experiment, first: int, catalog: DataCatalog) -> None:

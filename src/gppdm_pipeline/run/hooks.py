@@ -77,7 +77,7 @@ class ExperimentHooks:
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Keep what the session is about."""
+        """Keep the experiment of the session."""
         self._project = context.project_path
         loader = context.config_loader
         assert isinstance(loader, ExperimentLoader)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Literal
 
-from gppdm_pipeline.streams.names import listed, repeated_names, unknown_names
+from gppdm_pipeline.streams.names import repeated_names, unknown_names
 from gppdm_pipeline.streams.repetition import RepetitionConfig, most_new_classes
 from gppdm_pipeline.streams.sources import Reader
+from gppdm_pipeline.wording import listed
 
 First = int | Literal["half"] | None
 

@@ -24,9 +24,3 @@ def unreadable(error: OSError) -> SourceError:
     return SourceError(
         f"{error.filename}: cannot be read ({error.strerror}). Allow reading, or correct the path."
     )
-
-
-def listed(names: list[str] | tuple[str, ...], most: int = 10) -> str:
-    """Names in quotes; of a long list the first, and how many more."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more

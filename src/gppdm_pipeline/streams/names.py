@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
+
+from gppdm_pipeline.wording import nearest
 
 
 def split_names(joined: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -24,17 +25,11 @@ def unknown_names(given: Iterable[str], names: Iterable[str]) -> list[str]:
     faults = []
     for name in dict.fromkeys(given):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            faults.append(f"unknown {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+            near = nearest(name, known)
+            faults.append(f"unknown {name!r}" + (f" (did you mean {near!r}?)" if near else ""))
     return faults
 
 
 def repeated_names(given: Sequence[str]) -> list[str]:
     """Each name that is there more than once."""
     return [name for name in dict.fromkeys(given) if given.count(name) > 1]
-
-
-def listed(names: Sequence[str], most: int = 10) -> str:
-    """Names in quotes, the first of them where there are many."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more

@@ -22,8 +22,9 @@ import numpy as np
 from filelock import FileLock
 
 from gppdm_pipeline.images.labelled import LabelledImages
-from gppdm_pipeline.streams.errors import SourceError, listed, unreadable
+from gppdm_pipeline.streams.errors import SourceError, unreadable
 from gppdm_pipeline.streams.preparing import Job, write_images
+from gppdm_pipeline.wording import listed
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gppdm_pipeline.images.labelled import LabelledImages
-from gppdm_pipeline.streams.names import listed
 from gppdm_pipeline.streams.repetition import divide, draw, first_seen
 from gppdm_pipeline.streams.sources import SourceError, choose_per_class
 from gppdm_pipeline.streams.stream_config import StreamConfig
+from gppdm_pipeline.wording import listed
 
 __all__ = ["StreamConfig", "TaskSplit", "read_task", "read_tasks"]
 

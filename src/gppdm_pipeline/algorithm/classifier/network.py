@@ -18,23 +18,16 @@ from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
 from gppdm_pipeline.algorithm.context import Context, autocast
-from gppdm_pipeline.algorithm.disk.checkpoints import Training
-from gppdm_pipeline.algorithm.fitting.batches import (
-    Pixels,
-    balanced_indices,
-    shift_randomly,
-    to_unit_range,
-)
-from gppdm_pipeline.algorithm.fitting.graphs import on, rate, recorded
-from gppdm_pipeline.algorithm.fitting.log import LossRecorder, StageLog
-from gppdm_pipeline.algorithm.fitting.schedule import warm_up_then_cosine
-from gppdm_pipeline.algorithm.fitting.workers import backward_of
+from gppdm_pipeline.algorithm.fitting.batches import Pixels, to_unit_range
+from gppdm_pipeline.algorithm.fitting.graphs import on, rate
+from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, Objective, fit
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 
 PREDICTION_BATCH = 1024
 
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(network, images float32 [b, c, h, w], outputs int64 [b]) -> the loss, a mean over the images."""
 Alteration = Callable[[Tensor, torch.Generator], Tensor]
 """(images float32 [b, c, h, w], generator) -> images as they are shown."""
@@ -50,9 +43,6 @@ class ClassifierConfig(BaseModel):
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    shift: Annotated[int, Field(ge=0, le=8)] = 0
-    """Each training image is moved by up to this many pixels in each direction."""
     start: Literal["previous", "anew"] = "previous"
     """Whether a task starts from the previous task's classifier (its head grows) or from noise."""
 
@@ -116,13 +106,19 @@ def _grown(state: LearnerState, config: ClassifierConfig, context: Context) -> S
     return network
 
 
+def cross_entropy(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
+    """Over all outputs: a `Loss`."""
+    return nn.functional.cross_entropy(network(x), outputs)
+
+
 def fit_classifier(
     state: LearnerState,
     config: ClassifierConfig,
     train: LabelledImages,
     validation: LabelledImages,
     context: Context,
-    objective: Objective | None = None,
+    *,
+    loss: Loss = cross_entropy,
     alter: Alteration | None = None,
 ) -> tuple[LearnerState, StageLog]:
     """Train the classifier of `state` on `train`, classes drawn equally often.
@@ -133,17 +129,27 @@ def fit_classifier(
         train: real and replayed images together.
         validation: images to report an accuracy on; they decide nothing. May be empty.
         context: seed, task, device, progress, checkpoints.
-        objective: what is minimised instead of the cross-entropy over all outputs.
-        alter: what is done to images before they are shown, after they are shifted.
+        loss: what is minimised.
+        alter: what is done to images before they are shown.
 
     Returns:
         The state with the new classifier, and the log: curve `classifier_loss`, metric
         `validation_accuracy`.
     """
-    network = _grown(state, config, context).to(context.device)
-    objective = objective or cross_entropy(config)
-    stage = "train_classifier"
-    log = fit_network(network, state, config, train, context, stage, objective, alter)
+    network, device = _grown(state, config, context).to(context.device).train(), context.device
+    index_of = {label: index for index, label in enumerate(state.classes)}
+    outputs = torch.tensor([index_of[int(label)] for label in train.labels], device=device)
+    parameters = list(network.parameters())
+    optimiser = torch.optim.AdamW(
+        parameters,
+        lr=rate(config.learning_rate, device),
+        weight_decay=config.weight_decay,
+        **on(device),
+    )
+    examples = Pixels(train.images, device), outputs
+    objective = _Classification(network, examples, loss, alter, context)
+    budget, moving = Budget(config.steps, config.batch_size), Moving(parameters, optimiser)
+    log = fit(objective, moving, outputs, budget, context, "train_classifier")
     shape = {"image_shape": list(state.image_shape or ()), "width": config.width}
     weights = Weights({**shape, "classes": len(state.classes)}, tensors_of(network))
     trained = replace(state, classifier=weights)
@@ -153,79 +159,31 @@ def fit_classifier(
     return trained, StageLog(metrics, log.curves)
 
 
-def cross_entropy(config: ClassifierConfig) -> Objective:
-    """Over all outputs, with the label smoothing of `config`."""
-    return lambda network, x, outputs: nn.functional.cross_entropy(
-        network(x), outputs, label_smoothing=config.label_smoothing
-    )
+class _Classification(Objective):
+    """A loss of images, which may be altered before they are shown."""
 
+    def __init__(
+        self,
+        network: nn.Module,
+        examples: tuple[Pixels, Tensor],
+        loss: Loss,
+        alter: Alteration | None,
+        context: Context,
+    ) -> None:
+        self._network, self._loss, self._alter = network, loss, alter
+        self._images, self._outputs = examples
+        self._context = context
 
-def fit_network(
-    network: nn.Module,
-    state: LearnerState,
-    config: ClassifierConfig,
-    train: LabelledImages,
-    context: Context,
-    stage: str,
-    objective: Objective,
-    alter: Alteration | None = None,
-) -> StageLog:
-    """Train a network that classifies, in place, on shifted images.
+    def drawn(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Images float32 [b, c, h, w] and their outputs int64 [b]."""
+        x = self._images[batch]
+        return self._alter(x, generator) if self._alter else x, self._outputs[batch]
 
-    Args:
-        network: on the context's device.
-        state: its `classes` are the outputs; `train` has no other class.
-        config: budget.
-        train: images.
-        context: seed, task, device, progress.
-        stage: `train_<something>`, which names the random numbers, the bar and the curve.
-        objective: what is minimised.
-        alter: as of `fit_classifier`.
-
-    Returns:
-        The log, with curve `<something>_loss`.
-    """
-    network.train()
-    index_of = {label: index for index, label in enumerate(state.classes)}
-    labels = torch.tensor([index_of[int(label)] for label in train.labels], device=context.device)
-    images = Pixels(train.images, context.device)
-    generator = context.generator(stage)
-    parameters = list(network.parameters())
-    device = context.device
-    optimiser = torch.optim.AdamW(
-        parameters,
-        lr=rate(config.learning_rate, device),
-        weight_decay=config.weight_decay,
-        **on(device),
-    )
-    schedule = warm_up_then_cosine(optimiser, config.steps)
-    recorder, curve = LossRecorder(), f"{stage.removeprefix('train_')}_loss"
-    batches = balanced_indices(labels, config.steps, config.batch_size, generator)
-    training = Training(parameters, optimiser, schedule, generator, recorder)
-
-    def losses_of(batch: Sequence[Tensor]) -> dict[str, Tensor]:
-        with autocast(device, context.precision):
-            return {curve: objective(network, *batch)}
-
-    def step(batch: Tensor) -> dict[str, Tensor]:
-        x, outputs = shift_randomly(images[batch], config.shift, generator), labels[batch]
-        if alter:
-            x = alter(x, generator)
-        optimiser.zero_grad(set_to_none=True)
-        loss = backward((x, outputs))
-        optimiser.step()
-        return loss
-
-    take = recorded(step, generator)
-    with (
-        context.progress(config.steps, stage) as bar,
-        backward_of(losses_of, parameters) as backward,
-    ):
-        for steps, batch in training.remaining(batches, context.checkpoints(stage)):
-            losses = take(batch)
-            schedule.step()
-            bar.advance(steps, **recorder.add(**losses))
-    return StageLog(curves=recorder.curves)
+    def losses(self, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
+        """`classifier_loss`."""
+        x, outputs = drawn
+        with autocast(x.device, self._context.precision):
+            return {"classifier_loss": self._loss(self._network, x, outputs)}
 
 
 @torch.no_grad()

@@ -13,11 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from gppdm_pipeline.algorithm.classifier.network import (
-    ClassifierConfig,
-    Objective,
-    build_classifier,
-)
+from gppdm_pipeline.algorithm.classifier.network import Loss, build_classifier
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.fitting.graphs import rows_where
@@ -47,12 +43,8 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 
 
 def with_soft_labels(
-    config: ClassifierConfig,
-    before: Weights,
-    weight: float,
-    temperature: float,
-    device: torch.device,
-) -> Objective:
+    before: Weights, weight: float, temperature: float, device: torch.device
+) -> Loss:
     """Cross-entropy, and distillation on images of old classes from the classifier before.
 
     Its outputs say of replayed images what their labels do not: which other class they are like
@@ -60,7 +52,6 @@ def with_soft_labels(
     1503.02531, whose factor T^2 keeps both terms' gradients comparable).
 
     Args:
-        config: of the classifier.
         before: weights of the classifier before, whose outputs are the first of the new one's.
         weight: of the distillation.
         temperature: T.
@@ -71,7 +62,7 @@ def with_soft_labels(
 
     def both(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
         logits = network(x)
-        loss = nn.functional.cross_entropy(logits, outputs, label_smoothing=config.label_smoothing)
+        loss = nn.functional.cross_entropy(logits, outputs)
         replayed = outputs < known
         old = rows_where(replayed)
         if not len(old):
@@ -91,22 +82,17 @@ def competing_outputs(state: LearnerState, softmax: Softmax, device: torch.devic
     return torch.tensor(sorted(state.classes.index(label) for label in classes), device=device)
 
 
-def cross_entropy_among(
-    logits: Tensor, outputs: Tensor, columns: Tensor, smoothing: float
-) -> Tensor:
+def cross_entropy_among(logits: Tensor, outputs: Tensor, columns: Tensor) -> Tensor:
     """Cross-entropy of the softmax over some outputs.
 
     Args:
         logits: float32 [b, k].
         outputs: int64 [b], each one of `columns`.
         columns: int64 [m].
-        smoothing: of the labels.
     """
     place = torch.zeros(logits.shape[1], dtype=torch.long, device=logits.device)
     place[columns] = torch.arange(len(columns), device=logits.device)
-    return nn.functional.cross_entropy(
-        logits[:, columns], place[outputs], label_smoothing=smoothing
-    )
+    return nn.functional.cross_entropy(logits[:, columns], place[outputs])
 
 
 def quadratic_penalty(
@@ -117,7 +103,7 @@ def quadratic_penalty(
     Args:
         network: theta; parameters may have more rows than the anchor's, which stay free.
         anchor: theta*, by the name of the parameter, on the network's device.
-        importance: F, likewise.
+        importance: F, by the name of the parameter, on the network's device.
     """
     terms = [
         (importance[name] * (parameter[: len(anchor[name])] - anchor[name]).square()).sum()

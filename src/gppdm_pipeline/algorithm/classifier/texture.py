@@ -1,9 +1,9 @@
-"""Learning from generated images without learning what generated images look like.
+"""The texture of real images, added to generated ones.
 
-A generator leaves out what it cannot say, such as the texture of cloth, and a classifier that
-learns from its images alone is at a loss with real ones. What is left out of real images of the
-current task is known: the residuals of their reconstructions. Added to generated images of all
-classes alike, old and new, they bring the texture of real images and tell nothing about the class.
+Generated images lack details such as the texture of cloth, and a classifier trained on them alone
+fails on real images. The residuals of real images of the current task (image minus reconstruction)
+hold these details. They are added to generated images of all classes, old and new, so that they
+tell nothing about the class.
 """
 
 from __future__ import annotations

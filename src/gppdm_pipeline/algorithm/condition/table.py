@@ -9,11 +9,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.state import Condition
+
+
+class Conditions(NamedTuple):
+    """What the denoiser is told of each image of a batch.
+
+    Attributes:
+        tokens: float32 [m, 1 + patches, d], of each class once.
+        which: int64 [b], the tokens of each image; None: each has its own, m = b.
+        images: prototypes, float32 [b, c, h, w], if they concatenate.
+    """
+
+    tokens: Tensor
+    which: Tensor | None
+    images: Tensor | None
+
+    def of(self, rows: Tensor | slice) -> Conditions:
+        """Those of some images, each with tokens of its own."""
+        tokens = self.tokens if self.which is None else self.tokens[self.which]
+        return Conditions(tokens[rows], None, None if self.images is None else self.images[rows])
 
 
 class ConditionTable(nn.Module):
@@ -52,33 +72,14 @@ class ConditionTable(nn.Module):
         self.register_buffer("old_prototypes", prototypes[:old])
         self.new_prototypes = nn.Parameter(prototypes[old:].clone())
 
-    def forward(self, rows: Tensor, kept: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Gather conditions.
+    def forward(self, rows: Tensor, kept: Tensor | None = None) -> Conditions:
+        """Gather conditions, with the tokens of a class once for all its images.
 
         Args:
             rows: int64 [b].
             kept: bool [b]; False gives the null condition: zeros in place of the label and, unless
                 it keeps it, the prototype (keys and values of zeros are zero whatever the weights,
                 so they need no basis).
-
-        Returns:
-            tokens float32 [b, 1 + patches, d], and prototypes [b, c, h, w] if they concatenate.
-        """
-        tokens, which, image = self.shared(rows, kept)
-        return tokens[which], image
-
-    def shared(
-        self, rows: Tensor, kept: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gather conditions, with the tokens of a class once for all its images.
-
-        Args:
-            rows: int64 [b].
-            kept: bool [b], as above.
-
-        Returns:
-            tokens float32 [m, 1 + patches, d]; which of them each image has, int64 [b]; and
-            prototypes [b, c, h, w] if they concatenate.
         """
         prototypes = torch.cat([self.old_prototypes, self.new_prototypes])
         labels, shown, which = self.embeddings, prototypes, rows
@@ -90,14 +91,14 @@ class ConditionTable(nn.Module):
             tokens = torch.cat([tokens, prototype_tokens(shown, self.token_map)], dim=1)
         image = prototypes[rows] if self.concatenates else None
         if kept is None:
-            return tokens, which, image
+            return Conditions(tokens, which, image)
         if self.null_keeps_prototype:  # a null condition for each class
             without = tokens.clone()
             without[:, 0] = 0
-            return torch.cat([tokens, without]), which + len(tokens) * ~kept, image
+            return Conditions(torch.cat([tokens, without]), which + len(tokens) * ~kept, image)
         image = None if image is None else image * kept[:, None, None, None]
         null = torch.zeros_like(tokens[:1])
-        return torch.cat([tokens, null]), which.where(kept, len(tokens)), image
+        return Conditions(torch.cat([tokens, null]), which.where(kept, len(tokens)), image)
 
 
 def prototype_tokens(prototypes: Tensor, token_map: Tensor) -> Tensor:

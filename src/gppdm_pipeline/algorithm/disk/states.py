@@ -10,7 +10,7 @@
     extras/<name>/           config.json and weights.safetensors of what only some methods carry
     kept.safetensors         uint8 images and their labels, of methods that keep them
 
-    provenance.json          by whom it was made: git commit, machine; nothing depends on it
+    provenance.json          where it was made: git commit, machine; nothing depends on it
 
 Only the files that a state has something for are there. Nothing is pickled. A folder is written
 under a temporary name, synced and renamed, so that a stopped write leaves no state behind.
@@ -62,7 +62,7 @@ def save_state(
         state: any, the empty one included.
         folder: its parents are made.
         configuration: what it was made with, kept beside it; plain JSON values.
-        provenance: where it was made; likewise.
+        provenance: where it was made; plain JSON values.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed

@@ -1,11 +1,11 @@
-"""Images as tensors: their range, their batches, their shifts. No loop over images."""
+"""Images as tensors: their range and their batches. No loop over images."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 _COPIED = 1024  # images at a time
 
@@ -80,23 +80,3 @@ def balanced_indices(
     chosen = present[drawn.reshape(shape)]
     within = torch.rand(shape, generator=generator, device=device) * counts[chosen]
     return order[firsts[chosen] + within.long().clamp_max(counts[chosen] - 1)]
-
-
-def shift_randomly(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Move each image by up to `most` pixels in each direction; the border repeats.
-
-    Args:
-        images: float32 [n, c, h, w].
-        most: >= 0.
-        generator: on the images' device.
-    """
-    if most == 0:
-        return images
-    n, _, h, w = images.shape
-    padded = nn.functional.pad(images, (most,) * 4, mode="replicate")
-    dy, dx = torch.randint(2 * most + 1, (2, n, 1), generator=generator, device=images.device)
-    rows = (torch.arange(h, device=images.device) + dy)[:, None, :, None]
-    columns = (torch.arange(w, device=images.device) + dx)[:, None, None, :]
-    at = torch.arange(n, device=images.device)[:, None, None, None]
-    channel = torch.arange(images.shape[1], device=images.device)[None, :, None, None]
-    return padded[at, channel, rows, columns]

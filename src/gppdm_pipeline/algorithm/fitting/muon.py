@@ -1,4 +1,4 @@
-"""How the denoiser's weights are moved: Muon for matrices, AdamW for the rest, or AdamW alone.
+"""How weights are moved: Muon for matrices, AdamW for the rest.
 
 Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"): the step of a
 matrix is its averaged gradient with every singular value made about 1, so that directions of which
@@ -12,15 +12,13 @@ processors have, and reads its rate on the host, which a recorded step cannot.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gppdm_pipeline.algorithm.diffusion.network import Denoiser, DenoiserConfig
 from gppdm_pipeline.algorithm.fitting.graphs import on, rate
 from gppdm_pipeline.algorithm.fitting.threads import together
-from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig
 
 MOMENTUM = 0.95
 _ITERATIONS = 5
@@ -28,7 +26,22 @@ _ROUNDING = 1e-5
 """Norm below which a gradient is taken for rounding: of queries and keys where there is one token,
 and a softmax of one thing is 1, it is 1e-10, and made as long as all others it would move them."""
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, as Jordan et al. tuned them
-_ENDS = ("unet.conv_in.", "unet.conv_out.")
+
+
+class Group(NamedTuple):
+    """Parameters that are moved alike.
+
+    Attributes:
+        params: of one device.
+        lr: the rate at its peak.
+        weight_decay: decoupled, as AdamW's.
+        matrices: whether they are moved by Muon.
+    """
+
+    params: Sequence[Tensor]
+    lr: float
+    weight_decay: float
+    matrices: bool = False
 
 
 class Muon(torch.optim.AdamW):
@@ -131,41 +144,7 @@ def orthogonalised(stacks: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def optimiser_of(
-    denoiser: Denoiser,
-    new_prototypes: torch.nn.Parameter,
-    config: DenoiserConfig,
-    prototypes: PrototypeConfig,
-) -> torch.optim.Optimizer:
-    """Of the denoiser's weights and the current prototypes, which move by AdamW in any case.
-
-    So do, with Muon, all that is no matrix, and the first and last convolution, which meet pixels.
-    """
-    device = new_prototypes.device
-    free = {n: p for n, p in denoiser.named_parameters() if p.requires_grad}
-    inner = {
-        name
-        for name, parameter in free.items()
-        if config.optimiser == "muon" and parameter.ndim > 1 and not name.startswith(_ENDS)
-    }
-    groups = [
-        {
-            "params": [free[name] for name in free if (name in inner) == matrices],
-            "lr": rate(config.muon_learning_rate if matrices else config.learning_rate, device),
-            "weight_decay": config.weight_decay,
-            "matrices": matrices,
-        }
-        for matrices in (True, False)
-    ]
-    groups.append(
-        {
-            "params": [new_prototypes],
-            "lr": rate(prototypes.learning_rate, device),
-            "weight_decay": prototypes.weight_decay,
-            "matrices": False,
-        }
-    )
-    return Muon(
-        [group for group in groups if group["params"]],
-        **{"fused": device.type != "mps", **on(device)},
-    )
+def optimiser_of(groups: Sequence[Group], device: torch.device) -> torch.optim.Optimizer:
+    """Muon for groups of matrices, AdamW for the others; groups without parameters are left out."""
+    given = [{**group._asdict(), "lr": rate(group.lr, device)} for group in groups if group.params]
+    return Muon(given, **{"fused": device.type != "mps", **on(device)})

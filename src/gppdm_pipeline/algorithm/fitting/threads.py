@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache, reduce
 from itertools import pairwise
 from threading import Barrier
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -53,15 +53,36 @@ def together(
     return list(_pool(number, threads // number).map(work, items))
 
 
+class Minimised(Protocol):
+    """What a training minimises, of a batch or of a part of one."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a batch cannot be cut."""
+
+    def losses(self, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Means over the images: scalars by name, always the same names."""
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """What is minimised, linear in the losses."""
+
+
+def added(losses: dict[str, Tensor]) -> Tensor:
+    """The sum of losses, a scalar."""
+    return torch.stack(list(losses.values())).sum()
+
+
 def backward(
-    losses_of: Callable[[slice], dict[str, Tensor]],
+    objective: Minimised,
+    batch: Sequence[Tensor],
     parts: Sequence[slice],
     parameters: Sequence[Tensor],
 ) -> dict[str, Tensor]:
-    """Set the gradients of a sum of losses of a batch, each part's by a thread.
+    """Set the gradients of a batch, each part's by a thread.
 
     Args:
-        losses_of: a part -> means over its images, scalars by name.
+        objective: changes nothing, and draws no random numbers.
+        batch: tensors [b, ...].
         parts: of the batch, all of it.
         parameters: leaves without a gradient; those that no loss depends on stay so.
 
@@ -69,15 +90,16 @@ def backward(
         The losses of the batch, detached.
     """
     if len(parts) == 1:
-        whole = losses_of(parts[0])
-        torch.stack(list(whole.values())).sum().backward()
+        whole = objective.losses(batch)
+        objective.total(whole).backward()
         return {name: loss.detach() for name, loss in whole.items()}
     images = parts[-1].stop
 
     def of(part: slice) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
         share = (part.stop - part.start) / images
-        losses = {name: share * loss for name, loss in losses_of(part).items()}
-        total = torch.stack(list(losses.values())).sum()
+        losses = objective.losses([tensor[part] for tensor in batch])
+        losses = {name: share * loss for name, loss in losses.items()}
+        total = objective.total(losses)
         gradients = torch.autograd.grad(total, list(parameters), allow_unused=True)
         return {name: loss.detach() for name, loss in losses.items()}, gradients
 

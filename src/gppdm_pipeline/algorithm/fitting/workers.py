@@ -28,14 +28,12 @@ import torch
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.fitting import threads
-from gppdm_pipeline.algorithm.fitting.threads import parts_of
+from gppdm_pipeline.algorithm.fitting.threads import Minimised, parts_of
 
 logger = logging.getLogger(__name__)
 
 Batch = Sequence[Tensor]
 """Tensors [b, ...], whose shapes and dtypes are always the same."""
-Losses = Callable[[Batch], dict[str, Tensor]]
-"""Means over the images of a batch, or of a part of one: scalars by name, always the same names."""
 
 _GO = b"."
 _PR_SET_PDEATHSIG = 1  # of sys/prctl.h
@@ -49,9 +47,9 @@ class WorkerError(RuntimeError):
 
 @contextmanager
 def backward_of(
-    losses: Losses, parameters: Sequence[Tensor], *, whole: bool = False
+    objective: Minimised, parameters: Sequence[Tensor]
 ) -> Iterator[Callable[[Batch], dict[str, Tensor]]]:
-    """What sets the gradients of a sum of losses, batch after batch of a training.
+    """What sets the gradients of what is minimised, batch after batch of a training.
 
     Each of torch.get_num_threads() takes a part of every batch, 16 images at least: by processes on
     Linux, elsewhere by threads; the same comes of both, but for rounding. (A GPU in the machine
@@ -59,9 +57,8 @@ def backward_of(
     it is at the first batch.
 
     Args:
-        losses: changes nothing, and draws no random numbers.
+        objective: changes nothing, and draws no random numbers.
         parameters: float32 leaves; those that no loss depends on get no gradient.
-        whole: whether a batch cannot be cut.
 
     Yields:
         A function of a batch: sets the gradients, which were None, and returns the losses,
@@ -77,16 +74,17 @@ def backward_of(
         nonlocal team, forks
         if team is not None:
             return team.backward(batch)
-        parts = [slice(0, len(batch[0]))] if whole else parts_of(len(batch[0]), batch[0].device)
+        images = len(batch[0])
+        parts = [slice(0, images)] if objective.whole else parts_of(images, batch[0].device)
         if forks and len(parts) > 1:
             try:
-                team = _Team(losses, parameters, batch, parts)
+                team = _Team(objective, parameters, batch, parts)
             except OSError as error:
                 logger.warning("no process for a part of a batch (%s): threads take it", error)
                 forks = False
             else:
                 return team.backward(batch)
-        return threads.backward(lambda part: losses(cut(batch, part)), parts, parameters)
+        return threads.backward(objective, batch, parts, parameters)
 
     try:
         yield backward
@@ -138,12 +136,12 @@ class _Team:
 
     def __init__(
         self,
-        losses: Losses,
+        objective: Minimised,
         parameters: Sequence[Tensor],
         batch: Batch,
         parts: Sequence[slice],
     ) -> None:
-        self._losses, self._parameters, self._parts = losses, list(parameters), parts
+        self._objective, self._parameters, self._parts = objective, list(parameters), parts
         self._workers: list[_Worker] = []
         self._threads = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -209,8 +207,8 @@ class _Team:
     ) -> tuple[dict[str, Tensor], tuple[Tensor | None, ...]]:
         """What a part adds to the losses of the batch, and to their gradients."""
         share = (part.stop - part.start) / self._parts[-1].stop
-        losses = {name: share * loss for name, loss in self._losses(batch).items()}
-        total = torch.stack(list(losses.values())).sum()
+        losses = {name: share * loss for name, loss in self._objective.losses(batch).items()}
+        total = self._objective.total(losses)
         gradients = torch.autograd.grad(total, self._parameters, allow_unused=True)
         return {name: loss.detach() for name, loss in losses.items()}, gradients
 

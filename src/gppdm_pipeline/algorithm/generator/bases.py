@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.context import Context
-from gppdm_pipeline.algorithm.diffusion.network import noisy_batch, signal_shares
+from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.diffusion.projection import (
     cross_attention_layers,
     extend_basis,
@@ -51,14 +51,14 @@ def extend_bases(
     layers = cross_attention_layers(denoiser.unet, settings.projection.layers)
     images = Pixels(replayed.images, context.device)
     rows = torch.arange(len(new), device=context.device).repeat_interleave(count)
-    shares, generator = signal_shares(settings.denoiser, context.device), context.generator("noise")
+    process, generator = Process(settings.denoiser, context.device), context.generator("noise")
 
     def run() -> None:
         for part in torch.randperm(len(rows), generator=generator, device=rows.device).split(
             settings.replay.batch_size
         ):
-            noisy = noisy_batch(images[part], shares, settings.denoiser.prediction, generator)
-            denoiser(noisy.x, noisy.tau, *table(rows[part]))
+            x, tau, _ = process.noised(images[part], generator)
+            denoiser(x, tau, table(rows[part]).of(slice(None)))
 
     moments = input_moments({name: layer for name, (_, layer) in layers.items()}, run)
     bases = {
@@ -91,7 +91,7 @@ def key_value_drift(
     if before.denoiser is None or after.denoiser is None or not old:
         return {}
     table = condition_table(before, old, settings, context).cpu()
-    tokens = table(torch.arange(len(old)))[0].detach().flatten(0, 1).double().T
+    tokens = table(torch.arange(len(old))).tokens.detach().flatten(0, 1).double().T
     drift = {}
     for name, weight in before.denoiser.tensors.items():
         layer = name.removesuffix(".weight")

@@ -3,24 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gppdm_pipeline.algorithm.context import Context
-from gppdm_pipeline.algorithm.diffusion.guide import Guide
-from gppdm_pipeline.algorithm.diffusion.network import clean_images, signal_shares
-from gppdm_pipeline.algorithm.diffusion.samplers import Beginning, draw_images
+from gppdm_pipeline.algorithm.condition.table import Conditions, ConditionTable
+from gppdm_pipeline.algorithm.context import Context, ProgressBar
+from gppdm_pipeline.algorithm.diffusion.network import Denoiser
+from gppdm_pipeline.algorithm.diffusion.process import Level, Process
+from gppdm_pipeline.algorithm.diffusion.samplers import Clean, Multistep, Sampler
+from gppdm_pipeline.algorithm.disk.checkpoints import NOWHERE, Checkpoint
+from gppdm_pipeline.algorithm.disk.shards import Shards
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
-from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings, condition_table, denoiser_of
+from gppdm_pipeline.algorithm.fitting.threads import parts_of, together
+from gppdm_pipeline.algorithm.generator.parts import (
+    GeneratorSettings,
+    ReplayConfig,
+    condition_table,
+    denoiser_of,
+)
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 
 TEXTURE_SHARE = 0.5
 """abar up to which texture is hidden in noise: as much signal as noise."""
 TEXTURES = 2000
+
+
+class Samplers(Protocol):
+    """Gives the images at each slice of all that are drawn their sampler."""
+
+    @property
+    def random(self) -> bool:
+        """Whether samplers draw random numbers, so that a batch cannot be cut for threads."""
+
+    def of(self, process: Process, piece: slice) -> Sampler:
+        """The sampler of some of the images."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """DPM-Solver++ from noise, or from images with noise.
+
+    Attributes:
+        config: its steps.
+        images: what is noised and drawn anew, if anything is.
+        signal: abar, the share of it that is left.
+    """
+
+    config: ReplayConfig
+    images: Pixels | None = None
+    signal: float = 0.0
+    random: ClassVar[bool] = False
+
+    def of(self, process: Process, piece: slice) -> Multistep:
+        """As `Samplers`."""
+        begun = None
+        if self.images is not None:
+            device = self.images.device
+            begun = self.images[torch.arange(len(self.images), device=device)[piece]]
+        steps, sigma_max = self.config.sampler_steps, self.config.sigma_max
+        return Multistep(process, steps, sigma_max, begun, self.signal)
 
 
 def replay_of(
@@ -30,7 +77,8 @@ def replay_of(
     settings: GeneratorSettings,
     context: Context,
     stage: str,
-    guide: Guide | None = None,
+    *,
+    samplers: Samplers | None = None,
 ) -> LabelledImages:
     """Draw images of each of `classes` from the generator of `state`.
 
@@ -41,24 +89,26 @@ def replay_of(
         settings: of the generator.
         context: seed, task, device, progress.
         stage: names the random numbers, and the bar.
-        guide: the classifier that guides, if one does.
+        samplers: instead of the solver that the settings describe.
 
     Returns:
         uint8 images, class after class.
     """
     counts = [per_class] * len(classes) if isinstance(per_class, int) else list(per_class)
     labels = np.repeat(np.asarray(classes), counts)
-    return _drawn(state, labels, settings, context, stage, guide=guide)
+    samplers = samplers or Solver(settings.replay)
+    return draw(state, labels, settings, context, stage, samplers=samplers)
 
 
 def redrawn(
     state: LearnerState,
     images: LabelledImages,
-    per_class: int,
-    signal: float,
     settings: GeneratorSettings,
     context: Context,
     stage: str,
+    *,
+    per_class: int,
+    signal: float,
 ) -> LabelledImages:
     """Images noised until a share `signal` is left, and drawn anew from there by the generator.
 
@@ -67,11 +117,11 @@ def redrawn(
     Args:
         state: with a generator that knows the images' classes.
         images: any number.
-        per_class: at most so many of each class are drawn among them.
-        signal: abar, above 0 and below 1.
         settings: of the generator.
         context: seed, task, device, progress.
         stage: names the random numbers, and the bar.
+        per_class: at most so many of each class are drawn among them.
+        signal: abar, above 0 and below 1.
 
     Returns:
         uint8 images, class after class.
@@ -80,39 +130,133 @@ def redrawn(
     order = torch.randperm(len(images), generator=generator, device=context.device).cpu().numpy()
     of_class = [order[images.labels[order] == label][:per_class] for label in images.classes]
     images = images.select(np.concatenate(of_class))
-    beginning = Beginning(Pixels(images.images, context.device), signal)
-    return _drawn(state, images.labels, settings, context, stage, beginning=beginning)
+    samplers = Solver(settings.replay, Pixels(images.images, context.device), signal)
+    return draw(state, images.labels, settings, context, stage, samplers=samplers)
 
 
-def _drawn(
+def draw(
     state: LearnerState,
     labels: NDArray[np.int64],
     settings: GeneratorSettings,
     context: Context,
     stage: str,
-    guide: Guide | None = None,
-    beginning: Beginning | None = None,
+    *,
+    samplers: Samplers,
 ) -> LabelledImages:
-    """An image for each label."""
+    """An image for each label, uint8.
+
+    Args:
+        state: with a generator that knows the classes.
+        labels: int64 [n].
+        settings: of the generator.
+        context: seed, task, device, progress; its checkpoints keep what is drawn, as shards.
+        stage: names the random numbers, and the bar.
+        samplers: of each batch, and of each part of one.
+    """
     assert state.image_shape is not None
-    denoiser = denoiser_of(state, settings, context)
-    classes, rows = np.unique(labels, return_inverse=True)
-    table = condition_table(state, classes.tolist(), settings, context)
+    classes, indices = np.unique(labels, return_inverse=True)
+    drawer = Drawer(
+        denoiser_of(state, settings, context),
+        condition_table(state, classes.tolist(), settings, context),
+        Process(settings.denoiser, context.device),
+        settings.replay,
+        state.image_shape,
+    )
+    rows, generator = torch.from_numpy(indices).to(context.device), context.generator(stage)
     with context.progress(len(rows), stage) as bar:
-        images = draw_images(
-            denoiser,
-            table,
-            torch.from_numpy(rows).to(context.device),
-            state.image_shape,
-            settings.replay,
-            settings.denoiser,
-            context.generator(stage),
-            bar,
-            context.checkpoints(stage),
-            guide,
-            beginning,
-        )
+        images = drawer(rows, samplers, generator, bar, context.checkpoints(stage))
     return LabelledImages(images, labels)
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Draws images of the classes in a table.
+
+    Attributes:
+        denoiser: on the table's device.
+        table: conditions.
+        process: noise and prediction.
+        config: guidance and batch size.
+        image_shape: (height, width, channels).
+    """
+
+    denoiser: Denoiser
+    table: ConditionTable
+    process: Process
+    config: ReplayConfig
+    image_shape: tuple[int, int, int]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        rows: Tensor,
+        samplers: Samplers,
+        generator: torch.Generator,
+        bar: ProgressBar,
+        checkpoint: Checkpoint = NOWHERE,
+    ) -> NDArray[np.uint8]:
+        """One image for each row.
+
+        Args:
+            rows: int64 [n], rows of the table.
+            samplers: of each batch, and of each part of one.
+            generator: of the starting noise, and of samplers that draw some.
+            bar: advanced by the images of each batch.
+            checkpoint: keeps what is drawn, as shards.
+
+        Returns:
+            uint8 [n, h, w, c].
+        """
+        height, width, channels = self.image_shape
+        device, size = generator.device, self.config.batch_size
+        drawn = Shards((len(rows), *self.image_shape), generator, checkpoint)
+        if drawn.done:
+            bar.advance(drawn.done)
+        for start in range(drawn.done, len(rows), size):
+            n = min(size, len(rows) - start)
+            noise = torch.randn(n, channels, height, width, generator=generator, device=device)
+            parts = [slice(0, n)] if samplers.random else parts_of(n, device)
+
+            @torch.no_grad()
+            def solve(part: slice, start: int = start, noise: Tensor = noise) -> Tensor:
+                piece = slice(start + part.start, start + part.stop)
+                clean = self.clean(rows[piece])
+                return samplers.of(self.process, piece)(clean, noise[part], generator)
+
+            x = torch.cat(together(solve, parts, device))
+            pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+            drawn.add(pixels.permute(0, 2, 3, 1).cpu().numpy())
+            bar.advance(n)
+        return drawn.images
+
+    def clean(self, rows: Tensor) -> Clean:
+        """x_0 as the denoiser sees it, with classifier-free guidance (Ho & Salimans 2022).
+
+        guided = (1 + w) e(z) - w e(null) (arXiv 2207.12598), both branches in one batch; with
+        w = 0, or outside the interval of guidance, the second is not computed.
+
+        Args:
+            rows: int64 [b], of the table: the images' classes.
+        """
+        guided = self.config.guided(self.process.shares)
+        b, everywhere, anywhere = len(rows), bool(guided.all()), bool(guided.any())
+        kept = torch.arange(2 * b, device=rows.device) < b if anywhere else None
+        tokens, which, images = self.table(rows.repeat(2) if anywhere else rows, kept)
+        assert which is not None
+        both = Conditions(tokens, which, images)
+        alone = Conditions(tokens, which[:b], None if images is None else images[:b])
+        w = self.config.guidance
+
+        def clean(x: Tensor, level: Level) -> Tensor:
+            if not everywhere and not (anywhere and guided[int(level.tau)]):
+                output = self.denoiser(x, level.tau.expand(b), alone)
+            else:
+                twice = self.denoiser(x.repeat(2, 1, 1, 1), level.tau.expand(2 * b), both)
+                with_condition, without = twice.chunk(2)
+                output = (1 + w) * with_condition - w * without
+            return self.process.clean(x, output, level)
+
+        return clean
 
 
 @torch.no_grad()
@@ -137,14 +281,15 @@ def denoising_residuals(
     classes = images.classes
     table = condition_table(state, classes, settings, context)
     rows = torch.from_numpy(np.searchsorted(classes, images.labels)).to(context.device)
-    pixels = Pixels(images.images, context.device)
-    shares = signal_shares(settings.denoiser, context.device)
-    tau = (shares >= TEXTURE_SHARE).sum() - 1
-    share, parts = shares[tau], []
+    pixels, process = (
+        Pixels(images.images, context.device),
+        Process(settings.denoiser, context.device),
+    )
+    level, parts = process.level((process.shares >= TEXTURE_SHARE).sum() - 1), []
     for part in torch.arange(len(rows), device=rows.device).split(settings.replay.batch_size):
-        clean = pixels[part]
-        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
-        noisy = share.sqrt() * clean + (1 - share).sqrt() * noise
-        output = denoiser(noisy, tau.expand(len(part)), *table(rows[part]))
-        parts.append(clean - clean_images(noisy, output, share, settings.denoiser.prediction))
+        x = pixels[part]
+        noise = torch.randn(x.shape, generator=generator, device=x.device)
+        noisy = level.noised(x, noise)
+        output = denoiser(noisy, level.tau.expand(len(part)), table(rows[part]).of(slice(None)))
+        parts.append(x - process.clean(noisy, output, level).clamp(-1, 1))
     return torch.cat(parts)

@@ -7,31 +7,31 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.classifier.agreement import agreement_by_class
-from gppdm_pipeline.algorithm.condition.labels import label_vectors
-from gppdm_pipeline.algorithm.condition.table import ConditionTable
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.diffusion.network import (
     Denoiser,
+    DenoiserConfig,
     build_unet,
-    signal_shares,
     unet_config,
 )
+from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.diffusion.projection import orthogonal_updates
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
 from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, fit
+from gppdm_pipeline.algorithm.fitting.muon import Group, optimiser_of
 from gppdm_pipeline.algorithm.generator.bases import key_value_drift
-from gppdm_pipeline.algorithm.generator.distillation import Teacher
-from gppdm_pipeline.algorithm.generator.nearest_label import NearestLabel
+from gppdm_pipeline.algorithm.generator.objective import DenoisingObjective, Examples, Teacher
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings, condition_table, denoiser_of
-from gppdm_pipeline.algorithm.generator.training import fit_denoiser
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+
+_ENDS = ("unet.conv_in.", "unet.conv_out.")
 
 
 def train_denoiser(
@@ -51,98 +51,108 @@ def train_denoiser(
         context: seed, task, device, progress.
 
     Returns:
-        The state, and the log: curves as of `Objective`; metrics as of `key_value_drift`, and
-        `replay_agreement/<class>` where classes are weighted by it.
+        The state, and the log: curve `denoiser_loss`; metrics as of `key_value_drift`.
     """
     assert state.condition is not None
     old = state.classes_before(context.task)
     new = tuple(label for label in state.tasks[-1] if label not in old)
     table = condition_table(state, (*old, *new), settings, context, learnable=len(new))
     unet = _unet(state, settings, context).to(context.device)
-    images = LabelledImages.concatenate([train, replay]) if len(replay) else train
-    row_of = {label: row for row, label in enumerate((*old, *new))}
-    rows = torch.tensor([row_of[int(label)] for label in images.labels], device=context.device)
-    replayed = torch.arange(len(images), device=context.device) >= len(train)
-    decay = _decay(state, replay, settings, context)
-    drawn = [2 - decay.get(k, 1.0) for k in (*old, *new)]
-    weights = class_weights(drawn, len(old), settings.denoiser.new_share, context.device)
-    steps = settings.denoiser.steps_of(first=state.denoiser is None)
+    denoiser = Denoiser(unet, settings.denoiser.patch, context.precision).train()
+    examples = _examples(train, replay, (*old, *new), context)
+    objective = DenoisingObjective(
+        denoiser,
+        table,
+        examples,
+        Process(settings.denoiser, context.device),
+        settings.denoiser.label_dropout,
+        _teacher(state, settings, context),
+    )
+    budget = _budget(settings.denoiser, state, len(old), len(new), context)
     with orthogonal_updates(unet, state.bases):
-        log = fit_denoiser(
-            Denoiser(unet, settings.denoiser.patch, context.precision),
-            table,
-            Pixels(images.images, context.device),
-            rows,
-            settings.denoiser,
-            steps,
-            settings.prototypes,
-            context,
-            _teacher(state, replayed, settings, context),
-            _pull(table, (*old, *new), len(old), settings, context),
-            weights,
-        )
+        moving = _moving(denoiser, table.new_prototypes, settings)
+        log = fit(objective, moving, examples.rows, budget, context, "train_generator")
     learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
     condition = replace(state.condition, prototypes={**state.condition.prototypes, **learnt})
     after = replace(state, condition=condition, denoiser=_weights_of(unet))
-    metrics = key_value_drift(state, after, settings, context)
-    metrics |= {f"replay_agreement/{label}": share for label, share in decay.items()}
-    return after, StageLog(metrics, log.curves)
+    return after, StageLog(key_value_drift(state, after, settings, context), log.curves)
 
 
-def class_weights(
-    weights: Sequence[float], old: int, new_share: float, device: torch.device
-) -> Tensor | None:
+def _examples(
+    train: LabelledImages, replay: LabelledImages, classes: Sequence[int], context: Context
+) -> Examples:
+    images = LabelledImages.concatenate([train, replay]) if len(replay) else train
+    row_of = {label: row for row, label in enumerate(classes)}
+    rows = torch.tensor([row_of[int(label)] for label in images.labels], device=context.device)
+    replayed = torch.arange(len(images), device=context.device) >= len(train)
+    return Examples(Pixels(images.images, context.device), rows, replayed)
+
+
+def _budget(
+    config: DenoiserConfig, state: LearnerState, old: int, new: int, context: Context
+) -> Budget:
+    return Budget(
+        config.steps_of(first=state.denoiser is None),
+        config.batch_size,
+        config.gradient_clip,
+        config.ema_decay,
+        class_weights(old, new, config.new_share, context.device),
+    )
+
+
+def _moving(denoiser: Denoiser, prototypes: nn.Parameter, settings: GeneratorSettings) -> Moving:
+    """Weights by Muon or AdamW, and the current prototypes by AdamW.
+
+    By AdamW move, with Muon, all that is no matrix, and the first and last convolution, which meet
+    pixels.
+    """
+    config, own = settings.denoiser, settings.prototypes
+    free = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
+    inner = {
+        name
+        for name, parameter in free.items()
+        if config.optimiser == "muon" and parameter.ndim > 1 and not name.startswith(_ENDS)
+    }
+    rest = [parameter for name, parameter in free.items() if name not in inner]
+    groups = [
+        Group(
+            [free[name] for name in free if name in inner],
+            config.muon_learning_rate,
+            config.weight_decay,
+            matrices=True,
+        ),
+        Group(rest, config.learning_rate, config.weight_decay),
+        Group([prototypes], own.learning_rate, own.weight_decay),
+    ]
+    return Moving(list(free.values()), optimiser_of(groups, prototypes.device), [prototypes])
+
+
+def class_weights(old: int, new: int, new_share: float, device: torch.device) -> Tensor | None:
     """How often a batch draws each class, in proportion; None: all alike.
 
     Args:
-        weights: of each class, above 0, old ones first.
-        old: how many are old.
-        new_share: share of new ones, of all that is drawn, at least: their weights are raised to
-            it. (Experience replay draws as many new images as old ones; Chaudhry et al. 2019,
-            arXiv 1902.10486.) Nothing is raised where all classes are old, or all are new.
+        old: how many classes are old.
+        new: how many are new.
+        new_share: share of new ones, of all that is drawn, at least. (Experience replay draws as
+            many new images as old ones; Chaudhry et al. 2019, arXiv 1902.10486.) Nothing is raised
+            where all classes are old, or all are new.
         device: of what is returned.
 
     Returns:
-        float32 [k], or None.
+        float32 [old + new], old ones first, or None.
     """
-    of_old, of_new = sum(weights[:old]), sum(weights[old:])
-    raised = max(1.0, new_share / (1 - new_share) * of_old / of_new) if of_new else 1.0
-    found = [*weights[:old], *(raised * weight for weight in weights[old:])]
-    return torch.tensor(found, device=device) if len({*found}) > 1 else None
+    if not old or not new or new_share / (1 - new_share) * old / new <= 1:
+        return None
+    raised = new_share / (1 - new_share) * old / new
+    return torch.tensor([1.0] * old + [raised] * new, device=device)
 
 
-def _teacher(
-    state: LearnerState, replayed: Tensor, settings: GeneratorSettings, context: Context
-) -> Teacher | None:
+def _teacher(state: LearnerState, settings: GeneratorSettings, context: Context) -> Teacher | None:
     """The denoiser that the task begins with; a task that is gone on with begins with the same."""
     weight = settings.denoiser.distillation
     if state.denoiser is None or weight == 0:
         return None
-    return Teacher(denoiser_of(state, settings, context), replayed, weight)
-
-
-def _decay(
-    state: LearnerState, replay: LabelledImages, settings: GeneratorSettings, context: Context
-) -> dict[int, float]:
-    """How far the classifier agrees with the replay of each old class, if that decides weights."""
-    if settings.denoiser.class_weights == "uniform" or not len(replay):
-        return {}
-    return agreement_by_class(state, replay, context)
-
-
-def _pull(
-    table: ConditionTable,
-    classes: Sequence[int],
-    old: int,
-    settings: GeneratorSettings,
-    context: Context,
-) -> NearestLabel | None:
-    config = settings.denoiser
-    if config.nearest_label == 0 or not 0 < old < len(classes):
-        return None
-    vectors = label_vectors(settings.condition, classes)
-    shares, weight = signal_shares(config, context.device), config.nearest_label
-    return NearestLabel.between(vectors, table.embeddings, old, shares, config.prediction, weight)
+    return Teacher(denoiser_of(state, settings, context), weight)
 
 
 def _unet(

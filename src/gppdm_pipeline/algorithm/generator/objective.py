@@ -1,113 +1,134 @@
-"""What one training step of the denoiser minimises."""
+"""What the denoiser is trained to say: to images with noise, and what the one before says of them.
+
+The denoising loss is that of Ho et al. 2020 (arXiv 2006.11239, eq. 14). Generative distillation
+(Masip et al. 2023, arXiv 2311.14028): a replayed image is a single draw from the old denoiser; what
+the old denoiser says to it is all that it knows there, without the noise of a draw, at every tau.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.condition.table import ConditionTable
-from gppdm_pipeline.algorithm.diffusion.network import (
-    Denoiser,
-    DenoiserConfig,
-    NoisyBatch,
-    denoising_loss,
-    loss_weights,
-    noisy_batch,
-    signal_shares,
-)
+from gppdm_pipeline.algorithm.condition.table import Conditions, ConditionTable
+from gppdm_pipeline.algorithm.diffusion.network import Denoiser
+from gppdm_pipeline.algorithm.diffusion.process import Noisy, Process
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
-from gppdm_pipeline.algorithm.generator.distillation import Teacher
-from gppdm_pipeline.algorithm.generator.nearest_label import NearestLabel
+from gppdm_pipeline.algorithm.fitting.graphs import rows_where
+from gppdm_pipeline.algorithm.fitting.loop import Objective
 
 
-class Drawn(NamedTuple):
+class Shown(NamedTuple):
     """b images as a step shows them.
 
     Attributes:
-        batch: int64 [b], which they are.
-        rows: int64 [b], of the table of conditions.
         x: float32 [b, c, h, w], with noise.
         tau: int64 [b], how much.
         target: float32 [b, c, h, w], what the network should say to it.
+        rows: int64 [b], of the table of conditions.
         kept: bool [b], whose label is told.
+        taught: bool [b], whose target the teacher says.
     """
 
-    batch: Tensor
-    rows: Tensor
     x: Tensor
     tau: Tensor
     target: Tensor
+    rows: Tensor
     kept: Tensor
+    taught: Tensor
 
 
-class Objective:
-    """The denoising loss (Ho et al. 2020, arXiv 2006.11239, eq. 14), and what is added to it.
+@dataclass(frozen=True)
+class Teacher:
+    """The denoiser of the task before.
+
+    Attributes:
+        denoiser: in evaluation mode, on the images' device.
+        weight: share of its answer in the target, 0 to 1. The gradient is that of the sum of both
+            losses, weighted (1 - weight) and weight: squared distances from two targets differ from
+            the one from their mean by a constant.
+    """
+
+    denoiser: Denoiser
+    weight: float
+
+    @torch.no_grad()
+    def targets(self, noisy: Noisy, conditions: Conditions, taught: Tensor) -> Tensor:
+        """What the network should say, float32 [b, c, h, w].
+
+        It takes one pass, over taught images alone; on CUDA over all (see `rows_where`).
+
+        Where the condition is dropped, the teacher is asked without one, too. Over old images it
+        then gives the mean over old classes, and together with new images' own targets the network
+        learns the mean over all.
+
+        Args:
+            noisy: the batch, with targets from the noise.
+            conditions: of the batch.
+            taught: bool [b], which images it is asked about: replayed ones. Real images, of a class
+                that has come back too, keep their targets.
+        """
+        old = rows_where(taught)
+        if not len(old):
+            return noisy.target
+        answer = self.denoiser(noisy.x[old], noisy.tau[old], conditions.of(old))
+        weights = self.weight * taught[old, None, None, None]
+        return noisy.target.index_copy(0, old, noisy.target[old].lerp(answer, weights))
+
+
+class Examples(NamedTuple):
+    """What the denoiser learns from: n images, on the training's device.
+
+    Attributes:
+        images: real and replayed ones.
+        rows: int64 [n], each image's row in the table of conditions.
+        replayed: bool [n], which of them are.
+    """
+
+    images: Pixels
+    rows: Tensor
+    replayed: Tensor
+
+
+class DenoisingObjective(Objective):
+    """The denoising loss over real and replayed images.
 
     Args:
-        images: n of them, real and replayed.
-        rows: int64 [n], each image's row in the table of conditions.
-        config: prediction, weighting, label dropout.
+        denoiser: that learns.
+        table: of conditions; its new prototypes learn.
+        examples: the images.
+        process: noise and prediction.
+        label_dropout: share of images shown without condition.
         teacher: says the targets of replayed images, if there is one.
-        pull: towards old labels, if there is one.
     """
 
     def __init__(
         self,
-        images: Pixels,
-        rows: Tensor,
-        config: DenoiserConfig,
+        denoiser: Denoiser,
+        table: ConditionTable,
+        examples: Examples,
+        process: Process,
+        label_dropout: float,
         teacher: Teacher | None = None,
-        pull: NearestLabel | None = None,
     ) -> None:
-        self._images, self._rows, self._config = images, rows, config
-        self._teacher, self._pull = teacher, pull
-        self._shares = signal_shares(config, images.device)
-        self._weights = loss_weights(config, self._shares)
+        self._denoiser, self._table, self._examples = denoiser, table, examples
+        self._process, self._dropout, self._teacher = process, label_dropout, teacher
 
-    def drawn(self, batch: Tensor, generator: torch.Generator) -> Drawn:
-        """The batch as it is shown.
-
-        Args:
-            batch: int64 [b], indices into the images.
-            generator: of steps, noise and dropped labels.
-        """
-        prediction = self._config.prediction
-        noisy = noisy_batch(self._images[batch], self._shares, prediction, generator)
+    def drawn(self, batch: Tensor, generator: torch.Generator) -> Shown:
+        """Images with noise, some without their label."""
+        images, rows, replayed = self._examples
+        noisy = self._process.noised(images[batch], generator)
         chance = torch.rand(len(batch), generator=generator, device=batch.device)
-        kept = chance >= self._config.label_dropout
-        return Drawn(batch, self._rows[batch], noisy.x, noisy.tau, noisy.target, kept)
+        return Shown(*noisy, rows[batch], chance >= self._dropout, replayed[batch])
 
-    @property
-    def whole(self) -> bool:
-        """Whether a batch cannot be cut: the pull is a mean over some of its images."""
-        return self._pull is not None
-
-    def losses(
-        self, denoiser: Denoiser, table: ConditionTable, drawn: Sequence[Tensor]
-    ) -> dict[str, Tensor]:
-        """The terms whose sum is minimised: means over the images, scalars by name.
-
-        Args:
-            denoiser: that learns.
-            table: of conditions; its new prototypes learn.
-            drawn: a batch, or a part of one, as of `Drawn`.
-
-        Returns:
-            `denoiser_loss` and, if there is a pull, `nearest_label_loss`.
-        """
-        batch, rows, x, tau, target, kept = drawn
-        noisy = NoisyBatch(x, tau, target)
-        shared, which, prototypes = table.shared(rows, kept)
+    def losses(self, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
+        """`denoiser_loss`: the mean squared error of what the denoiser says."""
+        x, tau, target, rows, kept, taught = drawn
+        conditions = self._table(rows, kept)
         if self._teacher:
-            target = self._teacher.targets(noisy, shared[which], prototypes, batch)
-        output = denoiser(noisy.x, noisy.tau, shared, prototypes, which)
-        weights = None if self._weights is None else self._weights[noisy.tau]
-        losses = {"denoiser_loss": denoising_loss(output, target, weights)}
-        if self._pull:
-            losses["nearest_label_loss"] = self._pull.loss(
-                denoiser, noisy, shared[which], prototypes, output, rows, kept
-            )
-        return losses
+            target = self._teacher.targets(Noisy(x, tau, target), conditions, taught)
+        return {"denoiser_loss": nn.functional.mse_loss(self._denoiser(x, tau, conditions), target)}

@@ -1,17 +1,20 @@
 """The generator as a part of the state: its settings, its classes, its networks.
 
-The generator is the denoiser with its condition. It is trained in `generator_training.py`; what its
-projected layers must keep is in `generator_bases.py`; it draws in `generator_drawing.py`.
+The generator is the denoiser with its condition. It is trained in `learn.py`; what its projected
+layers must keep is in `bases.py`; it draws in `draw.py`.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
 
 from gppdm_pipeline.algorithm.condition.labels import (
     ConditionConfig,
@@ -31,12 +34,57 @@ from gppdm_pipeline.algorithm.diffusion.network import (
     unet_config,
 )
 from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
-from gppdm_pipeline.algorithm.diffusion.samplers import ReplayConfig
 from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig, prototype_starts
 from gppdm_pipeline.algorithm.state import Condition, LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 
 logger = logging.getLogger(__name__)
+
+Level = Annotated[float, Field(ge=0)]
+
+
+class ReplayConfig(BaseModel):
+    """How many images are replayed, and how they are drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images_per_class: Annotated[int, Field(ge=1)] = 200
+    images: Annotated[int, Field(ge=1)] | None = None
+    """At most so many in all, shared evenly among the old classes, though at least one of each: a
+    task then costs the same however many there are. null: images_per_class of each."""
+    guidance: Annotated[float, Field(ge=0, le=20)] = 0.0
+    """w; 0 is plain conditional sampling. Above 0 it needs `denoiser.label_dropout`."""
+    guidance_interval: tuple[Level, Level] | None = None
+    """Guidance only where the noise level sigma = sqrt((1 - abar) / abar) is above the first and at
+    most the second (Kynkäänniemi et al. 2024, arXiv 2404.07724); null: everywhere."""
+    sampler_steps: Annotated[int, Field(ge=2, le=1000)] = 15
+    sigma_max: Annotated[float, Field(ge=1)] | None = None
+    """The noise level sigma = sqrt((1 - abar) / abar) that the solver's steps begin at, the nearest
+    below; null: the end of the schedule. Far above 40, images of [-1, 1] leave next to nothing."""
+    batch_size: Annotated[int, Field(ge=1)] = 512
+
+    def shares(self, classes: Sequence[int]) -> dict[int, int]:
+        """How many images of each of these old classes; earlier ones get what does not divide."""
+        if self.images is None or not classes:
+            return dict.fromkeys(classes, self.images_per_class)
+        each, over = divmod(self.images, len(classes))
+        counts = (max(1, each + (place < over)) for place in range(len(classes)))
+        return {k: min(self.images_per_class, n) for k, n in zip(classes, counts, strict=True)}
+
+    def guided(self, shares: Tensor) -> Tensor:
+        """At which steps the sampler is guided: bool [T], on the CPU; shares float32 [T]: abar."""
+        low, high = self.guidance_interval or (0.0, math.inf)
+        levels = ((1 - shares) / shares).sqrt().cpu()
+        return (levels > low) & (levels <= high) & (self.guidance > 0)
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _from_low_to_high(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] >= value[1]:
+            raise ValueError(
+                f"{list(value)} is empty: give two noise levels, the lower first, such as [0.2, 5]"
+            )
+        return value
 
 
 class GeneratorSettings(Protocol):

@@ -62,6 +62,11 @@ class Task(BaseModel):
         return Context(seed, self.number, where, progress, checkpoints, self.precision, drawn)
 
 
+def resolve_settings(learner: Method) -> Record:
+    """The method with all its settings, those that nobody wrote among them."""
+    return learner.model_dump(mode="json")
+
+
 def split(
     stream: StreamConfig, seed: int, task: Task
 ) -> tuple[LabelledImages, LabelledImages, LabelledImages]:

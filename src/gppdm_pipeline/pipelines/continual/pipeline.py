@@ -34,12 +34,19 @@ def create_pipeline(
     """
     evaluation = evaluation or EvaluationConfig()
     tasks = [task_name(number) for number in range(number_of_tasks + 1)]
-    copies = [_task(learner, tasks[: number + 1]) for number in range(1, number_of_tasks + 1)]
+    copies = [_settings()]
+    copies += [_task(learner, tasks[: number + 1]) for number in range(1, number_of_tasks + 1)]
     assessed = learner.has_generator and evaluation.replay
     if assessed:
         copies.append(_tagged(assessment_nodes(tasks[1:]), "assessment"))
     report = report_nodes(learner, tasks[1:], assessed, evaluation.embedding)
     return Pipeline([*copies, _tagged(report, "report")])
+
+
+def _settings() -> Pipeline:
+    """A file of what learning depends on, so that DVC sees what changes it."""
+    resolved = node(nodes.resolve_settings, "params:learner", "settings", name="resolve_settings")
+    return _named([resolved.tag("settings")], "settings")
 
 
 def _tagged(template: list[Node], namespace: str) -> Pipeline:

@@ -16,9 +16,10 @@ from pydantic import AfterValidator, ConfigDict, PositiveInt, model_validator
 
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.conversion import Conversion
-from gppdm_pipeline.streams.errors import SourceError, listed, source_error
+from gppdm_pipeline.streams.errors import SourceError, source_error
 from gppdm_pipeline.streams.prepared import prepared
 from gppdm_pipeline.streams.preparing import Contents, Job
+from gppdm_pipeline.wording import listed
 
 Split = Literal["train", "test"]
 

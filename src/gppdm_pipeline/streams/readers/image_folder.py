@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 import os
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from gppdm_pipeline.streams.errors import SourceError, listed, source_error
+from gppdm_pipeline.streams.errors import SourceError, source_error
 from gppdm_pipeline.streams.preparing import Contents
 from gppdm_pipeline.streams.readers.base import ClassNames, FileReader, Split, UserPath, is_test
+from gppdm_pipeline.wording import listed, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +107,8 @@ class ImageFolder(FileReader):
         known = {**{folder: folder for folder in named.values()}, **named}
         for name in self.class_names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
+                near = nearest(name, known)
+                hint = f" Did you mean {near!r}?" if near else ""
                 raise source_error(
                     self._train,
                     f"no class {name!r}",

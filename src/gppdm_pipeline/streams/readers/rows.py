@@ -11,12 +11,12 @@ Rows = Callable[[NDArray[np.int64]], Iterator[tuple[str, NDArray[np.uint8]]]]
 
 
 def numbered(images: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> Rows:
-    """Those at given positions, by number."""
+    """The images at given positions, each with its number as its name."""
     return lambda positions: ((f"image {i}", images[i]) for i in positions.tolist())
 
 
 def streamed(blocks: Callable[[], Iterable[NDArray[np.uint8]]]) -> Rows:
-    """Those at given ascending positions of a stream of blocks [k, h, w, c], read to its end."""
+    """The images at ascending positions of a stream of blocks [k, h, w, c], read to its end."""
 
     def rows(positions: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         first = 0

@@ -1,0 +1,218 @@
+"""The one training loop: of denoiser, classifier and VAE.
+
+It knows steps, batches, learning rates, averaged weights, checkpoints, recorded CUDA steps and the
+processes that share a batch; what is minimised is an `Objective`, what moves is `Moving`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.disk.checkpoints import Checkpoint, Snapshot
+from gppdm_pipeline.algorithm.fitting.average import Average
+from gppdm_pipeline.algorithm.fitting.batches import balanced_indices
+from gppdm_pipeline.algorithm.fitting.graphs import recorded
+from gppdm_pipeline.algorithm.fitting.log import LossRecorder, StageLog
+from gppdm_pipeline.algorithm.fitting.schedule import continue_at, warm_up_then_cosine
+from gppdm_pipeline.algorithm.fitting.threads import added
+from gppdm_pipeline.algorithm.fitting.workers import backward_of
+
+
+class Objective(ABC):
+    """What a training minimises."""
+
+    whole: ClassVar[bool] = False
+    """Whether a batch cannot be cut into parts, each with a loss of its own."""
+
+    @abstractmethod
+    def drawn(self, batch: Tensor, generator: torch.Generator) -> Sequence[Tensor]:
+        """A batch as it is shown: all that is random happens here.
+
+        Args:
+            batch: int64 [b], indices into the training images.
+            generator: of noise and the like, on the training's device.
+
+        Returns:
+            Tensors [b, ...], whose shapes and dtypes are the same for every batch.
+        """
+
+    @abstractmethod
+    def losses(self, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Means over the images of what `drawn` gave, or of a part of it: scalars by name."""
+
+    def total(self, losses: dict[str, Tensor]) -> Tensor:
+        """What is minimised, linear in the losses: their sum."""
+        return added(losses)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a training is, and of what size its steps are.
+
+    Attributes:
+        steps: how many.
+        batch_size: images in each.
+        gradient_clip: the norm at most of the weights' gradient; None: any.
+        ema_decay: of the weights' average, with which the network ends; None: it keeps the last.
+        class_weights: float32 [k], how often each class is drawn in proportion; None: all alike.
+    """
+
+    steps: int
+    batch_size: int
+    gradient_clip: float | None = None
+    ema_decay: float | None = None
+    class_weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Moving:
+    """What a training moves.
+
+    Attributes:
+        weights: of the network, always in the same order; clipped and averaged.
+        optimiser: of these and of `beside`; its state is tensors only (as AdamW's is).
+        beside: what else the optimiser moves, neither clipped nor averaged.
+    """
+
+    weights: Sequence[nn.Parameter]
+    optimiser: Optimizer
+    beside: Sequence[nn.Parameter] = ()
+
+
+def fit(
+    objective: Objective,
+    moving: Moving,
+    labels: Tensor,
+    budget: Budget,
+    context: Context,
+    stage: str,
+) -> StageLog:
+    """Train in place.
+
+    Args:
+        objective: what is minimised.
+        moving: what moves, and how; on the context's device.
+        labels: int64 [n], the class of each training image, on the context's device; batches draw
+            classes equally often, or as the budget says.
+        budget: steps, batch size, clipping, average.
+        context: seed, task, device, progress, checkpoints.
+        stage: names the random numbers, the bar and the checkpoints.
+
+    Returns:
+        The log, with a curve for each loss.
+    """
+    generator, parameters = context.generator(stage), [*moving.weights, *moving.beside]
+    schedule = warm_up_then_cosine(moving.optimiser, budget.steps)
+    average = None if budget.ema_decay is None else Average(moving.weights, budget.ema_decay)
+    training = _Training(parameters, moving.optimiser, schedule, generator, LossRecorder(), average)
+    batches = balanced_indices(
+        labels, budget.steps, budget.batch_size, generator, budget.class_weights
+    )
+
+    def step(batch: Tensor) -> dict[str, Tensor]:
+        moving.optimiser.zero_grad(set_to_none=True)
+        losses = backward(objective.drawn(batch, generator))
+        if budget.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(moving.weights, budget.gradient_clip)
+        moving.optimiser.step()
+        return losses
+
+    take = recorded(step, generator)
+    with (
+        context.progress(budget.steps, stage) as bar,
+        backward_of(objective, parameters) as backward,
+    ):
+        for taken, batch in training.remaining(batches, context.checkpoints(stage)):
+            losses = take(batch)
+            schedule.step()
+            if average is not None:
+                average.update()
+            bar.advance(taken, **training.recorder.add(**losses))
+    if average is not None:
+        average.apply()
+    return StageLog(curves=training.recorder.curves)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """All that a training loop changes.
+
+    Attributes:
+        parameters: that the optimiser moves, always in the same order.
+        optimiser: its state is tensors only (as AdamW's is).
+        schedule: of its learning rates.
+        generator: of the random numbers drawn in the loop.
+        recorder: of the losses.
+        average: of the parameters, if there is one.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    optimiser: Optimizer
+    schedule: LambdaLR
+    generator: torch.Generator
+    recorder: LossRecorder
+    average: Average | None
+
+    def remaining(self, batches: Tensor, checkpoint: Checkpoint) -> Iterator[tuple[int, Tensor]]:
+        """The steps that are left, and the batch of each.
+
+        Args:
+            batches: [steps, ...], the same whenever it is drawn.
+            checkpoint: gives the first step, and is offered a snapshot after each.
+
+        Yields:
+            How many steps are done with this one that were not before: 1, but for the first to
+            come after a restored snapshot; and the batch.
+        """
+        latest = checkpoint.latest()
+        first = 0 if latest is None else self._restore(latest)
+        for step in range(first, len(batches)):
+            yield (step + 1 if step == first else 1), batches[step]
+            checkpoint.offer(partial(self._snapshot, step + 1))
+
+    def _snapshot(self, step: int) -> Snapshot:
+        tensors = {f"parameter.{i}": value.detach() for i, value in enumerate(self.parameters)}
+        for i, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{i}.{name}": value for name, value in state.items()}
+        tensors |= {f"average.{i}": value for i, value in enumerate(self._averages())}
+        tensors |= {f"losses.{name}": value for name, value in self.recorder.pending().items()}
+        tensors["generator"] = self.generator.get_state()
+        return Snapshot(step, tensors, {"curves": self.recorder.curves})
+
+    @torch.no_grad()
+    def _restore(self, snapshot: Snapshot) -> int:
+        groups: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in snapshot.tensors.items():
+            group, _, key = name.partition(".")
+            groups.setdefault(group, {})[key] = tensor
+        for i, parameter in enumerate(self.parameters):
+            parameter.copy_(groups["parameter"][str(i)])
+        for i, average in enumerate(self._averages()):
+            average.copy_(groups["average"][str(i)])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups.get("optimiser", {}).items():
+            index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = tensor
+        now = self.optimiser.state_dict()
+        self.optimiser.load_state_dict({**now, "state": state})
+        continue_at(self.schedule, snapshot.step)
+        if self.average is not None:
+            self.average.count = snapshot.step
+        losses = groups.get("losses", {})
+        pending = {name: values.to(self.generator.device) for name, values in losses.items()}
+        self.recorder.restore(snapshot.step, snapshot.record["curves"], pending)
+        self.generator.set_state(groups["generator"][""])
+        return snapshot.step
+
+    def _averages(self) -> Sequence[Tensor]:
+        return () if self.average is None else self.average.tensors
