@@ -85,7 +85,7 @@ def test_it_begins_as_the_trunk(trunk):
 def test_nothing_but_the_adapter_learns(trunk, rank, optimiser, precision):
     before = {name: tensor.clone() for name, tensor in trunk.tensors.items()}
     unet = trained(trunk, rank, optimiser, precision=precision)
-    adapter = adapter_of(unet, trunk, rank, torch.float32)
+    adapter = adapter_of(unet, trunk, rank)
     assert trunk.tensors.keys() == before.keys()
     assert all(torch.equal(trunk.tensors[name], tensor) for name, tensor in before.items())
     for name, module in unet.named_modules():
@@ -102,14 +102,15 @@ def test_nothing_but_the_adapter_learns(trunk, rank, optimiser, precision):
 @pytest.mark.parametrize("rank", [RANK, "full"])
 def test_merged_weights_say_what_was_learnt(trunk, rank):
     unet = trained(trunk, rank)
-    alone = build_unet(merged(trunk, adapter_of(unet, trunk, rank, torch.float32)))
-    assert not torch.allclose(said(alone), said(build_unet(trunk)), atol=1e-2)
-    # The same sums in another order: a few units of float32's last place at outputs about 1.
-    torch.testing.assert_close(said(alone), said(unet), rtol=1e-4, atol=1e-5)
+    alone = build_unet(merged(trunk, adapter_of(unet, trunk, rank)))
+    moved = (said(alone) - said(build_unet(trunk))).abs().max()
+    # float16 has 11 bits: of what was learnt, no more than a hundredth may be off.
+    assert (said(alone) - said(unet)).abs().max() <= 0.01 * moved
+    assert moved > 0.1
 
 
 def test_an_update_has_the_rank_asked_for(trunk):
-    adapter = adapter_of(trained(trunk, RANK), trunk, RANK, torch.float32)
+    adapter = adapter_of(trained(trunk, RANK), trunk, RANK)
     for name, tensor in merged(trunk, adapter).tensors.items():
         if tensor.ndim > 1:
             update = (tensor - trunk.tensors[name]).flatten(1).double()
@@ -126,24 +127,19 @@ def test_an_update_has_the_rank_asked_for(trunk):
 
 def test_one_adapter_begins_where_another_ended(trunk):
     for rank in (RANK, "full"):
-        first = adapter_of(trained(trunk, rank), trunk, rank, torch.float32)
+        first = adapter_of(trained(trunk, rank), trunk, rank)
         unet = build_unet(trunk)
         attach(unet, rank, torch.Generator().manual_seed(3), first)
-        again = adapter_of(unet, trunk, rank, torch.float32)
+        again = adapter_of(unet, trunk, rank)
         assert again.tensors.keys() == first.tensors.keys()
         for name, tensor in first.tensors.items():
-            # W_0 + d - W_0 is d but for the rounding of values up to about 1.
-            torch.testing.assert_close(again.tensors[name], tensor, rtol=0, atol=2e-7)
+            # W_0 + d - W_0 is d but for the rounding of W_0, and that of d to float16 once more.
+            torch.testing.assert_close(again.tensors[name], tensor, rtol=1e-3, atol=1e-6)
 
 
-def test_half_of_the_bytes(trunk):
-    unet = trained(trunk, RANK)
-    whole, half = (adapter_of(unet, trunk, RANK, dtype) for dtype in (torch.float32, torch.float16))
-    sizes = [sum(t.nbytes for t in kept.tensors.values()) for kept in (whole, half)]
-    assert sizes[0] == 2 * sizes[1]
-    outputs = [said(build_unet(merged(trunk, kept))) for kept in (whole, half)]
-    # float16 has 11 bits: factors are off by 5e-4 of their size, and updates are small.
-    torch.testing.assert_close(*outputs, rtol=0, atol=2e-2)
+def test_it_is_kept_in_half_precision(trunk):
+    tensors = adapter_of(trained(trunk, RANK), trunk, RANK).tensors
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
 
 
 def test_only_layers_and_vectors_have_weights(trunk):

@@ -55,6 +55,19 @@ VARIANTS = {
         "denoiser": {**DENOISER, "distillation": 0.8, "label_dropout": 0.2},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
     },
+    "gppdm, adapters": {**GPPDM, "memory": "adapters", "adapters": {"rank": 2, "batch_size": 8}},
+    "cpdm, experts": {
+        "name": "cpdm",
+        **PARTS,
+        "memory": "adapters",
+        "adapters": {"rank": "full", "batch_size": 8},
+    },
+    "ddgr, adapters": {
+        "name": "ddgr",
+        **PARTS,
+        "memory": "adapters",
+        "adapters": {"rank": 2, "batch_size": 8},
+    },
     "gppdm, moved by Muon": {**GPPDM, "denoiser": {**DENOISER, "optimiser": "muon", "heads": 2}},
 }
 TASKS = ((9, 2), (5,), (2, 0))  # class 2 comes back

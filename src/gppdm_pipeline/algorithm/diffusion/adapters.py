@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.state import Weights
 
 Rank = Annotated[int, Field(ge=1)] | Literal["full"]
@@ -39,6 +40,11 @@ class AdapterConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Images of a step; all of them are of the task's own classes."""
+
+    def learning(self, denoiser: DenoiserConfig) -> DenoiserConfig:
+        """The denoiser's settings with these in their places."""
+        own = {"learning_rate": self.learning_rate, "batch_size": self.batch_size}
+        return denoiser.model_copy(update={"optimiser": "adamw", **own})
 
 
 class LowRankUpdate(nn.Module):
@@ -91,9 +97,8 @@ def attach(
                 up, down = (start.tensors[f"{name}.{part}"].float() for part in (_UP, _DOWN))
             update = LowRankUpdate(weight.clone(), up.to(weight), down.to(weight))
             parametrize.register_parametrization(layer, "weight", update)
-            factors = layer.parametrizations["weight"]
-            factors.original0.requires_grad_(True)
-            factors.original1.requires_grad_(True)
+            for factor in _factors(layer):
+                factor.requires_grad_(True)
     if start is None:
         return
     with torch.no_grad():
@@ -101,18 +106,17 @@ def attach(
             parameter.add_(start.tensors[name].to(parameter))
 
 
-def adapter_of(unet: nn.Module, trunk: Weights, rank: Rank, dtype: torch.dtype) -> Weights:
+def adapter_of(unet: nn.Module, trunk: Weights, rank: Rank) -> Weights:
     """The adapter that a network has learnt since it was attached.
 
     Args:
         unet: of `attach`, after training.
         trunk: what it began as.
         rank: as it was attached with.
-        dtype: of what is kept.
 
     Returns:
         `<layer>.up` and `<layer>.down` for each low-rank update, and under their own names what
-        free parameters differ by from the trunk's; on the CPU.
+        free parameters differ by from the trunk's: float16, on the CPU.
     """
     tensors = {
         name: parameter.detach().cpu() - trunk.tensors[name]
@@ -120,10 +124,9 @@ def adapter_of(unet: nn.Module, trunk: Weights, rank: Rank, dtype: torch.dtype) 
     }
     for name, layer in _layers(unet).items():
         if parametrize.is_parametrized(layer, "weight"):
-            factors = layer.parametrizations["weight"]
-            tensors[f"{name}.{_UP}"] = factors.original0.detach().cpu()
-            tensors[f"{name}.{_DOWN}"] = factors.original1.detach().cpu()
-    return Weights({"rank": rank}, {name: kept.to(dtype) for name, kept in tensors.items()})
+            for part, factor in zip((_UP, _DOWN), _factors(layer), strict=True):
+                tensors[f"{name}.{part}"] = factor.detach().cpu()
+    return Weights({"rank": rank}, {name: kept.half() for name, kept in tensors.items()})
 
 
 def merged(trunk: Weights, adapter: Weights | None) -> Weights:
@@ -167,6 +170,11 @@ def _layers(unet: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
         for name, module in unet.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     }
+
+
+def _factors(layer: nn.Module) -> list[nn.Parameter]:
+    """B and A of a layer that has them."""
+    return [layer.get_parameter(f"parametrizations.weight.original{i}") for i in range(2)]
 
 
 def _free(unet: nn.Module) -> dict[str, nn.Parameter]:

@@ -24,7 +24,7 @@ class Snapshot:
         step: how many are done, or images drawn.
         tensors: by name.
         record: the rest; plain JSON values.
-        follows: the step of the snapshot that it is the next part after; None: it is whole.
+        follows: the step of the snapshot whose next part this is; None for a whole one.
     """
 
     step: int
