@@ -8,11 +8,11 @@ from torch import nn
 from gppdm_pipeline.algorithm.context import autocast
 from gppdm_pipeline.algorithm.diffusion.adapters import adapter_of, adapter_shapes, attach, merged
 from gppdm_pipeline.algorithm.diffusion.network import (
-    Average,
     DenoiserConfig,
     build_unet,
     unet_config,
 )
+from gppdm_pipeline.algorithm.fitting.average import Average
 from gppdm_pipeline.algorithm.fitting.muon import Muon
 from gppdm_pipeline.algorithm.state import Weights
 
