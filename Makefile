@@ -10,7 +10,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help run inspect sweep compare ablation options results gpu test test-slow test-browser audit lint ui viz clean
+.PHONY: help dvc run inspect sweep compare ablation options results gpu test test-slow test-browser audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,9 +52,14 @@ test-browser: .venv/dev.stamp  ## Open reports and MLflow in Chromium, which apt
 		else echo "Install Chromium first, on Debian: sudo apt-get install chromium"; exit 1; fi; }
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/slow/test_browser.py $(ARGS)
 
+dvc: .venv/dvc.stamp  ## Run what DVC finds changed: make dvc ARGS="--dry"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro $(ARGS)
+
 audit: .venv/dev.stamp  ## Look the pinned requirements up among known vulnerabilities (network)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
-	$(BIN)/pip-audit --no-deps --disable-pip -r requirements.txt
+	@$(BIN)/pip-audit --strict --no-deps --disable-pip -r requirements-dev.txt || { \
+		echo "Audit failed: a requirement is vulnerable, or could not be looked up (both above)." \
+			"Without an answer from the index of vulnerabilities nothing is known."; exit 1; }
 
 lint: .venv/dev.stamp  ## Run the checks alone
 	$(BIN)/ruff check
@@ -76,6 +81,10 @@ clean:  ## Remove .venv and caches; data/, mlflow.db and mlruns/ stay
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-.venv/dev.stamp: requirements-dev.txt .venv/run.stamp
+.venv/dvc.stamp: requirements-dvc.txt .venv/run.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dvc.txt
+	touch $@
+
+.venv/dev.stamp: requirements-dev.txt requirements-dvc.txt .venv/run.stamp
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@

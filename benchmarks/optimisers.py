@@ -61,8 +61,8 @@ def one_task(benchmark: str, seed: int) -> TaskSplit:
 def method_of(benchmark: str, changes: dict[str, Any], steps: int) -> Gppdm:
     """The preset's gppdm with a denoiser that is changed."""
     given = preset(benchmark)
-    denoiser = {**given["gppdm"]["denoiser"], **changes, "steps": steps, "first_task": 1.0}
-    parts = {**given["gppdm"], "denoiser": denoiser}
+    denoiser = {**given["generator"]["denoiser"], **changes, "steps": steps, "first_task": 1.0}
+    parts = {**given["generator"], "denoiser": denoiser}
     method = Method.model_validate({"name": "gppdm", "classifier": given["classifier"], **parts})
     assert isinstance(method, Gppdm)
     return method

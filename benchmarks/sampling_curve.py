@@ -207,7 +207,7 @@ def _trained(
 ) -> tuple[Gppdm, LearnerState]:
     """A generator of all classes at once."""
     own = {"steps": steps, "first_task": 1.0, "label_dropout": 0.1}
-    denoiser = {**settings["gppdm"]["denoiser"], **own}
+    denoiser = {**settings["generator"]["denoiser"], **own}
     method = Gppdm.model_validate({"denoiser": denoiser})
     folder = models / f"sampling_curve_{steps}"
     if not folder.exists():

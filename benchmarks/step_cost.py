@@ -83,8 +83,12 @@ def method_of(benchmark: str, changes: Mapping[str, Any], steps: int) -> Gppdm:
     """The preset's gppdm with changes, and few steps."""
     preset = yaml.safe_load((CONF / f"{benchmark}.yml").read_text())[benchmark]
     settings = {"name": "gppdm", "classifier": {**preset["classifier"], "steps": steps}}
-    parts = {**preset["gppdm"], **changes}
-    denoiser = {**preset["gppdm"]["denoiser"], "distillation": 0.0, **changes.get("denoiser", {})}
+    parts = {**preset["generator"], **changes}
+    denoiser = {
+        **preset["generator"]["denoiser"],
+        "distillation": 0.0,
+        **changes.get("denoiser", {}),
+    }
     parts["denoiser"] = {**denoiser, "steps": steps}
     method = Method.model_validate({**settings, **parts})
     assert isinstance(method, Gppdm)

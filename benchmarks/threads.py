@@ -66,7 +66,7 @@ def sharing(variant: str, threads: int) -> Iterator[None]:
 def of_preset(benchmark: str, steps: int) -> Gppdm:
     """Its settings, but for few steps."""
     settings = preset(benchmark)
-    parts = {"classifier": settings["classifier"], **settings["gppdm"]}
+    parts = {"classifier": settings["classifier"], **settings["generator"]}
     for part in ("classifier", "denoiser"):
         parts[part] = {**parts[part], "steps": steps + 1}
     method = Method.model_validate({"name": "gppdm", **parts})

@@ -104,7 +104,7 @@ COMPILED = {
 def gppdm(benchmark: str, route: str, steps: int) -> Gppdm:
     """The preset's, whose denoiser takes few steps and has neither teacher nor pull."""
     settings = preset(benchmark)
-    parts: dict[str, Any] = {**settings["gppdm"], "prototypes": {"route": route}}
+    parts: dict[str, Any] = {**settings["generator"], "prototypes": {"route": route}}
     parts["denoiser"] = {**parts["denoiser"], "steps": steps, "distillation": 0.0}
     method = Method.model_validate({"name": "gppdm", **parts})
     assert isinstance(method, Gppdm)

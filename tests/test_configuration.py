@@ -169,6 +169,41 @@ def test_names_by_which_labels_are_made_follow_the_labels(tmp_path):
     assert written.learner.condition.class_names == tuple("9876543210")
 
 
+def test_where_images_lie_is_no_part_of_what_a_run_is():
+    def of(folder, **more):
+        names = [*"0123456789"]
+        source = {"reader": "image_folder", "folder": folder, "class_names": names, **more}
+        return experiment(stream={"source": source})
+
+    here, there = of("/one/place"), of("another")
+    assert here.record() == there.record()
+    assert here.fingerprint() == there.fingerprint()
+    assert here.places() == {"stream.source.folder": Path("/one/place")}
+    assert of("another", test_fraction=0.3).record() != there.record()
+
+
+def test_a_file_of_labels_is_told_by_its_content(tmp_path):
+    def of(file):
+        condition = {"embeddings": "file", "file": str(file)}
+        return experiment(method="gppdm", gppdm={"condition": condition}).record()
+
+    one, other = tmp_path / "e.npz", tmp_path / "elsewhere.npz"
+    one.write_bytes(b"some")
+    other.write_bytes(b"some")
+    assert of(one) == of(other)
+    other.write_bytes(b"more")
+    assert of(one) != of(other)
+    assert of(tmp_path / "gone.npz")["gppdm"]["condition"]["file"] == str(tmp_path / "gone.npz")
+
+
+@pytest.mark.parametrize("name", ["a/b", "{a}", "a[1]", "..", "", "x" * 101])
+@pytest.mark.parametrize("key", ["variant", "benchmark"])
+def test_names_that_cannot_be_those_of_folders_are_refused(key, name):
+    preset = {name if key == "benchmark" else "digits": Layer(PRESET, lambda _: "digits.yml")}
+    with pytest.raises(ConfigurationError, match=f"{key} = "):
+        resolve(preset, [Layer({**DEFAULTS, key: name}, lambda _: "parameters.yml")])
+
+
 def test_all_problems_are_told_each_once():
     with pytest.raises(ConfigurationError) as caught:
         experiment(seed=-1, classifier={"steps": 0, "width": 9})

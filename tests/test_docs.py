@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 
 from gppdm_pipeline.configuration.experiment import resolve
 from gppdm_pipeline.configuration.layers import Layer, flatten
+from gppdm_pipeline.configuration.params import parse
 from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.streams.sources import Source, SourceError
-from gppdm_pipeline.sweep import nested
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md"))
@@ -83,7 +83,7 @@ def test_settings_in_commands_are_valid(params):
         for file in (conf / "benchmarks").glob("*.yml")
     }
     defaults = yaml.safe_load((conf / "parameters.yml").read_text())
-    layers = [Layer(defaults, lambda _: "parameters.yml"), Layer(nested(params), lambda _: params)]
+    layers = [Layer(defaults, lambda _: "parameters.yml"), Layer(parse(params), lambda _: params)]
     try:
         assert resolve(presets, layers).method in METHODS
     except SourceError as error:  # its images are not here

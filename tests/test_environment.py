@@ -2,11 +2,15 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 SOURCES = Path(__file__).parents[1] / "src"
 
@@ -37,6 +41,49 @@ def test_memory_that_is_freed_is_used_again():
     once = 6 * 12 * 2**20 / 4096
     assert pages_of("import gppdm_pipeline.environment\n" + ALLOCATE) < once
     assert pages_of(ALLOCATE) > 5 * once
+
+
+def test_each_file_of_requirements_pins_what_its_part_needs():
+    def canonical(name):
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    def needed(names):
+        """With all that those need, as it is installed."""
+        found, to_do = set(), [Requirement(name) for name in names]
+        while to_do:
+            asked = to_do.pop()
+            key = (canonical(asked.name), frozenset(asked.extras))
+            if key in found:
+                continue
+            found.add(key)
+            extras = ["", *asked.extras]
+            for further in map(Requirement, requires(asked.name) or ()):
+                marker = further.marker
+                if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+                    to_do.append(further)
+        return {name for name, _ in found}
+
+    def pinned(file):
+        lines = (SOURCES.parent / file).read_text().splitlines()
+        return {canonical(line.partition("==")[0]) for line in lines if "==" in line}
+
+    project = tomllib.loads((SOURCES.parent / "pyproject.toml").read_text())["project"]
+    base = needed(project["dependencies"])
+    assert pinned("requirements.txt") == base
+    added = needed(project["optional-dependencies"]["dvc"]) - base
+    assert pinned("requirements-dvc.txt") == added
+    assert "-r requirements-dvc.txt" in (SOURCES.parent / "requirements-dev.txt").read_text()
+
+
+def test_an_audit_that_looks_nothing_up_fails():
+    lines = subprocess.run(
+        ["make", "-n", "-o", ".venv/dev.stamp", "audit"],
+        cwd=SOURCES.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "pip-audit --strict " in lines
 
 
 def test_the_end_does_not_look_for_garbage():

@@ -4,15 +4,13 @@ The configuration is the folder `conf` of the project that the command runs in, 
 directory, or what --conf-source names.
 """
 
-from kedro.framework.cli.project import run
 from kedro.framework.project import configure_project
 
-from gppdm_pipeline.environment import ignore_known_warnings
+from gppdm_pipeline.cli import run
 
 
 def main() -> None:
     """Run the default pipeline."""
-    ignore_known_warnings()
     configure_project("gppdm_pipeline")
     run(prog_name="python -m gppdm_pipeline")
 

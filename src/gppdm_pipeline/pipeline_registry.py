@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import chdir
 from pathlib import Path
 
 from kedro.framework.project import pipelines, settings
@@ -12,6 +13,7 @@ from kedro.utils import find_kedro_project
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.pipelines import compare, continual, inspect
 
+NAMES = ("compare", "continual", "inspect", "__default__")
 _experiments: list[Experiment] = []  # the one in use, if there is any
 
 
@@ -33,18 +35,15 @@ def register_pipelines() -> dict[str, Pipeline]:
     """
     if not _experiments:
         project = find_kedro_project(Path.cwd()) or Path.cwd()
-        settings.CONFIG_LOADER_CLASS(
-            conf_source=str(project / settings.CONF_SOURCE),
-            env=os.getenv("KEDRO_ENV"),
-            **settings.CONFIG_LOADER_ARGS,
-        )
+        with chdir(project):
+            settings.CONFIG_LOADER_CLASS(
+                conf_source=str(project / settings.CONF_SOURCE),
+                env=os.getenv("KEDRO_ENV"),
+                **settings.CONFIG_LOADER_ARGS,
+            )
     (experiment,) = _experiments
     learn = continual.create_pipeline(
         experiment.learner, experiment.number_of_tasks, experiment.evaluation
     )
-    return {
-        "continual": learn,
-        "compare": compare.create_pipeline(),
-        "inspect": inspect.create_pipeline(),
-        "__default__": learn,
-    }
+    made = (compare.create_pipeline(), learn, inspect.create_pipeline(), learn)
+    return dict(zip(NAMES, made, strict=True))

@@ -20,16 +20,18 @@ from typing import Annotated, Any
 import click
 import numpy as np
 import yaml
-from kedro.framework.project import configure_project
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gppdm_pipeline import sweep
 from gppdm_pipeline.catalog.datasets import ImagesDataset
 from gppdm_pipeline.configuration.experiment import Experiment
+from gppdm_pipeline.configuration.params import TypedLoader, written
+from gppdm_pipeline.faults import PlainCommand
 from gppdm_pipeline.plans.record_pictures import strip_of
 from gppdm_pipeline.plans.records import record_of
 from gppdm_pipeline.plans.tables import TABLES, differences, section, write_between
 from gppdm_pipeline.streams.scenario import StreamConfig
+from gppdm_pipeline.streams.sources import moved
 
 REPLAYS = Path("data/05_model_input")
 RESULTS = Path("benchmarks/results")
@@ -56,7 +58,7 @@ class Plan(BaseModel):
         differences: pairs of variants whose paired difference has a table of its own.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
     baseline: str
     streams: dict[str, PlannedStream]
@@ -98,8 +100,10 @@ class PlannedRun:
         return f"{self.stream} {self.variant} seed {self.seed}"
 
 
-@click.command()
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.command(cls=PlainCommand)
+@click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, path_type=Path, resolve_path=True)
+)
 @click.option("--streams", help="Only these, joined by commas.")
 @click.option("--variants", help="Only these, joined by commas.")
 @click.option("--seeds", help="Only these, joined by commas.")
@@ -114,7 +118,7 @@ def main(
     tables: bool,
 ) -> None:
     """Run what has no record yet, and write the tables."""
-    configure_project("gppdm_pipeline")
+    sweep.work_in_project()
     if jobs > 1:  # else each would have a thread on every core
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     plan, folder = read_plan(file), RESULTS / file.stem
@@ -143,8 +147,8 @@ def read_plan(file: Path) -> Plan:
         click.ClickException: saying what is wrong where.
     """
     try:
-        return Plan.model_validate(yaml.safe_load(file.read_text()))
-    except (ValidationError, yaml.YAMLError) as error:
+        return Plan.model_validate(yaml.load(file.read_text(encoding="utf-8"), TypedLoader))
+    except (ValidationError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise click.ClickException(f"{file} is no plan: {error}") from error
 
 
@@ -210,9 +214,9 @@ def keep(experiment: Experiment, file: Path, pictured: bool) -> None:
     last = max((sweep.STATES / experiment.run).glob("task_*/state/provenance.json"))
     logs = sorted(reports.glob("task_*/*.json"))
     record = record_of(
-        json.loads((reports / "metrics.json").read_text()),
-        {f"{log.parent.name}.{log.stem}": json.loads(log.read_text()) for log in logs},
-        {**json.loads(last.read_text()), "date": datetime.now(UTC).date().isoformat()},
+        sweep.read(reports / "metrics.json"),
+        {f"{log.parent.name}.{log.stem}": sweep.read(log) for log in logs},
+        {**sweep.read(last), "date": datetime.now(UTC).date().isoformat()},
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, separators=(",", ":")) + "\n")
@@ -232,7 +236,7 @@ def _params(plan: Plan, stream: str, variant: str, seed: int) -> str:
     given = {"benchmark": planned.benchmark, "seed": seed, **planned.params, **settings}
     if own:
         given["variant"] = "-".join(own)
-    return ",".join(f"{key}={'null' if value is None else value}" for key, value in given.items())
+    return written(given)
 
 
 def _chosen(option: str, given: str | None, known: Mapping[str, object]) -> list[str]:
@@ -248,7 +252,7 @@ def _chosen(option: str, given: str | None, known: Mapping[str, object]) -> list
 def _recorded(experiment: Experiment, file: Path) -> Path | None:
     """A record of these settings: the run's own, or one of another plan."""
     for record in (file, *sorted(RESULTS.rglob("seed_*.json"))):
-        if record.exists() and _is_of(experiment, json.loads(record.read_text())["configuration"]):
+        if record.exists() and _is_of(experiment, sweep.read(record)["configuration"]):
             return record
     return None
 
@@ -264,7 +268,7 @@ def _records(
     experiments = sweep.experiments_of(planned.params for planned in there)
     for planned, experiment in zip(there, experiments, strict=True):
         file = planned.record(folder)
-        if _is_of(experiment, json.loads(file.read_text())["configuration"]):
+        if _is_of(experiment, sweep.read(file)["configuration"]):
             records[planned.variant].append(file)
         else:
             others.setdefault(planned.variant, []).append(planned.seed)
@@ -276,10 +280,17 @@ def _is_of(experiment: Experiment, there: Mapping[str, Any]) -> bool:
     if any(there.get(key) != getattr(experiment, key) for key in ("benchmark", "method", "seed")):
         return False
     learner = {**there[experiment.method], "classifier": there["classifier"]}
+    own = experiment.identity()
     try:
         return (
-            StreamConfig.model_validate(there["stream"]) == experiment.stream
-            and type(experiment.learner).model_validate(learner) == experiment.learner
+            StreamConfig.model_validate(moved(there["stream"], experiment.stream.source))
+            == experiment.stream
+            and type(experiment.learner).model_validate(learner).model_dump(mode="json")
+            == {
+                "name": experiment.method,
+                "classifier": own["classifier"],
+                **own[experiment.method],
+            }
             and there.get("precision", "float32") == experiment.precision
         )
     except ValidationError:  # of a key that there is no more

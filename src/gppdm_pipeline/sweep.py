@@ -6,7 +6,7 @@ the same command can be given again at any time.
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 import time
@@ -17,10 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from kedro.framework.project import configure_project, settings
+from kedro.io import DatasetError
+from kedro.utils import find_kedro_project
 
+from gppdm_pipeline.catalog.datasets import JsonDataset
 from gppdm_pipeline.configuration.experiment import Experiment
+from gppdm_pipeline.configuration.layers import ConfigurationError
+from gppdm_pipeline.configuration.params import parse
+from gppdm_pipeline.faults import PlainCommand
 from gppdm_pipeline.stopping import stop_at_signals
 
 _running: set[subprocess.Popen[bytes]] = set()
@@ -28,19 +33,19 @@ _running: set[subprocess.Popen[bytes]] = set()
 REPORTS, STATES = Path("data/08_reporting"), Path("data/06_models")
 
 
-@click.command()
+@click.command(cls=PlainCommand)
 @click.option("--benchmark", required=True, help="A preset in conf/base/benchmarks.")
 @click.option("--methods", required=True, help="Names, joined by commas.")
 @click.option("--seeds", default="0", show_default=True, help="Numbers, joined by commas.")
 @click.option("--params", default="", help="Further settings for all runs, as for kedro run.")
 def main(benchmark: str, methods: str, seeds: str, params: str) -> None:
     """Run every method with every seed, in the order of the seeds."""
-    configure_project("gppdm_pipeline")
+    work_in_project()
     plan = [
         f"benchmark={benchmark},method={method},seed={seed}" + (f",{params}" if params else "")
         for seed, method in product(seeds.split(","), methods.split(","))
     ]
-    experiments = [experiment_of(given) for given in plan]  # all of them, before the first starts
+    experiments = experiments_of(plan)  # all of them, before the first starts
     failed: list[str] = []
     spent: list[float] = []
     for number, (given, experiment) in enumerate(zip(plan, experiments, strict=True), start=1):
@@ -66,36 +71,25 @@ def main(benchmark: str, methods: str, seeds: str, params: str) -> None:
         )
 
 
-def experiment_of(params: str) -> Experiment:
-    """What `kedro run --params=<params>` would run."""
-    loader = settings.CONFIG_LOADER_CLASS(
-        conf_source=settings.CONF_SOURCE,
-        runtime_params=nested(params),
-        **settings.CONFIG_LOADER_ARGS,
-    )
-    experiment: Experiment = loader.experiment
-    return experiment
+def work_in_project() -> None:
+    """Go to the project that the command is given in: relative paths are of the project."""
+    os.chdir(find_kedro_project(Path.cwd()) or Path.cwd())
+    configure_project("gppdm_pipeline")
 
 
 def experiments_of(params: Iterable[str]) -> list[Experiment]:
-    """`experiment_of` each of them; files are read once, which takes half a second."""
+    """What `kedro run --params=<params>` would run; files are read once, which takes half a second.
+
+    Raises:
+        ClickException: if one of them is not valid.
+    """
     loader = settings.CONFIG_LOADER_CLASS(
         conf_source=settings.CONF_SOURCE, **settings.CONFIG_LOADER_ARGS
     )
-    return [loader.experiment_with(nested(some)) for some in params]
-
-
-def nested(params: str) -> dict[str, Any]:
-    """`a.b=1,c=x` as {"a": {"b": 1}, "c": "x"}."""
-    values: dict[str, Any] = {}
-    for pair in params.split(","):
-        key, _, value = pair.partition("=")
-        *parents, last = key.split(".")
-        place = values
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[last] = yaml.safe_load(value)
-    return values
+    try:
+        return [loader.experiment_with(parse(some)) for some in params]
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def is_finished(experiment: Experiment) -> bool:
@@ -103,7 +97,7 @@ def is_finished(experiment: Experiment) -> bool:
     settings_file = STATES / experiment.run / "configuration.json"
     if not (settings_file.exists() and (REPORTS / experiment.run / "metrics.json").exists()):
         return False
-    record = json.loads(settings_file.read_text())
+    record = read(settings_file)
     return bool(record == experiment.numbered(record.get("classes", ())).record())
 
 
@@ -137,9 +131,21 @@ def run(params: str) -> bool:
     return well
 
 
+def read(file: Path) -> dict[str, Any]:
+    """What a JSON file holds.
+
+    Raises:
+        ClickException: naming the file, if it is damaged.
+    """
+    try:
+        return JsonDataset(filepath=str(file)).load()
+    except DatasetError as error:
+        raise click.ClickException(str(error)) from error
+
+
 def result(experiment: Experiment) -> str:
     """A run's average accuracy."""
-    report = json.loads((REPORTS / experiment.run / "metrics.json").read_text())
+    report = read(REPORTS / experiment.run / "metrics.json")
     return f"average accuracy {100 * report['average_accuracy']:.1f} %"
 
 

@@ -16,11 +16,12 @@ import click
 import pytest
 from click.testing import CliRunner
 from kedro.framework.project import configure_project
-from kedro.framework.session import KedroSession
 from kedro.runner import SequentialRunner
 from mlflow import MlflowClient
+from tests.reference.experiments import experiment_of
 
 from gppdm_pipeline import sweep
+from gppdm_pipeline.run.session import Session
 
 ROOT = Path(__file__).parents[2]
 PARAMS = (
@@ -42,12 +43,12 @@ def project(tmp_path, monkeypatch):
 
 def in_this_process(params):
     """A run without a process of its own, which takes seconds to start."""
-    experiment = sweep.experiment_of(params)
+    experiment = experiment_of(params)
     given = {"benchmark": experiment.benchmark, "method": experiment.method}
     given |= {"seed": experiment.seed, "device": "cpu"}
     given |= {"stream": experiment.stream.model_dump(mode="json")}
     given |= {"classifier": experiment.learner.classifier.model_dump(mode="json")}
-    with KedroSession.create(project_path=Path.cwd(), runtime_params=given) as session:
+    with Session.create(project_path=Path.cwd(), runtime_params=given) as session:
         try:
             session.run(pipeline_names=["continual"], runner=SequentialRunner())
         except click.ClickException as error:
@@ -62,7 +63,7 @@ def swept(methods, seeds="0", params=f"{PARAMS},classifier.steps=3"):
 
 
 def compare():
-    with KedroSession.create(project_path=Path.cwd()) as session:
+    with Session.create(project_path=Path.cwd()) as session:
         session.run(pipeline_names=["compare"], runner=SequentialRunner())
 
 
@@ -122,7 +123,7 @@ def test_a_damaged_report_is_named(monkeypatch):
 
 
 def test_only_a_whole_run_with_the_same_settings_is_finished():
-    experiment = sweep.experiment_of("benchmark=digits,method=finetune,seed=0")
+    experiment = experiment_of("benchmark=digits,method=finetune,seed=0")
     configuration = Path("data/06_models/digits/finetune/seed_0/configuration.json")
     configuration.parent.mkdir(parents=True)
     configuration.write_text(json.dumps(experiment.record()))
@@ -130,7 +131,7 @@ def test_only_a_whole_run_with_the_same_settings_is_finished():
     (REPORTS / "finetune" / "seed_0").mkdir(parents=True)
     (REPORTS / "finetune" / "seed_0" / "metrics.json").write_text("{}")
     assert sweep.is_finished(experiment)
-    other = sweep.experiment_of("benchmark=digits,method=finetune,seed=0,classifier.steps=7")
+    other = experiment_of("benchmark=digits,method=finetune,seed=0,classifier.steps=7")
     assert not sweep.is_finished(other)
 
 
@@ -154,6 +155,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from gppdm_pipeline import sweep
+from gppdm_pipeline.run.session import Session
 sys.executable = sys.argv[1]  # what stands for Python, and for a run that takes long
 with ThreadPoolExecutor(2) as pool, sweep.runs_end_with_this():
     list(pool.map(sweep.run, ("seed=0", "seed=1")))
@@ -184,7 +186,7 @@ for _ in $(seq 600); do sleep 0.1; done
 def test_comparing_in_a_process_of_its_own():
     """Nothing is left over there from a run that trains."""
     report = {
-        "configuration": sweep.experiment_of("benchmark=digits,method=joint").settings(),
+        "configuration": experiment_of("benchmark=digits,method=joint").settings(),
         "average_accuracy": 0.5,
         "average_accuracy_after_task": [0.75, 0.5],
         "average_incremental_accuracy": 0.625,

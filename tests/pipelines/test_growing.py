@@ -22,6 +22,7 @@ from tests.pipelines.test_continual import (
     run,
 )
 from tests.pipelines.test_stop_and_go_on import result, stop_at_offer
+from tests.reference.experiments import experiment_of
 from tests.reference.tiny import Stopped
 
 from gppdm_pipeline import sweep
@@ -222,7 +223,7 @@ def test_a_sweep_takes_a_grown_run_for_finished(tmp_path):
     given = f"benchmark=digits,method=finetune,seed=0,stream.source.folder={source['folder']}"
     given += ",stream.source.reader=idx,stream.classes_per_task=1,classifier.steps=10"
     given += ",classifier.width=8"
-    experiment = sweep.experiment_of(given + ",stream.source.class_names=[ant]")
+    experiment = experiment_of(given + ",stream.source.class_names=[ant]")
     stream = experiment.stream.model_copy(
         update={
             "source": experiment.stream.source.model_copy(

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from kedro.framework.cli.utils import _split_params
 from kedro.framework.project import configure_project
-from kedro.framework.session import KedroSession
 from kedro.runner import SequentialRunner
+from tests.reference.experiments import experiment_of
 
 from gppdm_pipeline import plan, sweep
+from gppdm_pipeline.configuration.params import parse
+from gppdm_pipeline.run.session import Session
 
 ROOT = Path(__file__).parents[2]
 PLAN = {
@@ -62,9 +63,7 @@ ran = []
 
 def in_this_process(params):
     ran.append(params)
-    with KedroSession.create(
-        project_path=Path.cwd(), runtime_params=sweep.nested(params)
-    ) as session:
+    with Session.create(project_path=Path.cwd(), runtime_params=parse(params)) as session:
         session.run(pipeline_names=["continual"], runner=SequentialRunner())
     return True
 
@@ -149,12 +148,12 @@ def test_some_replay_of_the_first_seed_is_kept_and_shown():
 
 
 def test_settings_that_came_later_are_at_their_defaults_in_a_record():
-    experiment = sweep.experiment_of("benchmark=digits,method=lwf,seed=3")
+    experiment = experiment_of("benchmark=digits,method=lwf,seed=3")
     there = experiment.settings()
     del there["lwf"]["softmax"], there["classifier"]["start"], there["precision"]
     assert plan._is_of(experiment, there)
-    assert not plan._is_of(sweep.experiment_of("benchmark=digits,method=lwf,seed=4"), there)
-    changed = sweep.experiment_of("benchmark=digits,method=lwf,seed=3,lwf.softmax=all")
+    assert not plan._is_of(experiment_of("benchmark=digits,method=lwf,seed=4"), there)
+    changed = experiment_of("benchmark=digits,method=lwf,seed=3,lwf.softmax=all")
     assert not plan._is_of(changed, there)
     assert not plan._is_of(experiment, {**there, "lwf": {"gone": 1}})
 
@@ -251,24 +250,23 @@ def test_experiments_read_together_are_those_read_alone():
     with pytest.raises(click.ClickException, match="benchmark"):
         sweep.experiments_of(params)
     del params[1]
-    assert sweep.experiments_of(params) == [sweep.experiment_of(each) for each in params]
+    assert sweep.experiments_of(params) == [experiment_of(each) for each in params]
+    assert [experiment.seed for experiment in sweep.experiments_of(params)] == [3, 1]
 
 
 def test_a_setting_of_the_preset_may_be_null():
-    assert sweep.experiment_of("benchmark=digits").learner.replay.sigma_max
+    assert experiment_of("benchmark=digits").learner.replay.sigma_max
     stream = {"benchmark": "digits", "seeds": [0], "params": {"gppdm.replay.sigma_max": None}}
     settings = {"baseline": "a", "streams": {"s": stream}, "variants": {"a": {"method": "gppdm"}}}
     [run] = plan.runs_of(plan.Plan.model_validate(settings), ["s"], ["a"])
-    assert sweep.experiment_of(run.params).learner.replay.sigma_max is None
-    given = _split_params(None, None, run.params)  # as `kedro run` reads it
-    assert given["gppdm"]["replay"]["sigma_max"] is None
+    assert experiment_of(run.params).learner.replay.sigma_max is None
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.yml")), ids=lambda f: f.stem)
 def test_plans_of_the_project_are_valid(file):
     read = plan.read_plan(file)
     wanted = plan.runs_of(read, list(read.streams), list(read.variants), [0])
-    experiments = [sweep.experiment_of(each.params) for each in wanted]
+    experiments = [experiment_of(each.params) for each in wanted]
     assert len({experiment.run for experiment in experiments}) == len(wanted)
     results = (ROOT / "docs/results.md").read_text()
     assert f"<!-- {file.stem}: made by the plan -->" in results

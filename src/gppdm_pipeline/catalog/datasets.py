@@ -21,6 +21,7 @@ from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.oracle import OracleFolder
 from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.evaluation.pictures import Picture
+from gppdm_pipeline.faults import of_system
 from gppdm_pipeline.images.files import read_images, write_images
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.provenance import provenance
@@ -86,6 +87,8 @@ class _File(OnDisk[Saved, Loaded]):
             raise self.damaged("is missing") from error
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise self.damaged(f"is damaged ({error})") from error
+        except OSError as error:
+            raise DatasetError(of_system(error)) from error
 
     def save(self, data: Saved) -> None:
         try:
@@ -247,6 +250,8 @@ class StateDataset(OnDisk[LearnerState, LearnerState]):
             return function(self.path)
         except StateError as error:
             raise DatasetError(str(error)) from error
+        except OSError as error:
+            raise DatasetError(of_system(error)) from error
 
 
 class ScratchDataset(AbstractDataset[NoReturn, Scratch]):

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, create_model
@@ -20,6 +21,7 @@ from gppdm_pipeline.algorithm.context import Precision
 from gppdm_pipeline.configuration.layers import Layer, Problems, choose, flatten, merged
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import METHODS, Method
+from gppdm_pipeline.streams.sources import PLACES
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
 
 
@@ -39,12 +41,14 @@ class Choices(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
-    benchmark: str
+    benchmark: Annotated[str, Field(pattern=r"^\w[\w .-]*$", max_length=100)]
     method: str
     seed: Annotated[int, Field(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Precision = "float32"
-    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
+    variant: (
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)] | None
+    ) = None
     overwrite: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
 
@@ -73,12 +77,24 @@ class Experiment(Choices):
         """T."""
         return self.stream.number_of_tasks
 
+    def places(self) -> dict[str, Any]:
+        """Where the images lie, by the keys that the user knows: no part of the identity."""
+        return {f"stream.source.{key}": value for key, value in self.stream.source if key in PLACES}
+
     def identity(self) -> dict[str, Any]:
-        """What decides the result, by the keys that the user knows; plain JSON values."""
+        """What decides the result, by the keys that the user knows; plain JSON values.
+
+        Which images are learnt is no part of it: states and evaluations name them by their hash. A
+        file of label embeddings is named by its own.
+        """
         besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation"}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
+        for place in self.places():
+            del values["stream"]["source"][place.rpartition(".")[2]]
+        if (condition := learner.get("condition")) and condition["file"]:
+            condition["file"] = _content(Path(condition["file"]))
         return {**values, "classifier": learner.pop("classifier"), self.method: learner}
 
     def numbered(self, known: Sequence[str]) -> Experiment:
@@ -121,6 +137,14 @@ class Experiment(Choices):
         """A hash, equal for experiments that differ in nothing but the seed and the device."""
         values = {key: value for key, value in self.identity().items() if key != "seed"}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _content(file: Path) -> str:
+    """The hash of a file, which is the same wherever it lies; the path, if it cannot be read."""
+    try:
+        return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    except OSError:  # the check of the method tells
+        return str(file)
 
 
 def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment:

@@ -89,16 +89,24 @@ def choose(key: str, allowed: Iterable[str], layers: Sequence[Layer]) -> str:
     Raises:
         ConfigurationError: if it is another one, or not set.
     """
-    names = f"Allowed: {', '.join(sorted(allowed))}."
     for layer in reversed(layers):
         if key in layer.values:
-            value = layer.values[key]
-            if value in allowed:
-                return str(value)
-            where = f"{key} = {value} ({layer.locate((key,))})"
-            hint = _near(str(value), allowed)
-            raise ConfigurationError(f"{where}: there is no such {key}{hint} {names}")
-    raise ConfigurationError(f"{key} is not set. {names}")
+            return one_of(key, layer.values[key], allowed, layer.locate((key,)))
+    raise ConfigurationError(f"{key} is not set. Allowed: {', '.join(sorted(allowed))}.")
+
+
+def one_of(key: str, value: Any, allowed: Iterable[str], where: str) -> str:
+    """The value, which must be one of `allowed`.
+
+    Raises:
+        ConfigurationError: if it is another one; it says what is allowed, and what is near.
+    """
+    if str(value) in allowed:
+        return str(value)
+    raise ConfigurationError(
+        f"{key} = {value} ({where}): there is no such {key}{_near(str(value), allowed)} "
+        f"Allowed: {', '.join(sorted(allowed))}."
+    )
 
 
 def has(values: Any, path: Path) -> bool:

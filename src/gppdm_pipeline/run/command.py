@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.configuration.experiment import Experiment
+from gppdm_pipeline.locks import lacks_locks
 from gppdm_pipeline.provenance import code_digest
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,10 @@ class Lock:
                 f"Process {process} is making {run} (it holds {path}). Wait until it has ended, "
                 "or keep both: --params=variant=<name of this run>."
             ) from error
+        except OSError as error:
+            if not lacks_locks(error, path):
+                file.close()
+                raise
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

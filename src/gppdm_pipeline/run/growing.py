@@ -9,23 +9,22 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from kedro.io import DataCatalog
 
 from gppdm_pipeline.catalog.datasets import JsonDataset, OnDisk, StateDataset
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.pipelines.continual.assessment import NAMESPACE as ASSESSMENT
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.provenance import code_digest
 from gppdm_pipeline.run.command import RefusedError
 from gppdm_pipeline.run.guard import besides_stream, differences
-from gppdm_pipeline.streams.scenario import StreamConfig, TaskSplit, read_tasks
-from gppdm_pipeline.streams.sources import SourceError, fingerprint
+from gppdm_pipeline.run.same_images import of_state
+from gppdm_pipeline.streams.scenario import StreamConfig
+from gppdm_pipeline.streams.sources import SourceError, moved
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ def check_growth(experiment: Experiment, first: int, catalog: DataCatalog) -> No
     state, evaluation = _last_of(first - 1, catalog)
     manifest = state.manifest()
     faults = _changed_settings(experiment, catalog) or _changed_classes(experiment, manifest)
-    faults = faults or [*_changed_images(experiment, manifest, evaluation, catalog)]
+    faults = faults or [*of_state(experiment, manifest, evaluation, catalog)]
     faults += _divided_anew(experiment, catalog) if faults else []
     if faults:
         raise RefusedError(
@@ -175,37 +174,14 @@ def _changed_classes(experiment: Experiment, manifest: Mapping[str, Any]) -> lis
     return faults
 
 
-def _changed_images(
-    experiment: Experiment,
-    manifest: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
-    catalog: DataCatalog,
-) -> Iterator[str]:
-    numbers = range(1, len(manifest["data"]) + 1)
-    tests: list[LabelledImages] = []
-    for number, now in zip(numbers, _read(experiment, numbers), strict=True):
-        tests.append(now.test)
-        if fingerprint(now.train) != manifest["data"][number - 1]:
-            yield (
-                _difference(experiment, number, "train", now.train, catalog)
-                or f"task {number}: the kept training images are not those it was learnt from"
-            )
-    if fingerprint(LabelledImages.concatenate(tests)) != evaluation["test_data"]:
-        found = [
-            _difference(experiment, number, "test", test, catalog)
-            for number, test in zip(numbers, tests, strict=True)
-        ]
-        yield from filter(None, found)
-        if not any(found):
-            yield "the kept test images are not those that the tasks were tested on"
-
-
 def _divided_anew(experiment: Experiment, catalog: DataCatalog) -> list[str]:
     """Why images may have changed: a class has to share them with more tasks than were planned."""
     if experiment.stream.returning_images != "divide":
         return []
     try:
-        before = StreamConfig.model_validate(catalog.load("configuration")["stream"])
+        before = StreamConfig.model_validate(
+            moved(catalog.load("configuration")["stream"], experiment.stream.source)
+        )
     except (ValueError, SourceError):  # its source is not as it was: there is more to say of that
         return []
     there, now = (_occurrences(stream, experiment.seed) for stream in (before, experiment.stream))
@@ -224,33 +200,6 @@ def _divided_anew(experiment: Experiment, catalog: DataCatalog) -> list[str]:
 def _occurrences(stream: StreamConfig, seed: int) -> Counter[str]:
     """How many tasks each class is planned for."""
     return Counter(stream.class_names[k] for task in stream.planned_by_task(seed) for k in task)
-
-
-def _read(experiment: Experiment, numbers: Sequence[int]) -> Iterator[TaskSplit]:
-    return read_tasks(experiment.stream, experiment.seed, numbers)
-
-
-def _difference(
-    experiment: Experiment, number: int, split: str, now: LabelledImages, catalog: DataCatalog
-) -> str:
-    """Which classes of a task have other images than those that the run has kept beside it.
-
-    Empty if none has.
-    """
-    kept = catalog[f"{task_name(number)}.{split}"]
-    what = f"task {number}: {'training' if split == 'train' else split} images"
-    if not kept.exists():
-        return f"{what} differ, or those of another task do"
-    there: LabelledImages = kept.load()
-    faults = []
-    for label in sorted({*there.classes, *now.classes}):
-        before, after = (data.of_classes([label]).images for data in (there, now))
-        if not np.array_equal(before, after):
-            counts = f"{len(before)} there, {len(after)} now"
-            same = "as many, but others"
-            name = experiment.stream.class_names[label]
-            faults.append(f"{name} ({counts if len(before) != len(after) else same})")
-    return f"{what} of {', '.join(faults)}" if faults else ""
 
 
 def _on_disk(name: str, catalog: DataCatalog) -> OnDisk[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,12 @@ from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.catalog.datasets import JsonDataset, OnDisk, StateDataset
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import flatten
+from gppdm_pipeline.configuration.params import written
 from gppdm_pipeline.evaluation.extractors import ExtractorError, build_extractors
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_FOLDER, FROM_MLFLOW
 from gppdm_pipeline.pipelines.continual.assessment import NAMESPACE
 from gppdm_pipeline.run.command import FILTERS, RefusedError
+from gppdm_pipeline.run.same_images import changed_images
 from gppdm_pipeline.streams.scenario import read_task
 
 
@@ -33,12 +36,12 @@ def check_outputs(
 ) -> None:
     """Keep runs with different settings out of each other's folders.
 
-    The settings of a run are kept beside its states. Outputs made with other settings are removed
-    by a whole run that was told to overwrite them, and replaced one by one by a run of some nodes
-    that was; otherwise the run is refused.
+    The settings of a run are kept beside its states. Outputs made with other settings, or of other
+    images, are removed by a whole run that was told to overwrite them, and replaced one by one by a
+    run of some nodes that was; otherwise the run is refused.
 
     Raises:
-        RefusedError: listing the settings that differ.
+        RefusedError: listing the settings that differ, or the images.
     """
     record = catalog["configuration"]
     assert isinstance(record, JsonDataset)
@@ -50,6 +53,9 @@ def check_outputs(
     else:
         folders = _folders(experiment.run, pipeline, catalog)
         faults = [f"{folder} has no {record.path.name}" for folder in folders]
+    what = "with other settings"
+    if not faults and not experiment.overwrite and _reads_source(pipeline):
+        faults, what = [*changed_images(experiment, catalog)], "of other images"
     if faults and not experiment.overwrite:
         repair = (
             "Keep both: --params=variant=<name of this run>. Or remove those first: "
@@ -60,7 +66,7 @@ def check_outputs(
             "new are tasks behind the others, the whole pipeline learns these alone.)"
         )
         raise RefusedError(
-            f"There are outputs of {experiment.run} already, made with other settings:\n"
+            f"There are outputs of {experiment.run} already, made {what}:\n"
             + "\n".join(f"  {fault}" for fault in faults)
             + f"\n{repair}"
         )
@@ -175,7 +181,7 @@ def check_stream(experiment: Experiment, pipeline: Pipeline) -> None:
         SourceError: naming the file that is missing or damaged.
         RefusedError: naming the setting that does not fit the images.
     """
-    if not any(node.name.endswith((".split", "look")) for node in pipeline.nodes):
+    if not _reads_source(pipeline):
         return
     images = read_task(experiment.stream, experiment.seed, 1).train
     try:
@@ -183,6 +189,10 @@ def check_stream(experiment: Experiment, pipeline: Pipeline) -> None:
         experiment.learner.check(images.image_shape, classes)
     except ValueError as error:
         raise RefusedError(f"{experiment.method} cannot learn these images: {error}") from error
+
+
+def _reads_source(pipeline: Pipeline) -> bool:
+    return any(node.name.endswith((".split", "look")) for node in pipeline.nodes)
 
 
 def check_extractors(experiment: Experiment, pipeline: Pipeline) -> None:
@@ -202,12 +212,11 @@ def check_extractors(experiment: Experiment, pipeline: Pipeline) -> None:
 
 def command(run_params: Mapping[str, Any], *options: str) -> str:
     """The same run with other options."""
-    given = flatten(run_params["runtime_params"] or {})
-    params = ",".join(f"{key}={value}" for key, value in given.items())
+    params = written(run_params["runtime_params"] or {})
     words = [
         "kedro run --pipeline=continual",
         *options,
-        *([f"--params={params}"] if params else []),
+        *([f"--params={shlex.quote(params)}"] if params else []),
     ]
     return " ".join(words)
 

@@ -3,62 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import DataCatalog, DatasetError
+from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from gppdm_pipeline.algorithm.context import resolve_device
-from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointError
-from gppdm_pipeline.algorithm.fitting.log import DivergedError
-from gppdm_pipeline.algorithm.fitting.workers import WorkerError
 from gppdm_pipeline.catalog.datasets import OnDisk
 from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import ConfigurationError
 from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.evaluation.replay_quality import numbers_of
-from gppdm_pipeline.images.labelled import RoomError
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW, RESULTS
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.inspect.page import as_markdown
 from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
 from gppdm_pipeline.run import growing, guard
-from gppdm_pipeline.run.command import Command, Lock, RefusedError
+from gppdm_pipeline.run.command import Command, Lock
 from gppdm_pipeline.run.loader import ExperimentLoader
 from gppdm_pipeline.run.reports import MlflowReports
 from gppdm_pipeline.run.summary import print_summary
-from gppdm_pipeline.run.tracking import Tracker, TrackingError, absolute, log_comparison
+from gppdm_pipeline.run.tracking import Tracker, log_comparison
 from gppdm_pipeline.stopping import stop_at_signals
-from gppdm_pipeline.streams.sources import SourceError
 
 logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def _plainly() -> Iterator[None]:
-    """Click prints an exception of its own without a traceback: the message says it all."""
-    try:
-        yield
-    except (
-        ConfigurationError,
-        DatasetError,
-        DivergedError,
-        CheckpointError,
-        RoomError,
-        RefusedError,
-        SourceError,
-        TrackingError,
-        WorkerError,
-    ) as error:
-        raise click.ClickException(str(error)) from error
 
 
 class ExperimentHooks:
@@ -88,9 +62,8 @@ class ExperimentHooks:
     @hook_impl
     def after_catalog_created(self, catalog: DataCatalog) -> None:
         """Say where MLflow's runs are: in conf, that is in mlflow.yml and not in the catalog."""
-        uri = absolute(self._mlflow["tracking_uri"], self._project)
         catalog[FROM_MLFLOW] = MlflowReports(
-            tracking_uri=uri, experiment=self._experiment.benchmark
+            settings=self._mlflow, project=self._project, experiment=self._experiment.benchmark
         )
 
     @hook_impl
@@ -100,18 +73,16 @@ class ExperimentHooks:
         """Refuse a run that could not end well, then open it in MLflow."""
         whole = guard.is_whole(run_params)
         if _compares(pipeline):
-            with _plainly():
-                guard.check_reports(self._experiment.benchmark, catalog)
+            guard.check_reports(self._experiment.benchmark, catalog)
             return
         if _inspects(pipeline):
-            with _plainly():
-                self._check(pipeline)
+            self._check(pipeline)
             return
         self._scratch = catalog.load("scratch")
         first = self._first_new_task
         asked = {} if first else run_params  # the nodes of new tasks are chosen by the session
         self._command = Command(self._scratch.folder, self._experiment, asked)
-        with _plainly(), self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
+        with self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
             guard.check_extractors(self._experiment, pipeline)
             self._check(pipeline)
             if first:
@@ -188,7 +159,7 @@ class ExperimentHooks:
 
     @hook_impl
     def on_pipeline_error(self, error: BaseException) -> None:
-        """Tell MLflow; where the message says it all, it is shown without a traceback."""
+        """Tell MLflow."""
         if not self._lock.held:
             return  # the run had not begun, or had ended
         failed = isinstance(error, Exception)
@@ -196,8 +167,6 @@ class ExperimentHooks:
         self._lock.release()
         if not failed:
             logger.warning("Stopped. The same command goes on from here.")
-        with _plainly():
-            raise error
 
     def _log_earlier_tasks(self, first: int, catalog: DataCatalog) -> None:
         """So that the curves of a run that goes on from other tasks begin where these do."""
@@ -208,8 +177,7 @@ class ExperimentHooks:
 
     def _keep_comparison(self, catalog: DataCatalog) -> None:
         files = [path for path in (_path(catalog, name) for name in RESULTS) if path.exists()]
-        with _plainly():
-            log_comparison(self._mlflow, self._project, self._experiment.benchmark, files)
+        log_comparison(self._mlflow, self._project, self._experiment.benchmark, files)
         click.echo(f"{catalog.load('comparison.markdown')}\nTable and figures: {files[0].parent}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import click
 import yaml
+from fsspec.implementations.local import LocalFileSystem
 from kedro.config import MissingConfigException, OmegaConfigLoader
 
 from gppdm_pipeline import pipeline_registry
@@ -17,6 +20,18 @@ from gppdm_pipeline.configuration.layers import ConfigurationError, Layer, has
 from gppdm_pipeline.environment import ignore_known_warnings
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.streams.sources import SourceError
+
+
+class _Literally(LocalFileSystem):  # type: ignore[misc]
+    """Local files, where brackets in the path of the configuration itself are no pattern."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__()
+        self._root = Path(root).as_posix()
+
+    def glob(self, path: str, **_: Any) -> list[str]:
+        pattern = glob.escape(self._root) + path.removeprefix(self._root)
+        return sorted(map(os.path.abspath, glob.glob(pattern, recursive=True)))
 
 
 class ExperimentLoader(OmegaConfigLoader):
@@ -43,6 +58,11 @@ class ExperimentLoader(OmegaConfigLoader):
         ignore_known_warnings()
         super().__init__(*args, **kwargs)
         self._use(self._resolved(self.runtime_params or {}))
+
+    @staticmethod
+    def _initialise_filesystem_and_protocol(conf_source: str) -> tuple[Any, str]:
+        files, protocol = OmegaConfigLoader._initialise_filesystem_and_protocol(conf_source)
+        return (_Literally(conf_source) if protocol == "file" else files), protocol
 
     def keep_numbering(self, known: Sequence[str]) -> None:
         """Let the classes of a run that is there keep their labels (`Experiment.numbered`)."""
@@ -86,6 +106,12 @@ class ExperimentLoader(OmegaConfigLoader):
                 f"There is no configuration in {self.conf_source}: run the command in the "
                 "project's folder, or name the project's conf folder with --conf-source."
             ) from error
+        variant = parameters.get("variant")
+        if isinstance(variant, float | int) and "variant" not in (self.runtime_params or {}):
+            raise ConfigurationError(
+                f"variant = {variant} ({self._file_of('parameters')(('variant',))}): YAML reads a "
+                "number, and 010 as 8: write the name in quotes, as '010'."
+            )
         layers = {
             name: Layer(preset or {}, self._file_of("benchmarks", (name,)))
             for name, preset in presets.items()

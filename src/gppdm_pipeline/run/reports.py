@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from kedro.io import AbstractDataset, DatasetError
 from mlflow import MlflowClient
 
+from gppdm_pipeline.run.mlflow_places import database_uri, follow_move
 from gppdm_pipeline.run.tracking import FAILURES
 
 logger = logging.getLogger(__name__)
@@ -45,8 +47,10 @@ class FolderReports(_Reports):
 class MlflowReports(_Reports):
     """The metrics.json of every finished run of an experiment, the latest first."""
 
-    def __init__(self, *, tracking_uri: str, experiment: str) -> None:
-        self._tracking_uri = tracking_uri
+    def __init__(self, *, settings: Mapping[str, str], project: Path, experiment: str) -> None:
+        """See `Tracker.start` for settings and project."""
+        self._settings = settings
+        self._project = project
         self._experiment = experiment
 
     def load(self) -> list[dict[str, Any]]:
@@ -59,11 +63,13 @@ class MlflowReports(_Reports):
             return self._load()
         except FAILURES as error:
             raise DatasetError(
-                f"MLflow at {self._tracking_uri} (conf: mlflow.yml) gives no runs: {error}"
+                f"MLflow at {self._settings['tracking_uri']} (conf: mlflow.yml) gives no runs: "
+                f"{error}"
             ) from error
 
     def _load(self) -> list[dict[str, Any]]:
-        client = MlflowClient(self._tracking_uri)
+        follow_move(self._settings, self._project)
+        client = MlflowClient(database_uri(self._settings, self._project))
         experiment = client.get_experiment_by_name(self._experiment)
         if experiment is None:
             return []
@@ -82,7 +88,7 @@ class MlflowReports(_Reports):
         return reports
 
     def _describe(self) -> dict[str, Any]:
-        return {"tracking_uri": self._tracking_uri, "experiment": self._experiment}
+        return {**self._settings, "experiment": self._experiment}
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,23 +1,49 @@
-"""Kedro's session, with two things added.
+"""Kedro's session, with some things added.
 
-A stopped command goes on when it is given again; and of a stream that has become longer than that
-of the run that is there, the new tasks are learnt.
+A stopped command goes on when it is given again; of a stream that has become longer than that of
+the run that is there, the new tasks are learnt; relative paths are of the project, wherever the
+command runs; and what is refused is told without a traceback.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from typing import Any
 
+import click
 from kedro.framework.session import KedroSession
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline
 
-from gppdm_pipeline.run.command import FILTERS, Command
+from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointError
+from gppdm_pipeline.algorithm.fitting.log import DivergedError
+from gppdm_pipeline.algorithm.fitting.workers import WorkerError
+from gppdm_pipeline.configuration.layers import ConfigurationError, one_of
+from gppdm_pipeline.faults import explained
+from gppdm_pipeline.images.labelled import RoomError
+from gppdm_pipeline.pipeline_registry import NAMES
+from gppdm_pipeline.run.command import FILTERS, Command, RefusedError
 from gppdm_pipeline.run.growing import first_new_task, new_namespaces, read_record
 from gppdm_pipeline.run.loader import ExperimentLoader
+from gppdm_pipeline.run.tracking import TrackingError
+from gppdm_pipeline.streams.sources import SourceError
 
 logger = logging.getLogger(__name__)
+
+TOLD = (
+    CheckpointError,
+    ConfigurationError,
+    DatasetError,
+    DivergedError,
+    RefusedError,
+    RoomError,
+    SourceError,
+    TrackingError,
+    WorkerError,
+)
+"""Errors whose message is the whole story."""
 
 BESIDE = {"compare", "inspect"}
 """Pipelines that learn nothing, and so have nothing to go on with."""
@@ -34,17 +60,26 @@ class Session(KedroSession):
         A command is the same if it has the same settings and is of the same nodes. One that ended
         runs anew.
         """
-        if not BESIDE & {*(options.get("pipeline_names") or ())}:
-            options |= self._going_on(only_missing_outputs, options)
-        else:
-            options["only_missing_outputs"] = only_missing_outputs
-        try:
-            return super().run(**options)
-        except (KeyboardInterrupt, SystemExit) as stop:  # Kedro tells its hooks of errors only
-            self._hook_manager.hook.on_pipeline_error(
-                error=stop, run_params=options, pipeline=Pipeline([]), catalog=DataCatalog()
-            )
-            raise
+        with chdir(self._project_path), _told():
+            if {*"{}"} & {*str(self._project_path)}:
+                raise RefusedError(
+                    f"{self._project_path}: Kedro takes what is in braces for a pattern. Rename "
+                    "the folder, and give the command again."
+                )
+            names = options.get("pipeline_names") or ()
+            for name in names:
+                one_of("pipeline", name, NAMES, "--pipeline")
+            if not BESIDE & {*names}:
+                options |= self._going_on(only_missing_outputs, options)
+            else:
+                options["only_missing_outputs"] = only_missing_outputs
+            try:
+                return super().run(**options)
+            except (KeyboardInterrupt, SystemExit) as stop:  # Kedro tells its hooks of errors only
+                self._hook_manager.hook.on_pipeline_error(
+                    error=stop, run_params=options, pipeline=Pipeline([]), catalog=DataCatalog()
+                )
+                raise
 
     def _going_on(self, only_missing_outputs: bool, options: dict[str, Any]) -> dict[str, Any]:
         """Which nodes to run, of those asked for."""
@@ -74,7 +109,23 @@ class Session(KedroSession):
     def _get_config_loader(self) -> ExperimentLoader:
         """One for the session: it knows the run that is there."""
         if self._loader is None:
-            loader = super()._get_config_loader()
+            with chdir(self._project_path):
+                loader = super()._get_config_loader()
             assert isinstance(loader, ExperimentLoader)
             self._loader = loader
         return self._loader
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What is refused as Click's exception, whose message says it all; own faults as they are."""
+    try:
+        yield
+    except TOLD as error:
+        raise click.ClickException(str(error)) from error
+    except click.ClickException:
+        raise
+    except Exception as error:
+        if text := explained(error):
+            raise click.ClickException(text) from error
+        raise

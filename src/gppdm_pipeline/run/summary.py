@@ -28,7 +28,7 @@ def print_summary(report: Mapping[str, Any], places: Mapping[str, Path | str]) -
     for name in ("average_accuracy", "average_incremental_accuracy", "forgetting"):
         console.print(f"{name.replace('_', ' '):<30}{_percent(report[name])} %")
     for name, place in places.items():
-        console.print(f"{name:<30}{place}", soft_wrap=True)
+        console.print(f"{name:<30}{place}", soft_wrap=True, markup=False)
 
 
 def _accuracies(report: Mapping[str, Any], width: int) -> Table:

@@ -10,28 +10,35 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.provenance import git_commit
+from gppdm_pipeline.run.mlflow_places import (
+    alone,
+    artifact_location,
+    database_uri,
+    follow_move,
+)
 from gppdm_pipeline.stopping import stops_held
 
 logger = logging.getLogger(__name__)
 
-FAILURES = (MlflowException, SQLAlchemyError, OSError)
-SQLITE = "sqlite:///"
+FAILURES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
 BATCH = 1000  # the most metrics that MLflow takes at once
 LONGEST = 4000  # characters of a parameter; MLflow takes 6000
+LONGEST_KEY = 250  # characters of its name
 
 
 class TrackingError(RuntimeError):
@@ -71,8 +78,9 @@ class Tracker:
             TrackingError: if MLflow refuses.
         """
         try:
-            uri = absolute(settings["tracking_uri"], project)
-            with _alone(uri):
+            uri = database_uri(settings, project)
+            follow_move(settings, project)
+            with alone(uri):
                 client = MlflowClient(uri)
                 run_id = (
                     os.getenv("MLFLOW_RUN_ID")
@@ -143,11 +151,25 @@ class Tracker:
 
 def _parameters(experiment: Experiment) -> dict[str, str]:
     """As MLflow keeps them; the names of a thousand classes are more than it takes."""
-    texts = {key: str(value) for key, value in experiment.flatten().items()}
+    texts = {_key(name): _text(value) for name, value in experiment.flatten().items()}
     return {
         key: text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text)} characters)"
         for key, text in texts.items()
     }
+
+
+def _text(value: object) -> str:
+    """Without the bytes of a file's name that are no text, which no database takes."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _key(name: str) -> str:
+    """The name of a setting, in which may be that of a class, as MLflow takes it.
+
+    Letters, digits, "_", "-", "." and " " stay; other signs are their code points between colons.
+    """
+    key = re.sub(r"[^\w. -]", lambda sign: f":{ord(sign[0]):x}:", name)
+    return key if len(key) <= LONGEST_KEY else f"{key[: LONGEST_KEY - 13]}:{digest(key)[:12]}"
 
 
 def _recorded(client: MlflowClient, record: Path | None, experiment: Experiment) -> str | None:
@@ -178,7 +200,7 @@ def log_comparison(
         TrackingError: if MLflow refuses; the files themselves are not touched.
     """
     try:
-        client = MlflowClient(absolute(settings["tracking_uri"], project))
+        client = MlflowClient(database_uri(settings, project))
         identifier = _experiment(client, settings, project, benchmark)
         run_id = client.create_run(identifier, run_name="comparison").info.run_id
         for file in files:
@@ -200,17 +222,10 @@ def _experiment(
         return str(found.experiment_id)
     made = client.create_experiment(
         benchmark,
-        artifact_location=(_home(project) / settings["artifact_location"]).as_uri(),
+        artifact_location=artifact_location(settings, project),
         tags={"mlflow.note.content": settings["description"]},
     )
     return str(made)
-
-
-def _alone(uri: str) -> AbstractContextManager[object]:
-    """Of runs that start at once, one makes MLflow's tables and the experiment."""
-    if not uri.startswith(SQLITE):
-        return nullcontext()
-    return FileLock(f"{uri.removeprefix(SQLITE)}.lock")
 
 
 def _create_run(
@@ -229,22 +244,7 @@ def _tags(project: Path, experiment: Experiment) -> dict[str, object]:
         "seed": experiment.seed,
         "variant": experiment.variant or "",
         "fingerprint": experiment.fingerprint(),
+        **{key: _text(place) for key, place in experiment.places().items() if place},
         "git_commit": commit,
         "mlflow.source.git.commit": commit,
     }
-
-
-def absolute(uri: str, project: Path) -> str:
-    """A relative SQLite path would be wherever the command happens to run."""
-    if not uri.startswith(SQLITE):
-        return uri
-    return f"{SQLITE}{_home(project) / uri.removeprefix(SQLITE)}"
-
-
-def _home(project: Path) -> Path:
-    """The project's folder; for a queued experiment of DVC, that of the project it is a copy of."""
-    parts = project.parts
-    for end in range(len(parts) - 2):
-        if parts[end : end + 3] == (".dvc", "tmp", "exps"):
-            return Path(*parts[:end])
-    return project

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 FETCH_AGAIN = "Fetch the file again."
@@ -13,6 +14,15 @@ class SourceError(Exception):
     Not a ValueError: Pydantic would take it for a fault of the setting that asked for the file.
     """
 
+    def __init__(self, message: str) -> None:
+        """It can be printed whatever names it holds: see `printable`."""
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """The text with escapes for bytes of another encoding, lone surrogates in Python's names."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
 
 def source_error(file: Path | str, found: str, expected: str, repair: str) -> SourceError:
     """The one wording of what is wrong with a data file."""
@@ -21,6 +31,13 @@ def source_error(file: Path | str, found: str, expected: str, repair: str) -> So
 
 def unreadable(error: OSError) -> SourceError:
     """A file that the system does not give out; `error` knows its name."""
+    if os.path.islink(error.filename) and not os.path.exists(error.filename):
+        return source_error(
+            error.filename,
+            "a link to a file that is not there",
+            "a file",
+            "Fetch what it leads to, or remove it.",
+        )
     return SourceError(
         f"{error.filename}: cannot be read ({error.strerror}). Allow reading, or correct the path."
     )

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.locks import locked
 from gppdm_pipeline.streams.errors import SourceError, unreadable
 from gppdm_pipeline.streams.preparing import Job, write_images
 from gppdm_pipeline.wording import listed
@@ -35,7 +35,10 @@ _sound: set[tuple[str, int, int]] = set()  # folders whose bytes this process ha
 
 
 def cache_folder() -> Path:
-    """Where prepared images are: $GPPDM_CACHE, or data/02_intermediate in the working directory."""
+    """Where prepared images are: $GPPDM_CACHE, or data/02_intermediate of the project.
+
+    A command works in the project's folder; other callers in their own.
+    """
     return Path(os.environ.get("GPPDM_CACHE", "data/02_intermediate"))
 
 
@@ -54,14 +57,13 @@ def prepared(job: Job) -> LabelledImages:
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        with locked(folder.with_name(f".{folder.name}.lock")):
             found = _open(folder, files)  # another process may have prepared it meanwhile
             if found is None:
                 _prepare(job, folder, files)
                 found = _open(folder, files)
     except OSError as error:
-        name = error.filename and os.fspath(error.filename)
-        if name and folder.name not in str(name) and Path(name) != folder.parent:
+        if error.filename and not _is_of_cache(os.fsdecode(error.filename), folder.parent):
             raise unreadable(error) from error
         raise SourceError(
             f"{folder}: prepared images cannot be written ({error.strerror or error}). Free space, "
@@ -70,6 +72,12 @@ def prepared(job: Job) -> LabelledImages:
     if found is None:
         raise SourceError(f"{folder}: is damaged as soon as it is written. Check the disk.")
     return found
+
+
+def _is_of_cache(name: str, cache: Path) -> bool:
+    """Whether it is the cache's folder, in it, or above it, where it could not be made."""
+    file, cache = Path(name).absolute(), cache.absolute()
+    return file.is_relative_to(cache) or cache.is_relative_to(file)
 
 
 def _stamp(files: Iterable[Path | str]) -> str:

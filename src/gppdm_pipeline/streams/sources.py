@@ -7,7 +7,8 @@ reads.
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -22,6 +23,7 @@ from gppdm_pipeline.streams.readers.npz import Npz
 from gppdm_pipeline.streams.readers.parquet import Parquet
 
 __all__ = [
+    "PLACES",
     "Cifar",
     "Core50",
     "Idx",
@@ -43,3 +45,12 @@ Source = Annotated[
     SklearnDigits | Idx | Cifar | Npz | Parquet | ImageFolder | Core50 | Mnist5k,
     Field(discriminator="reader"),
 ]
+
+PLACES = ("folder", "file", "path")
+"""Settings of readers that say where images lie. What images they are is told by their hash."""
+
+
+def moved(there: Mapping[str, Any], source: Reader) -> dict[str, Any]:
+    """A recorded stream, with its images where those of `source` lie."""
+    here = {key: value for key, value in source if key in PLACES}
+    return {**there, "source": {**there["source"], **here}}

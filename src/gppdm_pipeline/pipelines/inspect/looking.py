@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.pipelines.inspect.duplicates import find_duplicates
+from gppdm_pipeline.pipelines.inspect.near_copies import find_near_copies
 from gppdm_pipeline.streams.repetition import first_seen
 from gppdm_pipeline.streams.scenario import StreamConfig, TaskSplit, read_tasks
 
@@ -27,8 +28,8 @@ class Inspection:
     """A stream, looked at.
 
     Attributes:
-        record: plain JSON values: `image_shape`, `tasks` (each with its `classes`: name, whether
-            new, counts), `small`, `duplicates`.
+        record: plain JSON values: `image_shape`, `notes` of the source, `tasks` (each with its
+            `classes`: name, whether new, counts), `small`, `duplicates`, `near_copies`.
         samples: of each task and class the first training images: (task, name, uint8 images).
     """
 
@@ -58,12 +59,14 @@ def inspect_stream(config: StreamConfig, seed: int) -> Inspection:
     train, test = (_of(data, used) for data in (config.read("train"), config.read("test")))
     record = {
         "image_shape": list(train.image_shape),
+        "notes": list(config.source.notes()),
         "tasks": tasks,
         "left_out": [name for k, name in enumerate(config.class_names) if k not in used],
         "small": [fault for task in tasks for fault in _small(task)],
         "small_train": SMALL_TRAIN,
         "small_test": SMALL_TEST,
         "duplicates": _duplicates(train, test, config.class_names),
+        "near_copies": _near_copies(train, test, config.class_names),
     }
     return Inspection(record, tuple(samples))
 
@@ -129,3 +132,18 @@ def _duplicates(
         for in_train, in_test in found.pop("groups")
     ]
     return {**found, "examples": examples}
+
+
+def _near_copies(
+    train: LabelledImages, test: LabelledImages, names: Sequence[str]
+) -> dict[str, Any]:
+    found = find_near_copies(train, test)
+    examples = [
+        {
+            "train": [in_train],
+            "test": [in_test],
+            "classes": sorted({names[train.labels[in_train]], names[test.labels[in_test]]}),
+        }
+        for in_train, in_test in found.pairs
+    ]
+    return {"across": found.count, "examples": examples}

@@ -38,6 +38,8 @@ def as_markdown(record: Mapping[str, Any], picture: str | None = None) -> str:
         lines += ["", "*In italics: classes that come back; their test images came before.*"]
     if record["left_out"]:
         lines += ["", f"Left out of the stream: {', '.join(record['left_out'])}."]
+    if record["notes"]:
+        lines += ["", "## What was found", "", *(f"- {note}" for note in record["notes"])]
     if picture:
         lines += ["", f"![The first training images of each class]({picture})"]
     lines += ["", "## To look at", "", *_faults(record, None if picture else _MOST_FAULTS)]
@@ -69,10 +71,14 @@ def _faults(record: Mapping[str, Any], most: int | None) -> list[str]:
         "groups of equal images have more than one label": found["of_other_classes"],
     }
     lines += [f"- {count} {what}." for what, count in copies.items() if count]
-    for example in found["examples"][:most]:
-        places = [f"{part} {', '.join(map(str, example[part]))}" for part in ("train", "test")]
-        kept = "; ".join(place for place in places if not place.endswith(" "))
-        lines.append(f"  - the same image, of {', '.join(example['classes'])}: {kept}")
+    lines += [f"  - the same image, {_places(each)}" for each in found["examples"][:most]]
+    near = record["near_copies"]
+    if near["across"]:
+        lines.append(
+            f"- {near['across']} test images look like a training image, as if scaled or encoded "
+            "anew: thumbnails, or one picture saved twice?"
+        )
+    lines += [f"  - images that look alike, {_places(each)}" for each in near["examples"][:most]]
     small = [
         f"- Task {each['task']}: {each['name']} has {_counted(each['images'], 'image')} "
         f"{'to learn from' if each['part'] == 'train' else 'to be tested on'}."
@@ -85,7 +91,16 @@ def _faults(record: Mapping[str, Any], most: int | None) -> list[str]:
         f"fewer than {record['small_train']} training images in a task or {record['small_test']} "
         "test images"
     )
-    return lines or [f"Nothing: no image is there twice, and no class has {limits}."]
+    return lines or [
+        f"Nothing: no image is there twice, none looks like another split's, and no class has {limits}."
+    ]
+
+
+def _places(example: Mapping[str, Any]) -> str:
+    """Whose images, and where in their split."""
+    parts = [(part, ", ".join(map(str, example[part]))) for part in ("train", "test")]
+    kept = "; ".join(f"{part} {places}" for part, places in parts if places)
+    return f"of {', '.join(example['classes'])}: {kept}"
 
 
 def _costs(record: Mapping[str, Any]) -> list[str]:

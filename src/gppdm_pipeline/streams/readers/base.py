@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from pydantic import AfterValidator, ConfigDict, PositiveInt, model_validator
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.conversion import Conversion
 from gppdm_pipeline.streams.errors import SourceError, source_error
+from gppdm_pipeline.streams.folders.names import is_text
 from gppdm_pipeline.streams.prepared import prepared
 from gppdm_pipeline.streams.preparing import Contents, Job
 from gppdm_pipeline.wording import listed
@@ -80,7 +81,17 @@ def fingerprint(data: LabelledImages) -> str:
 
 
 ClassNames = tuple[str, ...]
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
+def _user_path(path: Path) -> Path:
+    if not is_text(str(path)):
+        raise source_error(
+            path, "a path", "one in UTF-8 without control characters", "Rename the folders in it."
+        )
+    return path.expanduser()
+
+
+UserPath = Annotated[Path, AfterValidator(_user_path)]
 
 
 class Reader(Conversion, ABC):
@@ -120,6 +131,14 @@ class Reader(Conversion, ABC):
         """Published training batches in their order, as indices into `read("train")`; or None."""
         return None
 
+    def notes(self) -> tuple[str, ...]:
+        """Sentences that say what was found in the files, where that is not plain.
+
+        Raises:
+            SourceError: as `read`.
+        """
+        return ()
+
     def _within_limit(self, split: Split, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
         limit = {"train": self.train_per_class, "test": self.test_per_class}[split]
         if limit is None:
@@ -144,6 +163,7 @@ class FileReader(Reader):
     """
 
     class_names: ClassNames = ()
+    _where_lacking: ClassVar[str] = "Correct class_names or the files."
 
     @model_validator(mode="after")
     def _find_class_names(self) -> Self:
@@ -184,7 +204,7 @@ class FileReader(Reader):
             kind = {"train": "training", "test": "test"}[split]
             raise SourceError(
                 f"{contents.where}: the source has no {kind} image of class {listed(lacking)}, but "
-                "each class needs at least one. Correct class_names or the files."
+                f"each class needs at least one. {self._where_lacking}"
             )
         return contents
 

@@ -1,0 +1,118 @@
+"""Where MLflow's database and files are, of a project that may be moved or copied.
+
+MLflow keeps the place of a run's files as an absolute path. Of a project that stands elsewhere now,
+the paths in its own database are corrected.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, closing, nullcontext
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from gppdm_pipeline.locks import locked
+
+logger = logging.getLogger(__name__)
+
+SQLITE = "sqlite:///"
+_OF_URLS = "?#%"  # mean something else in a URL, and SQLAlchemy has no way to write them
+
+
+def database_uri(settings: Mapping[str, str], project: Path) -> str:
+    """Where MLflow is; a relative SQLite path would be wherever the command happens to run.
+
+    A path that no URL can hold is told from the working directory, which in a run is the project's.
+    """
+    uri = settings["tracking_uri"]
+    if not uri.startswith(SQLITE):
+        return uri
+    file = str(_home(project) / uri.removeprefix(SQLITE))
+    return SQLITE + (os.path.relpath(file) if {*file} & {*_OF_URLS} else file)
+
+
+def artifact_location(settings: Mapping[str, str], project: Path) -> str:
+    """Where the files of new experiments are kept, as a URI."""
+    return (_home(project) / settings["artifact_location"]).as_uri()
+
+
+def alone(uri: str) -> AbstractContextManager[object]:
+    """Of runs that start at once, one makes MLflow's tables and the experiment."""
+    if not uri.startswith(SQLITE):
+        return nullcontext()
+    return locked(Path(f"{uri.removeprefix(SQLITE)}.lock"))
+
+
+def follow_move(settings: Mapping[str, str], project: Path) -> None:
+    """Let the project's own database name the places of files where the project stands now.
+
+    It leaves alone what is not of the project: a server, a database or files elsewhere.
+
+    Raises:
+        sqlite3.Error: if the database cannot be read or written.
+    """
+    home, uri = _home(project), settings["tracking_uri"]
+    file = home / uri.removeprefix(SQLITE)
+    names = (Path(uri.removeprefix(SQLITE)), Path(settings["artifact_location"]))
+    if not uri.startswith(SQLITE) or any(name.is_absolute() for name in names):
+        return
+    if "://" in settings["artifact_location"] or not file.exists():
+        return
+    with alone(f"{SQLITE}{file}"), closing(sqlite3.connect(file)) as database, database:
+        if not database.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'experiments'"
+        ).fetchone():
+            return
+        for old in {*_moved(database, names[1], home)}:
+            runs = _correct(database, old, artifact_location(settings, project))
+            logger.info(
+                "The project stood in %s when MLflow's database was made: it names the files of %d "
+                "runs in %s now.",
+                Path(_path(old)).parents[len(names[1].parts) - 1],
+                runs,
+                home,
+            )
+
+
+def _moved(database: sqlite3.Connection, location: Path, home: Path) -> Iterator[str]:
+    """Places of experiments that are the project's, by their name within it, but not here."""
+    for (place,) in database.execute("SELECT artifact_location FROM experiments"):
+        there = Path(_path(place or ""))
+        parts = location.parts
+        if there.parts[-len(parts) :] == parts and there != home / location:
+            yield place
+
+
+def _correct(database: sqlite3.Connection, old: str, new: str) -> int:
+    """Write the new place for the old; of runs where their files are there. Returns how many."""
+    database.execute(
+        "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (new, old)
+    )
+    found = database.execute("SELECT run_uuid, artifact_uri FROM runs").fetchall()
+    moved = [
+        (new + place.removeprefix(old), run)
+        for run, place in found
+        if place and place.startswith(f"{old}/")
+    ]
+    there = [(place, run) for place, run in moved if Path(_path(place)).exists()]
+    database.executemany("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", there)
+    return len(there)
+
+
+def _path(uri: str) -> str:
+    """Of a local file; empty for other URIs."""
+    parts = urlsplit(uri)
+    return url2pathname(parts.path) if parts.scheme == "file" else ""
+
+
+def _home(project: Path) -> Path:
+    """The project's folder; for a queued experiment of DVC, that of the project it is a copy of."""
+    parts = project.parts
+    for end in range(len(parts) - 2):
+        if parts[end : end + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:end])
+    return project

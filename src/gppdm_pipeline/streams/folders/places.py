@@ -1,0 +1,165 @@
+"""Folders on the way down from the one that the user named, and the classes in one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from gppdm_pipeline.streams.errors import SourceError, source_error
+from gppdm_pipeline.streams.folders.entries import (
+    Glance,
+    Skipped,
+    entries,
+    glance,
+    identity,
+    is_folder,
+    is_image,
+)
+from gppdm_pipeline.streams.folders.names import composed, is_part, is_split, is_text, shown_list
+from gppdm_pipeline.wording import listed
+
+ClassFolders = Literal["outermost", "innermost"]
+Classes = dict[str, tuple[str, ...]]
+"""The folders of each class below a split's, by the class's name, in alphabetical order."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder, and the identities of those above it, to which a link may lead back."""
+
+    path: Path
+    above: frozenset[tuple[int, int]] = frozenset()
+
+    def inside(self, name: str) -> Place:
+        """A folder in it."""
+        return Place(self.path / name, self.above | {identity(self.path)})
+
+    def look(self) -> Glance:
+        """What it holds."""
+        return glance(self.path, self.above)
+
+    def has_images(self) -> bool:
+        """Whether an image lies in it directly."""
+        found = entries(self.path, Skipped())
+        return any(is_image(entry) for entry in found if not is_folder(entry))
+
+    def down(self) -> Iterator[Place]:
+        """It, and the folders below as long as there is one only, up to one with images."""
+        here = self
+        yield here
+        while len(full := here.look().full) == 1 and (here is self or not here.has_images()):
+            here = here.inside(full[0])
+            yield here
+
+
+def unwrapped(place: Place, *, to_splits: bool) -> Place | None:
+    """The folder that holds the classes' folders (or the splits'), under wrappers such as images/.
+
+    Args:
+        place: where to begin.
+        to_splits: stop above a folder that is a split by its name.
+
+    Returns:
+        None if images lie there without a folder that could be a class.
+    """
+    chain = list(place.down())
+    for above, here in pairwise(chain):
+        if to_splits and is_split(here.path.name):
+            return above
+    last = chain[-1]
+    if len(last.look().full) > 1 and (last is place or not last.has_images()):
+        return last
+    for above, here in pairwise(chain):
+        name = here.path.name
+        if not (is_part(name) or is_split(name) or name == above.path.name):
+            return above  # one class
+    return None
+
+
+def find_classes(place: Place, which: ClassFolders | None, *, lenient: bool) -> Classes:
+    """The classes whose folders lie in one.
+
+    Args:
+        place: the folder that holds them.
+        which: of folders that hold folders, whether these or those are classes; None asks.
+        lenient: take any folder for a class, as those that are meant are named elsewhere.
+
+    Raises:
+        SourceError: if it cannot be told, and `lenient` does not say that it need not.
+    """
+    found = place.look()
+    nested = {name: inner for name in found.full if (inner := _inner(place.inside(name)))}
+    indexed = len(nested) == len(found.full) and all(
+        len(name) == 1 and all(each.casefold().startswith(name.casefold()) for each in inner)
+        for name, inner in nested.items()
+    )
+    if not lenient:
+        _check_names(place.path, found)
+        if nested and not indexed and which is None:
+            raise _nested(place.path, found, nested)
+    folders = {name: name for name in found.folders if is_text(name)}
+    if which == "innermost" or (nested and indexed and which is None):
+        for name in nested:
+            for path in _innermost(place.inside(name), f"{name}/"):
+                folders[path] = path.partition("/")[2] if indexed else path
+            del folders[name]
+    classes: dict[str, list[str]] = {}
+    for folder in sorted(folders):
+        classes.setdefault(composed(folders[folder]), []).append(folder)
+    return {name: tuple(classes[name]) for name in sorted(classes)}
+
+
+def _inner(place: Place) -> tuple[str, ...]:
+    """The folders of images in one that has no image itself; images/ alone does not count."""
+    if place.has_images():
+        return ()
+    full = place.look().full
+    return () if len(full) == 1 and is_part(full[0]) else full
+
+
+def _innermost(place: Place, path: str) -> Iterator[str]:
+    for name in _inner(place):
+        if _inner(place.inside(name)):
+            yield from _innermost(place.inside(name), f"{path}{name}/")
+        else:
+            yield f"{path}{name}"
+
+
+def _check_names(folder: Path, found: Glance) -> None:
+    strange = [name for name in found.folders if not is_text(name)]
+    if strange:
+        raise source_error(
+            folder,
+            f"the folder {strange[0]}",
+            "names in UTF-8 without control characters",
+            "Rename it (`convmv -r -f latin1 -t utf-8` where that is its encoding), or name the "
+            "classes to use in class_names.",
+        )
+    parts = [name for name in found.full if is_part(name)]
+    splits = [name for name in found.full if is_split(name)]
+    if parts or len(splits) == len(found.full):
+        raise source_error(
+            folder,
+            f"the folders {listed(found.folders)}",
+            "a folder of images for each class, or these below train/",
+            f"{shown_list(parts or splits)} is no class by its name: set `folder` to where the "
+            "classes' folders are, or name the classes in class_names.",
+        )
+
+
+def _nested(folder: Path, found: Glance, nested: dict[str, tuple[str, ...]]) -> SourceError:
+    name, inner = next(iter(nested.items()))
+    held = f"{shown_list([name])}, which holds no image but the folders {listed(inner, 4)}"
+    if all(is_split(each) for each in inner):
+        repair = f"Put splits above classes, such as train/{name}."
+    elif set(inner) & set(found.folders) - {name}:
+        repair = f"Its folders have the names of those beside it: remove {name}, or move it away."
+    else:
+        repair = (
+            "Set class_folders to outermost if it is one class, to innermost if its folders are "
+            "classes, or name the classes in class_names."
+        )
+    return source_error(folder, held, "a folder of images for each class", repair)

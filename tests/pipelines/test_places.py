@@ -1,0 +1,203 @@
+"""Where the project and its images lie does not matter: what they are does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from kedro.runner import SequentialRunner
+from mlflow import MlflowClient
+from mlflow.utils.validation import _validate_param_name
+from PIL import Image
+from tests.pipelines.test_continual import (
+    ROOT,
+    TINY,
+    empty_database,  # noqa: F401
+    outputs,
+    project,  # noqa: F401 (in a folder of its own)
+    refused,
+    run,
+)
+
+from gppdm_pipeline.cli import run as kedro_run
+from gppdm_pipeline.run.mlflow_places import database_uri, follow_move
+from gppdm_pipeline.run.session import Session
+from gppdm_pipeline.run.summary import print_summary
+from gppdm_pipeline.run.tracking import LONGEST_KEY, _key
+
+SETTINGS = {"tracking_uri": "sqlite:///mlflow.db", "artifact_location": "mlruns"}
+
+
+def write_images(folder, *names):
+    for number, name in enumerate(names):
+        rng = np.random.default_rng(number)
+        (folder / name).mkdir(parents=True)
+        for i in range(6):
+            pixels = rng.integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def of_folder(folder, **stream):
+    source = {"reader": "image_folder", "folder": str(folder), "colour": "grey"}
+    return {"stream": {"source": source, "classes_per_task": 1, **stream}}
+
+
+def test_the_same_images_elsewhere_go_on_and_others_under_the_same_path_do_not(tmp_path, caplog):
+    here = write_images(tmp_path / "here", "cat, tabby", "dog's")
+    run(of_folder(here), namespaces=["task_01"])
+    first = outputs("06_models") / "task_01" / "state" / "state.json"
+    made = first.stat().st_mtime_ns
+    there = shutil.copytree(here, tmp_path / "of another job" / "it")
+    Image.new("L", (8, 8)).save(here / "cat, tabby" / "0.png")
+    with refused("made of other images:\n  task 1: training images of cat, tabby (as many, but"):
+        run(of_folder(here), namespaces=["task_02"])
+    shutil.rmtree(here)
+    odd = {"experiences": 2, "probability": {"cat, tabby": 0.0, "dog's": 0.0}}
+    with refused("made with other settings", "stream.repetition.experiences"):
+        run(of_folder(there, classes_per_task=None, repetition=odd, returning_images="divide"))
+    run(of_folder(there), namespaces=["task_02", "report"])
+    assert first.stat().st_mtime_ns == made
+    assert str(tmp_path) not in (outputs("06_models") / "configuration.json").read_text()
+
+
+def test_a_project_of_any_name_writes_where_it_stands_though_it_was_moved(
+    tmp_path, monkeypatch, caplog
+):
+    old, new = (tmp_path / f"{name} [v2] #1 50%25?" for name in ("old", "new"))
+    old.mkdir()
+    for name in ("conf", "mlflow.db"):
+        shutil.move(name, old / name)
+    shutil.copy(ROOT / "pyproject.toml", old)
+    write_images(old / "data/01_raw/my_images", "a", "b")
+    params = of_folder("data/01_raw/my_images")
+    monkeypatch.chdir(old)
+    run(params)
+    monkeypatch.chdir(tmp_path)
+    old.rename(new)
+    inside = new / "notebooks"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    monkeypatch.delenv("GPPDM_CACHE")
+    given = {**TINY, **params, "seed": 1}
+    with caplog.at_level(logging.INFO), Session.create(runtime_params=given) as session:
+        session.run(pipeline_names=["continual"], runner=SequentialRunner())
+    assert f"The project stood in {old} when MLflow's database was made" in caplog.text
+    assert "names the files of 1 runs in" in caplog.text
+    assert not old.exists()
+    assert len([*(new / "mlruns").glob("*/artifacts/metrics.json")]) == 2
+    assert [*inside.iterdir()] == []
+    monkeypatch.chdir(new)
+    client = MlflowClient(database_uri(SETTINGS, new))
+    runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    files = [{file.path for file in client.list_artifacts(run.info.run_id)} for run in runs]
+    assert all("metrics.json" in names for names in files)
+    assert len(files) == 2
+
+
+def test_a_database_that_is_not_the_projects_is_left_alone(tmp_path, caplog):
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    elsewhere = "file:///somewhere/else/files"
+    client.create_experiment("digits", artifact_location=elsewhere)
+    for settings in (
+        SETTINGS,
+        {
+            **SETTINGS,
+            "tracking_uri": f"sqlite:///{tmp_path}/mlflow.db",
+            "artifact_location": "files",
+        },
+        {**SETTINGS, "artifact_location": "s3://bucket/files"},
+        {**SETTINGS, "tracking_uri": "http://server:5000", "artifact_location": "files"},
+        {**SETTINGS, "tracking_uri": "sqlite:///not_there.db", "artifact_location": "files"},
+    ):
+        follow_move(settings, tmp_path)
+    assert client.get_experiment_by_name("digits").artifact_location == elsewhere
+    follow_move({**SETTINGS, "artifact_location": "files"}, tmp_path)
+    assert (
+        client.get_experiment_by_name("digits").artifact_location == (tmp_path / "files").as_uri()
+    )
+
+
+def test_a_path_with_brackets_is_shown_as_it_is(tmp_path, capsys):
+    report = {
+        "configuration": {"benchmark": "b", "method": "m", "seed": 0},
+        "accuracy_matrix": [[1.0]],
+        "average_accuracy_after_task": [1.0],
+        "seconds": {},
+        "average_accuracy": 1.0,
+        "average_incremental_accuracy": 1.0,
+        "forgetting": None,
+    }
+    print_summary(report, {"states": Path("/x/gppdm[v2]/[bold]/data")})
+    assert "/x/gppdm[v2]/[bold]/data" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pipeline=contnual"], "there is no such pipeline; did you mean continual? Allowed:"),
+        (["--pipeline=inspect", "--nodes=lok"], "Kedro refuses the command"),
+        (["--tags=none"], "Kedro refuses the command"),
+        (["--runner=NoRunner"], "Kedro refuses the command"),
+        (["--pipeline=continual", "--params=variant=a/b"], "variant = a/b (--params): "),
+        (["--pipeline=continual", "--params=stream.source.folder=${x}"], "Kedro refuses"),
+    ],
+)
+def test_what_the_command_line_holds_wrong_is_told_without_a_traceback(options, message):
+    done = CliRunner().invoke(kedro_run, options)
+    assert done.exit_code == 1
+    assert message in done.output
+    assert "Traceback" not in done.output
+    assert not Path("data").exists()
+
+
+def test_a_number_for_a_variant_in_a_file_is_refused():
+    Path("conf/local").mkdir(exist_ok=True)
+    Path("conf/local/parameters.yml").write_text("variant: 010\n")
+    done = CliRunner().invoke(kedro_run, [])
+    assert "variant = 8 (conf/local/parameters.yml): YAML reads a number" in done.output
+    assert done.exit_code == 1
+
+
+def test_a_path_with_a_brace_is_refused(tmp_path, monkeypatch):
+    folder = tmp_path / "{v2}"
+    shutil.copytree("conf", folder / "conf")
+    monkeypatch.chdir(folder)
+    with refused("{v2}: Kedro takes what is in braces for a pattern. Rename the folder"):
+        run()
+
+
+def test_names_of_any_signs_are_names_in_mlflow():
+    names = [
+        "a, b",
+        "dog's",
+        "猫",
+        "🐈",
+        "x/../y",
+        "50%",
+        "a:2c: b",
+        "n" * 300,
+        "n" * 301,
+        "\udcff",
+    ]
+    keys = {_key(f"stream.repetition.probability.{name}") for name in names}
+    assert len(keys) == len(names)
+    assert all(_validate_param_name(key) is None for key in keys)
+    assert max(map(len, keys)) <= LONGEST_KEY
+    assert "stream.repetition.probability.a:2c: b" in keys
+
+
+@pytest.mark.parametrize("pipeline", ["continual", "inspect", "compare"])
+def test_a_project_that_cannot_be_written_is_told_by_every_pipeline(pipeline):
+    Path("data").write_text("no folder")
+    given = json.dumps(TINY["stream"]["source"])
+    params = f"method=finetune,stream.classes_per_task=5,stream.source={given}"
+    done = CliRunner().invoke(kedro_run, [f"--pipeline={pipeline}", f"--params={params}"])
+    assert done.exit_code == 1
+    assert "Traceback" not in done.output
+    assert "data" in done.output
