@@ -12,11 +12,12 @@ from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.diffusion.network import build_unet
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
-from gppdm_pipeline.algorithm.generator import draw as generator_drawing
 from gppdm_pipeline.algorithm.generator import parts as generator
+from gppdm_pipeline.algorithm.generator import residuals as generator_residuals
 from gppdm_pipeline.algorithm.generator.bases import extend_bases
-from gppdm_pipeline.algorithm.generator.draw import denoising_residuals, replay_of
+from gppdm_pipeline.algorithm.generator.draw import replay_of
 from gppdm_pipeline.algorithm.generator.parts import add_classes
+from gppdm_pipeline.algorithm.generator.residuals import denoising_residuals
 from gppdm_pipeline.algorithm.state import LearnerState
 
 CONTEXT = Context(0, 1)
@@ -157,14 +158,14 @@ def test_residuals_are_what_the_denoiser_leaves_out(monkeypatch, prediction):
         assert 0.5 <= share[tau[0]] < 0.51
         return x / sigma if prediction == "epsilon" else signal / sigma * x
 
-    monkeypatch.setattr(generator_drawing, "denoiser_of", lambda *_: grey)
+    monkeypatch.setattr(generator_residuals, "denoiser_of", lambda *_: grey)
     residuals = denoising_residuals(state, images, settings, CONTEXT)
     order = torch.randperm(len(images), generator=CONTEXT.generator("texture"))
     expected = to_unit_range(images.images, CPU)[order]
     torch.testing.assert_close(residuals, expected, atol=1e-5, rtol=0)
     labels = [state.condition.embeddings[int(k)] for k in images.labels[order.numpy()]]
     assert torch.equal(torch.cat(told), torch.stack(labels))
-    monkeypatch.setattr(generator_drawing, "TEXTURES", 3)
+    monkeypatch.setattr(generator_residuals, "TEXTURES", 3)
     few = denoising_residuals(state, images, settings, CONTEXT)
     assert torch.equal(few, residuals[:3])
 

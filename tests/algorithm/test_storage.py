@@ -15,6 +15,15 @@ from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.methods import Method
 
 FILES = {
+    "adapters": [
+        "adapters/task_02/config.json",
+        "adapters/task_02/weights.safetensors",
+        "classifier.safetensors",
+        "denoiser/config.json",
+        "denoiser/diffusion_pytorch_model.safetensors",
+        "prototypes.safetensors",
+        "state.json",
+    ],
     "empty": ["state.json"],
     "ewc": [
         "classifier.safetensors",
@@ -42,6 +51,7 @@ def states():
         for name in ("ewc", "exemplar", "finetune")
     }
     return {
+        "adapters": learn(gppdm(memory="adapters"), [(11, 2), (3,)])[-1],
         "empty": LearnerState.empty(),
         **{name: learn(method, [(5, 2), (3,)])[-1] for name, method in small.items()},
         "gppdm": learn(gppdm(), [(11, 2), (3,)])[-1],

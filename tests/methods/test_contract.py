@@ -58,6 +58,19 @@ VARIANTS = {
         "denoiser": {**DENOISER, "distillation": 0.8, "label_dropout": 0.2},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
     },
+    "gppdm, adapters": {**GPPDM, "memory": "adapters", "adapters": {"rank": 2, "batch_size": 8}},
+    "cpdm, experts": {
+        "name": "cpdm",
+        **PARTS,
+        "memory": "adapters",
+        "adapters": {"rank": "full", "batch_size": 8},
+    },
+    "ddgr, adapters": {
+        "name": "ddgr",
+        **PARTS,
+        "memory": "adapters",
+        "adapters": {"rank": 2, "batch_size": 8},
+    },
     "gppdm, moved by Muon": {**GPPDM, "denoiser": {**DENOISER, "optimiser": "muon", "heads": 2}},
 }
 # The method that CONTRIBUTING.md adds as an example: its file, and its lines in the two lists.

@@ -100,7 +100,7 @@ def tensors_of(state):
         for part in ("embeddings", "prototypes", "starts"):
             tensors = getattr(state.condition, part)
             named |= {f"{part}/{label}": tensor for label, tensor in tensors.items()}
-    for part, weights in state.extras.items():
+    for part, weights in {**state.adapters, **state.extras}.items():
         named |= {f"{part}/{name}": tensor for name, tensor in weights.tensors.items()}
     if state.kept is not None:
         named["kept/images"] = torch.from_numpy(state.kept.images)

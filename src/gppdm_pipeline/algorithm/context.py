@@ -14,7 +14,12 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 
-from gppdm_pipeline.algorithm.disk.checkpoints import Checkpoints, no_checkpoints
+from gppdm_pipeline.algorithm.disk.checkpoints import (
+    Checkpoints,
+    DrawnOnce,
+    no_checkpoints,
+    not_kept,
+)
 
 
 class ProgressBar(Protocol):
@@ -57,6 +62,7 @@ class Context:
         progress: opens progress bars.
         checkpoints: keep what a loop needs to go on after it was stopped.
         precision: of the networks' large products (see `autocast`).
+        drawn: keeps images that are the same in every task.
     """
 
     seed: int
@@ -65,6 +71,7 @@ class Context:
     progress: Progress = silent
     checkpoints: Checkpoints = no_checkpoints
     precision: Precision = "float32"
+    drawn: DrawnOnce = not_kept
 
     def generator(self, stage: str) -> torch.Generator:
         """A fresh generator on the device that depends on (seed, task, stage) and nothing else."""

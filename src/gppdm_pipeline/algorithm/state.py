@@ -52,6 +52,8 @@ class LearnerState:
         image_shape: (height, width, channels) of every image; None before the first task.
         classifier: over `classes`, in that order; None before the first task.
         denoiser: the conditional U-Net (its averaged weights); None for methods without one.
+        adapters: task -> what the classes of a later task add to the denoiser's weights (see
+            `adapters.py`), for learners whose denoiser stays as the first task left it.
         condition: of the denoiser; None for methods without one.
         bases: full name of each projected layer -> float32 [in_features, rank], orthonormal
             columns that span the inputs of old classes.
@@ -65,6 +67,7 @@ class LearnerState:
     image_shape: tuple[int, int, int] | None = None
     classifier: Weights | None = None
     denoiser: Weights | None = None
+    adapters: Mapping[int, Weights] = field(default_factory=dict)
     condition: Condition | None = None
     bases: Mapping[str, Tensor] = field(default_factory=dict)
     extras: Mapping[str, Weights] = field(default_factory=dict)
@@ -80,6 +83,10 @@ class LearnerState:
     def classes(self) -> tuple[int, ...]:
         """Every class seen, in order of arrival; the order of the classifier's outputs."""
         return tuple(dict.fromkeys(label for task in self.tasks for label in task))
+
+    def adapter_of(self, label: int) -> int | None:
+        """The adapter that draws a class: of the last task it came in; None: the denoiser alone."""
+        return max((task for task in self.adapters if label in self.tasks[task - 1]), default=None)
 
     def classes_before(self, task: int) -> tuple[int, ...]:
         """The classes of the tasks before `task` (from 1), in order of arrival."""
@@ -110,7 +117,8 @@ class LearnerState:
     def bytes(self) -> int:
         """How much has to be kept: bytes of all tensors and images."""
         groups: list[Mapping[Any, Tensor]] = [self.bases]
-        networks = (self.classifier, self.denoiser, *self.extras.values())
+        networks = [self.classifier, self.denoiser]
+        networks += [*self.adapters.values(), *self.extras.values()]
         groups += [weights.tensors for weights in networks if weights]
         if self.condition:
             condition = self.condition

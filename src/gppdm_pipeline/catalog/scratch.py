@@ -5,6 +5,7 @@
 <folder>/unfinished/<command>.json   a command that has begun and not ended
 <folder>/mlflow_run.json             MLflow's run, until the report is made
 <folder>/<task>/<stage>/             checkpoints, until the stage's outputs are written
+<folder>/drawn/<name>/               images that every task would draw alike, drawn once
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFolder, digest
+from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFiles, CheckpointFolder, digest
 from gppdm_pipeline.algorithm.disk.checkpoints import Checkpoints
 from gppdm_pipeline.provenance import code_digest
 
@@ -40,6 +41,16 @@ class Scratch:
         """
         folder = self.folder / f"task_{task:02d}" / stage
         return CheckpointFolder(folder, digest(code_digest(), task, given), self.every)
+
+    def drawn(self, name: str, *given: object) -> CheckpointFiles:
+        """The place of images that stay, good for as long as code and what they come of stay so.
+
+        Args:
+            name: of what is drawn, such as a class.
+            given: settings, weights, condition.
+        """
+        key = digest(code_digest(), given)
+        return CheckpointFiles(self.folder / "drawn" / name, key, self.every)
 
     def forget(self, node: str) -> None:
         """Remove the checkpoints of a node, `<task>.<stage>`, whose outputs are written."""

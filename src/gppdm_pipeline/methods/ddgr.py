@@ -80,6 +80,12 @@ class Ddgr(DiffusionReplay):
     def _draw(
         self, state: LearnerState, counts: Mapping[int, int], context: Context, stage: str
     ) -> LabelledImages:
+        if self.memory == "adapters" and len(counts) > 1:  # each with its own weights
+            each = [
+                self._draw(state, {label: count}, context, f"{stage}_{label}")
+                for label, count in counts.items()
+            ]
+            return LabelledImages.concatenate(each)
         assert state.classifier is not None
         columns = torch.tensor([state.classes.index(label) for label in counts])
         of_each = torch.tensor(list(counts.values()))

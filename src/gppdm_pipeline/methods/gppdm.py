@@ -18,19 +18,23 @@ from gppdm_pipeline.algorithm.classifier.regularisation import with_soft_labels
 from gppdm_pipeline.algorithm.classifier.texture import texture_of
 from gppdm_pipeline.algorithm.condition.labels import ConditionConfig
 from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.adapters import AdapterConfig
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.generator.bases import extend_bases
-from gppdm_pipeline.algorithm.generator.draw import denoising_residuals, redrawn, replay_of
-from gppdm_pipeline.algorithm.generator.learn import train_denoiser
+from gppdm_pipeline.algorithm.generator.draw import redrawn, replay_of
+from gppdm_pipeline.algorithm.generator.exact import exact_replay
+from gppdm_pipeline.algorithm.generator.learn import train_adapter, train_denoiser
 from gppdm_pipeline.algorithm.generator.parts import (
+    Memory,
     ReplayConfig,
     add_classes,
     check_images,
     warn_if_tokens_fill,
 )
 from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig
+from gppdm_pipeline.algorithm.generator.residuals import denoising_residuals
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.base import Method, all_images
@@ -50,6 +54,10 @@ class Gppdm(Method):
     and images of the new ones from the new generator, so that it cannot tell old from new by
     replayed from real. classifier_first, as published: from the replay and this task's real images.
     """
+    memory: Memory = "shared"
+    """shared, as published: every task trains the one denoiser, on replay of old classes too.
+    adapters: the denoiser stays as the first task left it, each later task learns an adapter for
+    its own classes from its own images, and what is drawn of old classes never changes."""
     texture: bool = False
     """Whether the classifier sees generated images with what the denoiser leaves out of this task's
     real ones, so that it knows the texture of real images (see `classifier/texture.py`)."""
@@ -64,6 +72,7 @@ class Gppdm(Method):
     """How many of each class are drawn anew at most, each from another real image."""
     condition: ConditionConfig = ConditionConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
+    adapters: AdapterConfig = AdapterConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
     projection: ProjectionConfig = ProjectionConfig()
     replay: ReplayConfig = ReplayConfig()
@@ -86,7 +95,12 @@ class Gppdm(Method):
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """Refuse images that the generator cannot draw."""
         check_images(self, image_shape, classes)
-        warn_if_tokens_fill(self, classes)
+        if self.memory == "shared":
+            warn_if_tokens_fill(self, classes)
+
+    def replaying(self, images_per_class: int) -> Method:
+        """As base; with adapters this method itself, whose images are drawn once in any case."""
+        return self if self.memory == "adapters" else super().replaying(images_per_class)
 
     def with_class_names(self, names: Sequence[str], instead_of: Sequence[str] = ()) -> Self:
         """As base; kept where labels are made from names, and the user gave none."""
@@ -110,9 +124,14 @@ class Gppdm(Method):
     def train_generator(
         self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
     ) -> tuple[LearnerState, StageLog]:
-        """Denoiser and new prototypes on this task's images and the replay; then the bases."""
+        """Denoiser and new prototypes on this task's images and the replay; then the bases.
+
+        With `memory: adapters`, from the second task on, an adapter in place of the denoiser.
+        """
         state = state.begin(context.task, train.classes, train.image_shape)
         state = add_classes(state, train, self, context)
+        if self.memory == "adapters" and state.denoiser is not None:
+            return train_adapter(state, train, replay, self, context)
         state, log = train_denoiser(state, train, replay, self, context)
         state, ranks = extend_bases(state, self, context)
         return state, StageLog({**log.metrics, **ranks.metrics}, log.curves)
@@ -157,6 +176,8 @@ class Gppdm(Method):
     def _draw(
         self, state: LearnerState, counts: Mapping[int, int], context: Context, stage: str
     ) -> LabelledImages:
+        if self.memory == "adapters":
+            return exact_replay(state, counts, self, context, stage)
         return replay_of(state, tuple(counts), tuple(counts.values()), self, context, stage)
 
     @model_validator(mode="after")

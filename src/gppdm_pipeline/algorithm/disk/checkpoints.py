@@ -70,3 +70,15 @@ NOWHERE: Checkpoint = _Nowhere()
 def no_checkpoints(loop: str) -> Checkpoint:
     """Every loop starts at its beginning and keeps nothing: the default for library use."""
     return NOWHERE
+
+
+class DrawnOnce(Protocol):
+    """Gives images that never change the place where they are kept."""
+
+    def __call__(self, name: str, *given: object) -> Checkpoint:
+        """The place of the images of this name, empty unless they were drawn from the same."""
+
+
+def not_kept(name: str, *given: object) -> Checkpoint:
+    """Images are drawn again whenever they are asked for: the default for library use."""
+    return NOWHERE

@@ -4,6 +4,7 @@
                              classifier's shape, checksums
     classifier.safetensors
     denoiser/                config.json and weights as diffusers' UNet2DConditionModel writes them
+    adapters/task_<tt>/      config.json and weights.safetensors of what a later task adds to them
     prototypes.safetensors   prototype.<class>, start.<class>, embedding.<class>, token_map
     bases.safetensors        by the full name of the projected layer
     extras/<name>/           config.json and weights.safetensors of what only some methods carry
@@ -28,11 +29,11 @@ from typing import Any
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 import gppdm_pipeline
-from gppdm_pipeline.algorithm.classifier.network import SmallConvNet
 from gppdm_pipeline.algorithm.diffusion.network import build_unet
+from gppdm_pipeline.algorithm.disk.shapes import UNET_WEIGHTS, misfits, without_private
 from gppdm_pipeline.algorithm.state import Condition, LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 
@@ -40,7 +41,7 @@ FORMAT = 1
 _MANIFEST = "state.json"
 _CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
 _PROVENANCE = "provenance.json"
-_UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_TASK = "task_"
 
 
 class StateError(ValueError):
@@ -99,9 +100,9 @@ def load_state(folder: Path) -> LearnerState:
     classifier, denoiser, condition = None, None, None
     if manifest["classifier"] is not None:
         classifier = Weights(manifest["classifier"], load(files["classifier.safetensors"]))
-    if f"denoiser/{_UNET_WEIGHTS}" in files:
+    if f"denoiser/{UNET_WEIGHTS}" in files:
         config = json.loads(files["denoiser/config.json"])
-        denoiser = Weights(_without_private(config), load(files[f"denoiser/{_UNET_WEIGHTS}"]))
+        denoiser = Weights(without_private(config), load(files[f"denoiser/{UNET_WEIGHTS}"]))
     if "prototypes.safetensors" in files:
         condition = _unpack_condition(load(files["prototypes.safetensors"]))
     shape = manifest["image_shape"]
@@ -112,13 +113,11 @@ def load_state(folder: Path) -> LearnerState:
         denoiser=denoiser,
         condition=condition,
         bases=load(files["bases.safetensors"]) if "bases.safetensors" in files else {},
-        extras={
-            name.split("/")[1]: Weights(
-                json.loads(content), load(files[name.replace(_CONFIG, _WEIGHTS)])
-            )
-            for name, content in files.items()
-            if name.startswith("extras/") and name.endswith(_CONFIG)
+        adapters={
+            int(name.removeprefix(_TASK)): weights
+            for name, weights in _networks(files, "adapters").items()
         },
+        extras=_networks(files, "extras"),
         kept=_unpack_images(files["kept.safetensors"]) if "kept.safetensors" in files else None,
         data=tuple(manifest["data"]),
     )
@@ -151,8 +150,10 @@ def _write_tensors(state: LearnerState, folder: Path) -> None:
         _write(folder / "prototypes.safetensors", named)
     if state.bases:
         _write(folder / "bases.safetensors", state.bases)
-    for name, weights in state.extras.items():
-        place = folder / "extras" / name
+    networks = {f"extras/{name}": weights for name, weights in state.extras.items()}
+    networks |= {f"adapters/{_TASK}{task:02d}": each for task, each in state.adapters.items()}
+    for name, weights in networks.items():
+        place = folder / name
         place.mkdir(parents=True)
         (place / _CONFIG).write_text(json.dumps(dict(weights.config)))
         _write(place / _WEIGHTS, weights.tensors)
@@ -230,25 +231,20 @@ def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     return manifest, files
 
 
+def _networks(files: Mapping[str, bytes], folder: str) -> dict[str, Weights]:
+    """Those in a folder, by name."""
+    return {
+        name.split("/")[1]: Weights(
+            json.loads(content), load(files[name.replace(_CONFIG, _WEIGHTS)])
+        )
+        for name, content in files.items()
+        if name.startswith(f"{folder}/") and name.endswith(_CONFIG)
+    }
+
+
 def _check_shapes(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """Every network's file holds its tensors, all of them and no other, in their shapes."""
-    networks: dict[str, nn.Module] = {}
-    has_denoiser = f"denoiser/{_UNET_WEIGHTS}" in files
-    if has_denoiser:
-        from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
-    with torch.device("meta"):  # shapes without memory
-        if manifest["classifier"] is not None:
-            networks["classifier.safetensors"] = SmallConvNet(**manifest["classifier"])
-        if has_denoiser:
-            config = _without_private(json.loads(files["denoiser/config.json"]))
-            networks[f"denoiser/{_UNET_WEIGHTS}"] = UNet2DConditionModel.from_config(config)
-    for name, network in networks.items():
-        expected = {key: list(value.shape) for key, value in network.state_dict().items()}
-        found = {key: list(value.shape) for key, value in load(files[name]).items()}
-        for key in sorted({*expected, *found}):
-            if expected.get(key) != found.get(key):
-                shapes = f"{found.get(key, 'missing')}, expected {expected.get(key, 'none')}"
-                raise _error(folder / name, f"does not fit its network: {key} is {shapes}")
+    for name, what in misfits(manifest, files):
+        raise _error(folder / name, f"does not fit its network: {what}")
 
 
 def _error(path: Path, what: str) -> StateError:
@@ -264,10 +260,6 @@ def _canonical(manifest: Mapping[str, Any]) -> bytes:
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _without_private(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 def _sync(path: Path) -> None:

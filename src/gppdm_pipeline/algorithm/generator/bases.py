@@ -42,7 +42,7 @@ def extend_bases(
     """
     old = state.classes_before(context.task)
     new = [label for label in state.tasks[-1] if label not in old]
-    if not settings.projection.layers or not new:
+    if settings.memory == "adapters" or not settings.projection.layers or not new:
         return state, StageLog()
     count = settings.projection.images_per_class
     replayed = replay_of(state, new, count, settings, context, "bases")

@@ -1,4 +1,4 @@
-"""The generator draws: replay, images drawn anew, and what it leaves out of images."""
+"""The generator draws: replay, and images drawn anew."""
 
 from __future__ import annotations
 
@@ -28,10 +28,6 @@ from gppdm_pipeline.algorithm.generator.parts import (
 )
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
-
-TEXTURE_SHARE = 0.5
-"""abar up to which texture is hidden in noise: as much signal as noise."""
-TEXTURES = 2000
 
 
 class Samplers(Protocol):
@@ -147,25 +143,33 @@ def draw(
 
     Args:
         state: with a generator that knows the classes.
-        labels: int64 [n].
+        labels: int64 [n], of classes with the same adapter, or none.
         settings: of the generator.
         context: seed, task, device, progress; its checkpoints keep what is drawn, as shards.
         stage: names the random numbers, and the bar.
         samplers: of each batch, and of each part of one.
     """
-    assert state.image_shape is not None
     classes, indices = np.unique(labels, return_inverse=True)
-    drawer = Drawer(
-        denoiser_of(state, settings, context),
-        condition_table(state, classes.tolist(), settings, context),
-        Process(settings.denoiser, context.device),
-        settings.replay,
-        state.image_shape,
-    )
+    drawer = drawer_of(state, classes.tolist(), settings, context)
     rows, generator = torch.from_numpy(indices).to(context.device), context.generator(stage)
     with context.progress(len(rows), stage) as bar:
         images = drawer(rows, samplers, generator, bar, context.checkpoints(stage))
     return LabelledImages(images, labels)
+
+
+def drawer_of(
+    state: LearnerState, classes: Sequence[int], settings: GeneratorSettings, context: Context
+) -> Drawer:
+    """What draws images of `classes`, which have the same adapter, or none."""
+    assert state.image_shape is not None
+    assert len({state.adapter_of(label) for label in classes}) == 1
+    return Drawer(
+        denoiser_of(state, settings, context, classes[0]),
+        condition_table(state, classes, settings, context),
+        Process(settings.denoiser, context.device),
+        settings.replay,
+        state.image_shape,
+    )
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,6 @@ class Drawer:
     config: ReplayConfig
     image_shape: tuple[int, int, int]
 
-    @torch.no_grad()
     def __call__(
         self,
         rows: Tensor,
@@ -215,19 +218,40 @@ class Drawer:
         for start in range(drawn.done, len(rows), size):
             n = min(size, len(rows) - start)
             noise = torch.randn(n, channels, height, width, generator=generator, device=device)
-            parts = [slice(0, n)] if samplers.random else parts_of(n, device)
-
-            @torch.no_grad()
-            def solve(part: slice, start: int = start, noise: Tensor = noise) -> Tensor:
-                piece = slice(start + part.start, start + part.stop)
-                clean = self.clean(rows[piece])
-                return samplers.of(self.process, piece)(clean, noise[part], generator)
-
-            x = torch.cat(together(solve, parts, device))
-            pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-            drawn.add(pixels.permute(0, 2, 3, 1).cpu().numpy())
+            drawn.add(self.batch(rows, start, noise, samplers, generator))
             bar.advance(n)
         return drawn.images
+
+    @torch.no_grad()
+    def batch(
+        self,
+        rows: Tensor,
+        start: int,
+        noise: Tensor,
+        samplers: Samplers,
+        generator: torch.Generator,
+    ) -> NDArray[np.uint8]:
+        """Some of the images, uint8 [b, h, w, c].
+
+        Args:
+            rows: int64 [n], of all.
+            start: which is the first.
+            noise: float32 [b, c, h, w], what they are drawn from.
+            samplers: as above.
+            generator: of samplers that draw random numbers.
+        """
+        device = noise.device
+        parts = [slice(0, len(noise))] if samplers.random else parts_of(len(noise), device)
+
+        @torch.no_grad()
+        def solve(part: slice) -> Tensor:
+            piece = slice(start + part.start, start + part.stop)
+            clean = self.clean(rows[piece])
+            return samplers.of(self.process, piece)(clean, noise[part], generator)
+
+        x = torch.cat(together(solve, parts, device))
+        pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
     def clean(self, rows: Tensor) -> Clean:
         """x_0 as the denoiser sees it, with classifier-free guidance (Ho & Salimans 2022).
@@ -257,39 +281,3 @@ class Drawer:
             return self.process.clean(x, output, level)
 
         return clean
-
-
-@torch.no_grad()
-def denoising_residuals(
-    state: LearnerState, images: LabelledImages, settings: GeneratorSettings, context: Context
-) -> Tensor:
-    """What the denoiser leaves out of images: x less the x_0 that it sees in x with noise.
-
-    Args:
-        state: with a generator that knows the images' classes.
-        images: any number; TEXTURES of them are drawn if there are more.
-        settings: of the generator.
-        context: seed, task, device.
-
-    Returns:
-        float32 [n, c, h, w], in units of [-1, 1].
-    """
-    generator = context.generator("texture")
-    chosen = torch.randperm(len(images), generator=generator, device=context.device)[:TEXTURES]
-    images = images.select(chosen.cpu().numpy())
-    denoiser = denoiser_of(state, settings, context)
-    classes = images.classes
-    table = condition_table(state, classes, settings, context)
-    rows = torch.from_numpy(np.searchsorted(classes, images.labels)).to(context.device)
-    pixels, process = (
-        Pixels(images.images, context.device),
-        Process(settings.denoiser, context.device),
-    )
-    level, parts = process.level((process.shares >= TEXTURE_SHARE).sum() - 1), []
-    for part in torch.arange(len(rows), device=rows.device).split(settings.replay.batch_size):
-        x = pixels[part]
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
-        noisy = level.noised(x, noise)
-        output = denoiser(noisy, level.tau.expand(len(part)), table(rows[part]).of(slice(None)))
-        parts.append(x - process.clean(noisy, output, level).clamp(-1, 1))
-    return torch.cat(parts)

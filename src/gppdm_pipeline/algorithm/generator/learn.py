@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from gppdm_pipeline.algorithm.condition.table import ConditionTable
 from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.adapters import adapter_of, attach
 from gppdm_pipeline.algorithm.diffusion.network import (
     Denoiser,
     DenoiserConfig,
@@ -25,6 +27,7 @@ from gppdm_pipeline.algorithm.fitting.muon import Group, optimiser_of
 from gppdm_pipeline.algorithm.generator.bases import key_value_drift
 from gppdm_pipeline.algorithm.generator.objective import DenoisingObjective, Examples, Teacher
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings, condition_table, denoiser_of
+from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 
@@ -53,29 +56,93 @@ def train_denoiser(
     Returns:
         The state, and the log: curve `denoiser_loss`; metrics as of `key_value_drift`.
     """
-    assert state.condition is not None
     old = state.classes_before(context.task)
     new = tuple(label for label in state.tasks[-1] if label not in old)
     table = condition_table(state, (*old, *new), settings, context, learnable=len(new))
     unet = _unet(state, settings, context).to(context.device)
-    denoiser = Denoiser(unet, settings.denoiser.patch, context.precision).train()
     examples = _examples(train, replay, (*old, *new), context)
-    objective = DenoisingObjective(
-        denoiser,
-        table,
-        examples,
-        Process(settings.denoiser, context.device),
-        settings.denoiser.label_dropout,
-        _teacher(state, settings, context),
-    )
-    budget = _budget(settings.denoiser, state, len(old), len(new), context)
+    config, teacher = settings.denoiser, _teacher(state, settings, context)
+    budget = _budget(config, config.steps_of(first=state.denoiser is None), old, new, context)
     with orthogonal_updates(unet, state.bases):
-        moving = _moving(denoiser, table.new_prototypes, settings)
-        log = fit(objective, moving, examples.rows, budget, context, "train_generator")
+        log = _fit(
+            *(unet, table, examples, config, settings.prototypes, context),
+            budget=budget,
+            teacher=teacher,
+        )
+    after = replace(_learnt(state, new, table), denoiser=_weights_of(unet))
+    return after, StageLog(key_value_drift(state, after, settings, context), log.curves)
+
+
+def train_adapter(
+    state: LearnerState,
+    train: LabelledImages,
+    replay: LabelledImages,
+    settings: GeneratorSettings,
+    context: Context,
+) -> tuple[LearnerState, StageLog]:
+    """Train an adapter and the prototypes of new classes; the denoiser stays, bit by bit.
+
+    It serves the classes of this task. It begins as the adapter of those that come back, if they
+    share one, else as nothing; adapters that serve no class any more are dropped.
+
+    Args:
+        state: with a denoiser; its classes have labels and prototypes (`add_classes`).
+        train: real images of the current classes.
+        replay: images of those that come back are learnt, too; others are not looked at.
+        settings: of the generator.
+        context: seed, task, device, progress.
+
+    Returns:
+        The state, and the log: curve `denoiser_loss`.
+    """
+    assert state.denoiser is not None
+    old = state.classes_before(context.task)
+    back = tuple(label for label in state.tasks[-1] if label in old)
+    new = tuple(label for label in state.tasks[-1] if label not in old)
+    table = condition_table(state, (*back, *new), settings, context, learnable=len(new))
+    unet, rank = build_unet(state.denoiser), settings.adapters.rank
+    served = {state.adapter_of(label) for label in back}
+    start = state.adapters.get(served.pop() or 0) if len(served) == 1 else None
+    attach(unet, rank, context.fixed_generator(f"adapter of task {context.task}"), start)
+    unet.to(context.device)
+    examples = _examples(train, replay.of_classes(back), (*back, *new), context)
+    config = settings.adapters.learning(settings.denoiser)
+    budget = _budget(config, config.steps, back, new, context)
+    log = _fit(unet, table, examples, config, settings.prototypes, context, budget=budget)
+    adapters = {**state.adapters, context.task: adapter_of(unet, state.denoiser, rank)}
+    after = replace(_learnt(state, new, table), adapters=adapters)
+    serving = {after.adapter_of(label) for label in after.classes}
+    adapters = {task: adapter for task, adapter in adapters.items() if task in serving}
+    return replace(after, adapters=adapters), log
+
+
+def _fit(
+    unet: UNet2DConditionModel,
+    table: ConditionTable,
+    examples: Examples,
+    config: DenoiserConfig,
+    prototypes: PrototypeConfig,
+    context: Context,
+    *,
+    budget: Budget,
+    teacher: Teacher | None = None,
+) -> StageLog:
+    """Train what of the network may move, and the table's new prototypes."""
+    denoiser = Denoiser(unet, config.patch, context.precision).train()
+    process = Process(config, context.device)
+    objective = DenoisingObjective(
+        denoiser, table, examples, process, config.label_dropout, teacher
+    )
+    moving = _moving(denoiser, table.new_prototypes, config, prototypes)
+    return fit(objective, moving, examples.rows, budget, context, "train_generator")
+
+
+def _learnt(state: LearnerState, new: Sequence[int], table: ConditionTable) -> LearnerState:
+    """With the prototypes that new classes have come to."""
+    assert state.condition is not None
     learnt = dict(zip(new, table.new_prototypes.detach().cpu().clone(), strict=True))
     condition = replace(state.condition, prototypes={**state.condition.prototypes, **learnt})
-    after = replace(state, condition=condition, denoiser=_weights_of(unet))
-    return after, StageLog(key_value_drift(state, after, settings, context), log.curves)
+    return replace(state, condition=condition)
 
 
 def _examples(
@@ -89,24 +156,25 @@ def _examples(
 
 
 def _budget(
-    config: DenoiserConfig, state: LearnerState, old: int, new: int, context: Context
+    config: DenoiserConfig, steps: int, old: Sequence[int], new: Sequence[int], context: Context
 ) -> Budget:
     return Budget(
-        config.steps_of(first=state.denoiser is None),
+        steps,
         config.batch_size,
         config.gradient_clip,
         config.ema_decay,
-        class_weights(old, new, config.new_share, context.device),
+        class_weights(len(old), len(new), config.new_share, context.device),
     )
 
 
-def _moving(denoiser: Denoiser, prototypes: nn.Parameter, settings: GeneratorSettings) -> Moving:
+def _moving(
+    denoiser: Denoiser, prototypes: nn.Parameter, config: DenoiserConfig, own: PrototypeConfig
+) -> Moving:
     """Weights by Muon or AdamW, and the current prototypes by AdamW.
 
     By AdamW move, with Muon, all that is no matrix, and the first and last convolution, which meet
     pixels.
     """
-    config, own = settings.denoiser, settings.prototypes
     free = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
     inner = {
         name

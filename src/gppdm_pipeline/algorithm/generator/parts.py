@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -27,6 +27,7 @@ from gppdm_pipeline.algorithm.condition.table import (
     make_token_map,
 )
 from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.adapters import AdapterConfig, merged
 from gppdm_pipeline.algorithm.diffusion.network import (
     Denoiser,
     DenoiserConfig,
@@ -40,6 +41,7 @@ from gppdm_pipeline.images.labelled import LabelledImages
 
 logger = logging.getLogger(__name__)
 
+Memory = Literal["shared", "adapters"]
 Level = Annotated[float, Field(ge=0)]
 
 
@@ -97,6 +99,14 @@ class GeneratorSettings(Protocol):
     @property
     def denoiser(self) -> DenoiserConfig:
         """Architecture, objective and budget."""
+
+    @property
+    def memory(self) -> Memory:
+        """Whether later tasks move the denoiser, or leave it and learn adapters."""
+
+    @property
+    def adapters(self) -> AdapterConfig:
+        """How large those are, and how they learn."""
 
     @property
     def prototypes(self) -> PrototypeConfig:
@@ -197,10 +207,20 @@ def add_classes(
     return replace(state, condition=condition)
 
 
-def denoiser_of(state: LearnerState, settings: GeneratorSettings, context: Context) -> Denoiser:
-    """The denoiser of `state`, which has one, on the context's device, in evaluation mode."""
+def denoiser_of(
+    state: LearnerState, settings: GeneratorSettings, context: Context, label: int | None = None
+) -> Denoiser:
+    """The denoiser of `state`, which has one, on the context's device, in evaluation mode.
+
+    Args:
+        state: with a generator.
+        settings: of it.
+        context: device, precision.
+        label: a class, whose adapter is added where it has one; None: the denoiser alone.
+    """
     assert state.denoiser is not None
-    unet = build_unet(state.denoiser)
+    adapter = None if label is None else state.adapter_of(label)
+    unet = build_unet(merged(state.denoiser, None if adapter is None else state.adapters[adapter]))
     denoiser = Denoiser(unet, settings.denoiser.patch, context.precision)
     return denoiser.to(context.device).eval()
 

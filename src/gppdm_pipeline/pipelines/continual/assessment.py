@@ -16,6 +16,7 @@ from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.oracle import OracleFolder, TrainedOracle, trained_oracle
+from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.evaluation.extractors import build_extractors
 from gppdm_pipeline.evaluation.replay_quality import (
     EvaluationConfig,
@@ -70,12 +71,13 @@ def draw_last_replay(
     seed: int,
     device: str,
     task: Task,
+    scratch: Scratch,
     evaluation: EvaluationConfig,
     state: LearnerState,
 ) -> tuple[LabelledImages, Record]:
     """A few images of every class, as a task after the last one would replay them."""
     few = learner.replaying(evaluation.images_per_class)
-    context = replace(task.context(seed, device), task=task.number + 1)
+    context = replace(task.context(seed, device, drawn=scratch.drawn), task=task.number + 1)
     return measured(lambda: few.synthesise_replay(state, context))
 
 
@@ -127,6 +129,7 @@ def assessment_nodes(tasks: list[str]) -> list[Node]:
             "params:seed",
             device,
             f"params:{tasks[-1]}.task",
+            "scratch",
             "params:evaluation",
             f"{tasks[-1]}.state",
         ],

@@ -12,7 +12,12 @@ from pydantic import BaseModel, ConfigDict
 
 from gppdm_pipeline.algorithm.classifier.network import predict_logits
 from gppdm_pipeline.algorithm.context import Context, Precision, resolve_device
-from gppdm_pipeline.algorithm.disk.checkpoints import Checkpoints, no_checkpoints
+from gppdm_pipeline.algorithm.disk.checkpoints import (
+    Checkpoints,
+    DrawnOnce,
+    no_checkpoints,
+    not_kept,
+)
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.scratch import Scratch
@@ -44,11 +49,17 @@ class Task(BaseModel):
     total: int
     precision: Precision = "float32"
 
-    def context(self, seed: int, device: str, checkpoints: Checkpoints = no_checkpoints) -> Context:
+    def context(
+        self,
+        seed: int,
+        device: str,
+        checkpoints: Checkpoints = no_checkpoints,
+        drawn: DrawnOnce = not_kept,
+    ) -> Context:
         """What the stages of this task are given besides data."""
         progress = bars_of(self.number, self.total)
         where = resolve_device(device)
-        return Context(seed, self.number, where, progress, checkpoints, self.precision)
+        return Context(seed, self.number, where, progress, checkpoints, self.precision, drawn)
 
 
 def resolve_settings(learner: Method) -> Record:
@@ -79,7 +90,7 @@ def synthesise_replay(
         "synthesise_replay",
         *(learner, seed, resolve_device(device).type, task.precision, previous_state, earlier),
     )
-    context = task.context(seed, device, checkpoints)
+    context = task.context(seed, device, checkpoints, scratch.drawn)
     return measured(lambda: learner.synthesise_replay(previous_state, context, earlier))
 
 
@@ -100,7 +111,7 @@ def train_classifier(
         "train_classifier",
         *(learner, seed, resolve_device(device).type, task.precision, state, train, replay),
     )
-    context = task.context(seed, device, checkpoints)
+    context = task.context(seed, device, checkpoints, scratch.drawn)
     after, log = measured(
         lambda: learner.train_classifier(state, train, validation, replay, context)
     )
@@ -123,7 +134,7 @@ def train_generator(
         "train_generator",
         *(learner, seed, resolve_device(device).type, task.precision, state, train, replay),
     )
-    context = task.context(seed, device, checkpoints)
+    context = task.context(seed, device, checkpoints, scratch.drawn)
     after, log = measured(lambda: learner.train_generator(state, train, replay, context))
     return _learnt(after, task, train), log
 

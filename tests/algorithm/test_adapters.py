@@ -1,0 +1,154 @@
+"""Adapters: the trunk does not move, and what an adapter says is what it has learnt."""
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from gppdm_pipeline.algorithm.context import autocast
+from gppdm_pipeline.algorithm.diffusion.adapters import adapter_of, adapter_shapes, attach, merged
+from gppdm_pipeline.algorithm.diffusion.network import (
+    DenoiserConfig,
+    build_unet,
+    unet_config,
+)
+from gppdm_pipeline.algorithm.fitting.average import Average
+from gppdm_pipeline.algorithm.fitting.muon import Muon
+from gppdm_pipeline.algorithm.state import Weights
+
+RANK = 3
+
+
+def muon(parameters):
+    matrices = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim == 1]
+    groups = [{"params": matrices, "matrices": True}, {"params": rest, "matrices": False}]
+    return Muon(groups, lr=0.02, weight_decay=0.3)
+
+
+OPTIMISERS = {
+    "muon": muon,
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.02, weight_decay=0.3),
+}
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    config = DenoiserConfig(channels=(8, 16), condition_dim=16, heads=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(**unet_config(config, (8, 8, 1), True))
+    return Weights(
+        {name: value for name, value in unet.config.items() if not name.startswith("_")},
+        {name: value.detach().clone() for name, value in unet.state_dict().items()},
+    )
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    x, tokens = (torch.randn(shape, generator=generator) for shape in ((4, 2, 8, 8), (4, 3, 16)))
+    return x, torch.tensor([0, 300, 600, 999]), tokens
+
+
+def said(unet):
+    with torch.no_grad():
+        return unet(*inputs(), return_dict=False)[0]
+
+
+def trained(trunk, rank, optimiser="adamw", start=None, steps=4, precision="float32"):
+    """A network whose adapter has learnt, with its averaged parameters."""
+    unet = build_unet(trunk)
+    attach(unet, rank, torch.Generator().manual_seed(2), start)
+    parameters = [p for p in unet.parameters() if p.requires_grad]
+    move, average = OPTIMISERS[optimiser](parameters), Average(parameters, 0.5)
+    for _ in range(steps):
+        move.zero_grad()
+        with autocast(torch.device("cpu"), precision):
+            loss = (unet(*inputs(), return_dict=False)[0].float() - 1).square().mean()
+        loss.backward()
+        move.step()
+        average.update()
+    average.apply()
+    return unet
+
+
+def test_it_begins_as_the_trunk(trunk):
+    unet = build_unet(trunk)
+    before = said(unet)
+    attach(unet, RANK, torch.Generator().manual_seed(2))
+    assert torch.equal(said(unet), before)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("rank", [RANK, "full"])
+def test_nothing_but_the_adapter_learns(trunk, rank, optimiser, precision):
+    before = {name: tensor.clone() for name, tensor in trunk.tensors.items()}
+    unet = trained(trunk, rank, optimiser, precision=precision)
+    adapter = adapter_of(unet, trunk, rank)
+    assert trunk.tensors.keys() == before.keys()
+    assert all(torch.equal(trunk.tensors[name], tensor) for name, tensor in before.items())
+    for name, module in unet.named_modules():
+        if name.endswith(".parametrizations.weight.0"):
+            layer = name.removesuffix(".parametrizations.weight.0")
+            assert torch.equal(module.start, before[f"{layer}.weight"])
+    assert merged(trunk, None) is trunk
+    moved = merged(trunk, adapter).tensors
+    still = [name for name, tensor in before.items() if torch.equal(moved[name], tensor)]
+    # A bias in front of a softmax or a norm over its channel alone has no effect; here none is so.
+    assert not still
+
+
+@pytest.mark.parametrize("rank", [RANK, "full"])
+def test_merged_weights_say_what_was_learnt(trunk, rank):
+    unet = trained(trunk, rank)
+    alone = build_unet(merged(trunk, adapter_of(unet, trunk, rank)))
+    moved = (said(alone) - said(build_unet(trunk))).abs().max()
+    # float16 has 11 bits: of what was learnt, no more than a hundredth may be off.
+    assert (said(alone) - said(unet)).abs().max() <= 0.01 * moved
+    assert moved > 0.1
+
+
+def test_an_update_has_the_rank_asked_for(trunk):
+    adapter = adapter_of(trained(trunk, RANK), trunk, RANK)
+    for name, tensor in merged(trunk, adapter).tensors.items():
+        if tensor.ndim > 1:
+            update = (tensor - trunk.tensors[name]).flatten(1).double()
+            values = torch.linalg.svdvals(update)
+            # Beyond the rank is what float32 rounds off W_0 + B A: 1e-7 of weights up to about 1.
+            assert (values[RANK:] <= 1e-6).all(), name
+            assert values[0] > 1e-4, name
+    factors = {name: tensor for name, tensor in adapter.tensors.items() if tensor.ndim > 1}
+    assert {name.rpartition(".")[2] for name in factors} == {"up", "down"}
+    assert factors["conv_out.up"].shape == (1, 1)  # no more than the matrix has
+    shapes = {name: list(tensor.shape) for name, tensor in adapter.tensors.items()}
+    assert adapter_shapes(build_unet(trunk), RANK) == shapes
+
+
+def test_one_adapter_begins_where_another_ended(trunk):
+    for rank in (RANK, "full"):
+        first = adapter_of(trained(trunk, rank), trunk, rank)
+        unet = build_unet(trunk)
+        attach(unet, rank, torch.Generator().manual_seed(3), first)
+        again = adapter_of(unet, trunk, rank)
+        assert again.tensors.keys() == first.tensors.keys()
+        for name, tensor in first.tensors.items():
+            # W_0 + d - W_0 is d but for the rounding of W_0, and that of d to float16 once more.
+            torch.testing.assert_close(again.tensors[name], tensor, rtol=1e-3, atol=1e-6)
+
+
+def test_it_is_kept_in_half_precision(trunk):
+    tensors = adapter_of(trained(trunk, RANK), trunk, RANK).tensors
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+
+
+def test_only_layers_and_vectors_have_weights(trunk):
+    """Else an adapter would have to say what it does to a matrix that is no layer's."""
+    unet = build_unet(trunk)
+    layers = {n for n, m in unet.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    others = [
+        name
+        for name, parameter in unet.named_parameters()
+        if parameter.ndim > 1 and name.rpartition(".")[0] not in layers
+    ]
+    assert not others
