@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gppdm_pipeline.streams.errors import listed, source_error
+from gppdm_pipeline.streams.errors import source_error
 from gppdm_pipeline.streams.folders.names import composed
 from gppdm_pipeline.streams.readers.base import ClassNames, check_labels
+from gppdm_pipeline.wording import listed
 
 
 def names_in(found: NDArray[Any]) -> ClassNames:
