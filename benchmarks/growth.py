@@ -4,8 +4,9 @@
 
 The first 2, 5, 10 and 20 tasks of one stream of synthetic classes, one a task, at tiny budgets;
 each run is a process of its own. Without a limit on replay the seconds of a task should be a + b x
-(old classes); with `replay.images` b should be about 0. The first task, which replays nothing, is
-not in the fit. Seconds are of the process (CPU), memory is its largest resident set within a task.
+(old classes); with `replay.images` b should be about 0, and with adapters what is left of it is
+what it takes to read the replay of old classes. The first task, which replays nothing, is not in
+the fit. Seconds are of the process (CPU), memory is its largest resident set within a task.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from measuring import markdown, parser_of, write_record
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.base import learn_task
@@ -37,7 +41,11 @@ SETTINGS = {
     "projection": {"images_per_class": 32},
 }
 REPLAY = {"images_per_class": 200, "sampler_steps": 5}
-VARIANTS: dict[str, dict[str, int]] = {"no limit": {}, f"replay.images: {CAP}": {"images": CAP}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "no limit": {},
+    f"replay.images: {CAP}": {"replay": {"images": CAP}},
+    "memory: adapters": {"memory": "adapters"},
+}
 
 
 def images_of(label: int) -> LabelledImages:
@@ -48,13 +56,15 @@ def images_of(label: int) -> LabelledImages:
     return LabelledImages(pixels, np.full(PER_CLASS, label))
 
 
-def learn(tasks: int, replay: dict[str, int]) -> list[dict[str, float]]:
-    """Learn a class a task; by task: old classes, seconds, megabytes."""
-    method = Method.model_validate({**SETTINGS, "replay": {**REPLAY, **replay}})
+def learn(tasks: int, variant: dict[str, Any], folder: Path) -> list[dict[str, float]]:
+    """Learn a class a task; by task: old classes, seconds, megabytes. `folder` is for replay."""
+    replay = {**REPLAY, **variant.get("replay", {})}
+    method = Method.model_validate({**SETTINGS, **variant, "replay": replay})
+    drawn = Scratch(folder, every=3600).drawn
     state, found = LearnerState.empty(), []
     for task in range(1, tasks + 1):
         train = images_of(task - 1)
-        context = Context(0, task)
+        context = Context(0, task, drawn=drawn)
         state, record = measured(partial(_learnt, method, state, train, context))
         found.append(
             {
@@ -106,7 +116,8 @@ def main() -> None:
     parser.add_argument("--one", choices=list(VARIANTS), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(learn(given.tasks[0], VARIANTS[given.one])))
+        with TemporaryDirectory() as folder:
+            print(json.dumps(learn(given.tasks[0], VARIANTS[given.one], Path(folder))))
         return
     results: dict[str, Any] = {}
     for name in VARIANTS:
