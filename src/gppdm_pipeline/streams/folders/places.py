@@ -112,11 +112,12 @@ def find_classes(place: Place, which: ClassFolders | None, *, lenient: bool) -> 
 
 
 def _inner(place: Place) -> tuple[str, ...]:
-    """The folders of images in one that has no image itself; images/ alone does not count."""
+    """The folders in one that has no image itself; images/ alone, with images, does not count."""
     if place.has_images():
         return ()
     full = place.look().full
-    return () if len(full) == 1 and is_part(full[0]) else full
+    own = len(full) == 1 and is_part(full[0]) and place.inside(full[0]).has_images()
+    return () if own else full
 
 
 def _innermost(place: Place, path: str) -> Iterator[str]:
