@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -27,18 +28,30 @@ Classes = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Place:
-    """A folder, and the identities of those above it, to which a link may lead back."""
+    """A folder on the way down.
+
+    Attributes:
+        path: where it is.
+        above: the identities of the folders above, to which a link may lead back.
+        hollow: whether there is no image at all, so that every folder counts as if it had some.
+    """
 
     path: Path
     above: frozenset[tuple[int, int]] = frozenset()
+    hollow: bool = False
 
     def inside(self, name: str) -> Place:
         """A folder in it."""
-        return Place(self.path / name, self.above | {identity(self.path)})
+        return Place(self.path / name, self.above | {identity(self.path)}, self.hollow)
 
     def look(self) -> Glance:
-        """What it holds."""
-        return glance(self.path, self.above)
+        """What it holds, as it was when it was looked at first."""
+        return self._glance
+
+    @cached_property
+    def _glance(self) -> Glance:
+        found = glance(self.path, self.above)
+        return replace(found, full=found.empty, empty=()) if self.hollow else found
 
     def has_images(self) -> bool:
         """Whether an image lies in it directly."""
