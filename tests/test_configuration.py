@@ -263,6 +263,28 @@ def test_identity_and_fingerprint():
     assert experiment(classifier={"steps": 1}).fingerprint() != experiment().fingerprint()
 
 
+@pytest.mark.parametrize("word", ["no", "null", "2024-05-01", "~"])
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "source: {{reader: idx, folder: x, class_names: [a, {word}]}}",
+        "source: {{reader: idx, folder: x, class_names: [a, b]}}\ntasks: [[a], [{word}]]",
+        "source: {{reader: idx, folder: x, class_names: [a, b]}}\nclass_order: [{word}, a]",
+    ],
+)
+def test_words_that_yaml_reads_as_other_than_text_are_to_be_quoted(stream, word):
+    values = yaml.safe_load(stream.format(word=word))
+    with pytest.raises(ConfigurationError, match="put the name in quotes"):
+        experiment(stream=values)
+
+
+def test_names_that_yaml_reads_as_other_numbers_are_told(tmp_path):
+    source = {"reader": "idx", "folder": str(tmp_path), "class_names": ["010", "1.10"]}
+    order = yaml.safe_load("[010, 1.10]")
+    with pytest.raises(ConfigurationError, match=r"unknown '8' .*YAML reads 010 as 8.*quotes"):
+        experiment(stream={"source": source, "class_order": order})
+
+
 @pytest.fixture(scope="module")
 def class_folders(tmp_path_factory):
     """As many folders of classes as the presets expect that take their names from there."""

@@ -15,10 +15,15 @@ logger = logging.getLogger(__name__)
 _MISSING = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
+def file_lock(path: Path) -> FileLock:
+    """The system's lock of the file, for all threads of this process; never a mark left by a kill."""
+    return FileLock(path, thread_local=False, fallback_to_soft=False)
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Inside, no other process is inside the same; without a lock, if the file system has none."""
-    lock = FileLock(path)
+    lock = file_lock(path)
     try:
         lock.acquire()
     except OSError as error:

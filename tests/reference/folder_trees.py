@@ -105,9 +105,7 @@ def trees(draw: st.DrawFn) -> Tree:
     for place in draw(st.lists(st.sampled_from(["", *splits, *folders]), max_size=3)):
         tree.images.append(place + draw(st.sampled_from(SYSTEM)))
         tree.files.append(place + draw(st.sampled_from(FILES)))
-    if len(names) == 1:
-        tree.plain = False  # a wrapper's name may be its class
-        tree.classes |= {name for name in WRAPPERS if name == "my pictures"}
+    tree.plain = len(names) > 1  # the folder around one class could be the class
     if draw(st.integers(0, 2)) == 0:
         draw(st.sampled_from(TROUBLES))(draw, tree, splits, folders)
     return tree
@@ -116,7 +114,7 @@ def trees(draw: st.DrawFn) -> Tree:
 def _one_image(draw, tree, splits, folders):
     first = folders[0]
     tree.images = [x for x in tree.images if not x.startswith(first)] + [f"{first}0.png"]
-    tree.plain = len(splits) == 2
+    tree.plain = tree.plain and len(splits) == 2
 
 
 def _circle(draw, tree, splits, folders):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -327,6 +328,183 @@ def test_too_little_room_is_told_before_the_work(tmp_path, monkeypatch, cache):
         source.read("train")
     usage.free += 1
     assert len(source.read("train")) == 12
+
+
+LAYOUTS = {
+    "Training Testing": ("Training/ant Training/bee Testing/ant Testing/bee", "Testing/"),
+    "Train valid": ("Train/ant Train/bee valid/ant valid/bee", "valid/"),
+    "years": ("train2017/ant train2017/bee 2017_val/ant 2017_val/bee", "2017_val/"),
+    "sets": (
+        "a/training_set/ant a/training_set/bee a/test_set/ant a/test_set/bee",
+        "They are in a/",
+    ),
+    "twice": ("x_train/x_train/ant x_train/x_train/bee x_test/ant x_test/bee", "x_test/"),
+    "wrapped": ("archive/images/ant archive/images/bee", "are in archive/images/"),
+    "macOS": ("pets/ant pets/bee __MACOSX/pets/ant", "are in pets/"),
+    "letters": ("a/ant b/bee b/bat", "set apart"),
+    "images": ("ant/images bee/images", "set apart"),
+    "cases": ("train/ant train/bee test/Ant test/BEE", "test/"),
+    "unused": ("train/ant train/bee test/ant test/bee val/ant val/bee", "Not used: val/"),
+    "one more": (
+        "train/ant train/bee test/ant test/bee test/cow",
+        "test/ has cow/, and",
+    ),
+    "accents": ("train/ant train/Lo\u0308we test/ant test/L\u00f6we", "test/"),
+    "one": ("ant", "one class only, ant"),
+}
+
+
+def write_folders(root, folders, n=4):
+    for folder in folders.split():
+        for i in range(n):
+            draw(root / folder / f"{i}.png", i)
+    return root
+
+
+@pytest.mark.parametrize(("folders", "told"), LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_are_understood_and_told(tmp_path, folders, told, caplog):
+    source = ImageFolder(folder=write_folders(tmp_path, folders))
+    expected = {name for name in ("ant", "bee", "bat", "L\u00f6we") if name in folders}
+    expected |= {"L\u00f6we"} if "we" in folders else set()
+    assert set(source.class_names) == expected
+    with caplog.at_level(logging.INFO):
+        for split in ("train", "test"):
+            assert {*source.read(split).labels.tolist()} == {*range(len(expected))}
+    assert told in " ".join(source.notes())
+    assert told in caplog.text
+
+
+REFUSED = {
+    "flat splits": ("train test", "the folders 'test', 'train', expected a folder of images for"),
+    "split or class": ("ant bee train", "name them in class_names; move away .*train/ by the name"),
+    "tests beside": ("ant bee test/ant test/bee", "the folders 'ant', 'bee', 'test'"),
+    "two": ("train/ant train2/ant", "training images in train/, train2/, expected one"),
+    "two tests": ("train/ant test/ant Testing/ant", "test images in Testing/, test/, expected one"),
+    "other names": (
+        "train/ant train/bee test/a1 test/b1",
+        "'a1', 'b1', expected classes of",
+    ),
+    "parts": ("images annotations", "annotations/, images/ is no class by its name"),
+    "flat": ("images", "images in images/ without a folder of their class"),
+    "nested": (
+        "pets/ant pets/bee cars/bus cars/van",
+        "Set class_folders to outermost",
+    ),
+    "copy": ("ant bee x/ant x/bee", "folders have the names of those beside it: remove x"),
+    "classes above": (
+        "ant/train ant/test bee/train bee/test",
+        "splits above classes, such as",
+    ),
+}
+
+
+@pytest.mark.parametrize(("folders", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_told_is_refused_with_the_repair(tmp_path, folders, message):
+    with pytest.raises(SourceError, match=message):
+        ImageFolder(folder=write_folders(tmp_path, folders))
+
+
+def test_names_or_class_folders_settle_what_is_unclear(tmp_path):
+    write_folders(tmp_path / "a", "ant bee train")
+    source = ImageFolder(folder=tmp_path / "a", class_names=["train", "ant"])
+    assert len(source.read("train")) == 6
+    write_folders(tmp_path / "b", "pets/ant pets/bee cars/bus")
+    for chosen, names in (
+        ("outermost", ("cars", "pets")),
+        ("innermost", ("cars/bus", "pets/ant", "pets/bee")),
+    ):
+        source = ImageFolder(folder=tmp_path / "b", class_folders=chosen)
+        assert source.class_names == names
+        assert {*source.read("train").labels.tolist()} == {*range(len(names))}
+    assert ImageFolder(folder=tmp_path / "b", class_names=["pets"]).read("test").labels.any() == 0
+
+
+def test_what_systems_and_programs_leave_is_no_image(tmp_path):
+    write_folders(tmp_path, "ant bee")
+    for folder in ("", "ant/"):
+        for file in (
+            "@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg",
+            "#recycle/0.png",
+            ".ipynb_checkpoints/0-checkpoint.png",
+            "System Volume Information/0.png",
+            "$RECYCLE.BIN/0.png",
+            "._0.png",
+        ):
+            draw(tmp_path / folder / file, 99)
+        (tmp_path / folder / "Thumbs.db").write_bytes(b"")
+    source = ImageFolder(folder=tmp_path)
+    assert source.class_names == ("ant", "bee")
+    data = [source.read(split) for split in ("train", "test")]
+    assert sum(map(len, data)) == 8
+    assert not any((each.images == 99).any() for each in data)
+    told = " ".join(source.notes())
+    assert "2 @eaDir/" in told and "2 Thumbs.db" in told and "2 $RECYCLE.BIN/" in told
+
+
+def test_links_that_lead_in_a_circle_are_left_out(tmp_path):
+    write_folders(tmp_path, "ant bee")
+    for link, target in (("ant/up", ".."), ("bee/self", "self"), ("all", "."), ("bee/a", "../ant")):
+        (tmp_path / link).symlink_to(target)
+    source = ImageFolder(folder=tmp_path)
+    assert source.class_names == ("ant", "bee")
+    assert len(source.read("train")) + len(source.read("test")) == 8
+    assert "read anyway: 1 a, 1 all, 1 up." in " ".join(source.notes())
+    (tmp_path / "ant/lost.png").symlink_to("nowhere.png")
+    with pytest.raises(SourceError, match=r"lost.png: found a link to a file that is not there"):
+        assert source.read("train") and source.read("test")
+
+
+def test_two_ways_to_write_an_accent_are_one_class(tmp_path):
+    write_folders(tmp_path, "L\u00f6we Lo\u0308we ant")
+    source = ImageFolder(folder=tmp_path)
+    assert source.class_names == ("L\u00f6we", "ant")
+    assert len(source.read("train")) + len(source.read("test")) == 12
+    again = ImageFolder(folder=tmp_path, class_names=["Lo\u0308we"])
+    assert again.class_names == ("L\u00f6we",)
+    assert "Two folders are L\u00f6we" in " ".join(source.notes())
+
+
+def test_bytes_that_are_no_text_are_refused_or_left_alone(tmp_path):
+    write_folders(tmp_path, "ant bee")
+    place = os.fsencode(tmp_path)
+    os.rename(place + b"/bee", place + b"/L\xf6we")
+    with pytest.raises(
+        SourceError, match=r"the folder L\\xf6we, expected names in UTF-8"
+    ) as refused:
+        ImageFolder(folder=tmp_path)
+    assert str(refused.value).encode()
+    os.rename(place + b"/ant/0.png", place + b"/ant/\xf6.png")
+    assert len(ImageFolder(folder=tmp_path, class_names=["ant"]).read("train")) == 3
+    with pytest.raises(SourceError, match="found a path, expected one in UTF-8"):
+        ImageFolder(folder=os.fsdecode(place + b"/L\xf6we"))
+
+
+def test_tiny_imagenets_sorted_tests_are_read(tmp_path):
+    write_tiny_imagenet(tmp_path)
+    for label, wnid in enumerate(("n02", "n01", "n03")):
+        file = f"val_{label}.JPEG"
+        (tmp_path / "val" / wnid / "images").mkdir(parents=True)
+        (tmp_path / "val/images" / file).rename(tmp_path / "val" / wnid / "images" / file)
+    (tmp_path / "val/images").rmdir()
+    source = ImageFolder(folder=tmp_path, colour="rgb")
+    assert values(source.read("test")) == [(0, 100), (1, 101), (2, 102)]
+    assert "Not used: test/." in source.notes()
+    for wnid in ("n01", "n02", "n03"):
+        shutil.rmtree(tmp_path / "val" / wnid)
+    with pytest.raises(SourceError, match=r"val_annotations.txt: found no folder images beside"):
+        ImageFolder(folder=tmp_path, colour="rgb")
+
+
+def test_other_files_in_place_of_images_are_named(tmp_path):
+    (tmp_path / "pets.zip").write_bytes(b"PK")
+    with pytest.raises(SourceError, match=r"no folder in it \(files: 1 .zip\).*unpack what"):
+        ImageFolder(folder=tmp_path)
+    with pytest.raises(SourceError, match=r"pets.zip: found a file, expected a folder"):
+        ImageFolder(folder=tmp_path / "pets.zip")
+    write_folders(tmp_path, "ant")
+    draw(tmp_path / "bee/0.png", 1)
+    with pytest.raises(SourceError, match=r"no test image of class 'bee'.*two of a class"):
+        ImageFolder(folder=tmp_path).read("test")
 
 
 def test_two_at_once_prepare_once(tmp_path, monkeypatch):

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.locks import lacks_locks
+from gppdm_pipeline.locks import file_lock, lacks_locks
 from gppdm_pipeline.provenance import code_digest
 
 logger = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Lock:
         """
         self.release()
         path.parent.mkdir(parents=True, exist_ok=True)
-        holder, lock = _holder(path), FileLock(path, thread_local=False)
+        holder, lock = _holder(path), file_lock(path)
         try:
             lock.acquire(blocking=False)
         except Timeout as error:

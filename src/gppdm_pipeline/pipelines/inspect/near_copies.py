@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import pairwise_distances_argmin_min  # type: ignore[import-untyped]
 
 from gppdm_pipeline.images.labelled import LabelledImages
 
@@ -46,6 +45,10 @@ def find_near_copies(train: LabelledImages, test: LabelledImages, most: int = 10
         test: of the same shape.
         most: pairs to name.
     """
+    from sklearn.metrics import (  # type: ignore[import-untyped]  # noqa: PLC0415 (slow)
+        pairwise_distances_argmin_min,
+    )
+
     small = grey_versions(test.images, _SEARCHED)
     nearest = np.zeros(len(test), np.int64)
     least = np.full(len(test), np.inf)

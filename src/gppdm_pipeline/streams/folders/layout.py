@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gppdm_pipeline.streams.errors import SourceError, source_error
-from gppdm_pipeline.streams.folders.entries import Skipped, images_below
+from gppdm_pipeline.streams.folders.entries import Skipped, glance, images_below
 from gppdm_pipeline.streams.folders.names import (
     Kind,
     is_part,
@@ -84,7 +84,8 @@ def find_layout(
     Raises:
         SourceError: if there is no folder of images, or what is a class cannot be told.
     """
-    place = Place(folder)
+    found = glance(folder, frozenset())
+    place = Place(folder, hollow=not found.images and not found.full)
     if wanted:
         for layout in _readings(place, which):
             if {*wanted} <= {*layout.names(), *layout.train.classes}:
@@ -292,11 +293,11 @@ def _without_classes(place: Place) -> SourceError:
     skipped = Skipped()
     for _ in images_below(str(place.path), place.above, skipped):
         pass
-    held = f"no image in the folders {listed(found.empty)}" if found.empty else "no folder in it"
+    held = "no folder in it"
     others = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.files.items()))
     return source_error(
         place.path,
         f"{held} (files: {others})" if others else held,
         _EXPECTED,
-        "Set `folder` to where they are; unpack archives, and save other kinds of images as PNG.",
+        "Set `folder` to where they are; unpack what is an archive.",
     )

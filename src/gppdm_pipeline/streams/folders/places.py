@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -28,18 +29,30 @@ Classes = dict[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Place:
-    """A folder, and the identities of those above it, to which a link may lead back."""
+    """A folder on the way down.
+
+    Attributes:
+        path: where it is.
+        above: the identities of the folders above, to which a link may lead back.
+        hollow: whether there is no image at all, so that every folder counts as if it had some.
+    """
 
     path: Path
     above: frozenset[tuple[int, int]] = frozenset()
+    hollow: bool = False
 
     def inside(self, name: str) -> Place:
         """A folder in it."""
-        return Place(self.path / name, self.above | {identity(self.path)})
+        return Place(self.path / name, self.above | {identity(self.path)}, self.hollow)
 
     def look(self) -> Glance:
-        """What it holds."""
-        return glance(self.path, self.above)
+        """What it holds, as it was when it was looked at first."""
+        return self._glance
+
+    @cached_property
+    def _glance(self) -> Glance:
+        found = glance(self.path, self.above)
+        return replace(found, full=found.empty, empty=()) if self.hollow else found
 
     def has_images(self) -> bool:
         """Whether an image lies in it directly."""
@@ -113,11 +126,12 @@ def find_classes(place: Place, which: ClassFolders | None, *, lenient: bool) -> 
 
 
 def _inner(place: Place) -> tuple[str, ...]:
-    """The folders of images in one that has no image itself; images/ alone does not count."""
+    """The folders in one that has no image itself; images/ alone, with images, does not count."""
     if place.has_images():
         return ()
     full = place.look().full
-    return () if len(full) == 1 and is_part(full[0]) else full
+    own = len(full) == 1 and is_part(full[0]) and place.inside(full[0]).has_images()
+    return () if own else full
 
 
 def _innermost(place: Place, path: str) -> Iterator[str]:
