@@ -87,7 +87,10 @@ def test_what_a_library_refuses_is_told_in_its_words(work):
     assert not faults.LOGS.exists()
 
 
-def test_a_fault_of_the_code_leaves_its_traceback_in_a_file(project):
+def test_a_fault_of_the_code_leaves_its_traceback_in_a_file(project, monkeypatch):
+    (project / "pyproject.toml").write_text("[tool.kedro]\n")
+    (project / "notebooks").mkdir()
+    monkeypatch.chdir(project / "notebooks")
     text, code = ended(lambda: {}["lost"])
     assert code == 1
     (file,) = (project / faults.LOGS).iterdir()

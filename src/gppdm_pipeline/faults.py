@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from kedro.utils import find_kedro_project
 
 import gppdm_pipeline
 
@@ -121,8 +122,9 @@ def _own(error: Exception) -> str:
         f"gppdm_pipeline {gppdm_pipeline.__version__}, Python {sys.version}, {sys.platform}\n\n"
         + "".join(traceback.format_exception(error))
     )
-    for folder in (LOGS, Path(tempfile.gettempdir())):
-        file = folder.absolute() / f"gppdm-{now:%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    project = find_kedro_project(Path.cwd()) or Path.cwd()
+    for folder in (project / LOGS, Path(tempfile.gettempdir())):
+        file = folder / f"gppdm-{now:%Y%m%d-%H%M%S}-{os.getpid()}.log"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8", errors="backslashreplace")
