@@ -59,12 +59,6 @@ VARIANTS = {
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
     },
     "gppdm, adapters": {**GPPDM, "memory": "adapters", "adapters": {"rank": 2, "batch_size": 8}},
-    "cpdm, experts": {
-        "name": "cpdm",
-        **PARTS,
-        "memory": "adapters",
-        "adapters": {"rank": "full", "batch_size": 8},
-    },
     "ddgr, adapters": {
         "name": "ddgr",
         **PARTS,
