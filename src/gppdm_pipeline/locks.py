@@ -16,7 +16,7 @@ _MISSING = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 def file_lock(path: Path) -> FileLock:
-    """The system's lock of the file, for all threads of this process; never a mark left by a kill."""
+    """The lock of a file, for all threads of this process; a kill leaves no mark behind."""
     return FileLock(path, thread_local=False, fallback_to_soft=False)
 
 
