@@ -10,7 +10,7 @@ from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project
 
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.pipelines import compare, continual, inspect
+from gppdm_pipeline.pipelines import compare, continual, draw, inspect, predict, publish
 
 _experiments: list[Experiment] = []  # the one in use, if there is any
 
@@ -46,5 +46,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         "continual": learn,
         "compare": compare.create_pipeline(),
         "inspect": inspect.create_pipeline(),
+        "draw": draw.create_pipeline(),
+        "predict": predict.create_pipeline(),
+        "publish": publish.create_pipeline(),
         "__default__": learn,
     }

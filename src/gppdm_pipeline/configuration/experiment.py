@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
 from gppdm_pipeline.algorithm.context import Precision
 from gppdm_pipeline.configuration.layers import Layer, Problems, choose, flatten, merged
+from gppdm_pipeline.configuration.uses import USES, DrawConfig, PredictConfig, PublishConfig
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
@@ -55,11 +56,15 @@ class Experiment(Choices):
         stream: the tasks.
         learner: the method with its settings.
         evaluation: what is measured and drawn of it, which decides nothing.
+        predict, draw, publish: what is done with what was learnt, which decides nothing either.
     """
 
     stream: StreamConfig
     learner: SerializeAsAny[Method]
     evaluation: EvaluationConfig = EvaluationConfig()
+    predict: PredictConfig = PredictConfig()
+    draw: DrawConfig = DrawConfig()
+    publish: PublishConfig = PublishConfig()
 
     @property
     def run(self) -> str:
@@ -74,7 +79,7 @@ class Experiment(Choices):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, by the keys that the user knows; plain JSON values."""
-        besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation"}
+        besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation", *USES}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
@@ -140,6 +145,7 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
         "stream": StreamConfig,
         "classifier": ClassifierConfig,
         "evaluation": EvaluationConfig,
+        **USES,
         **METHODS,
     }
     elsewhere = {
@@ -153,6 +159,9 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     chosen = merged(layers, "stream", alternatives=SCENARIOS)
     stream = problems.validate(StreamConfig, chosen, ("stream",))
     evaluation = problems.validate(EvaluationConfig, merged(layers, "evaluation"), ("evaluation",))
+    uses = {
+        name: problems.validate(kind, merged(layers, name), (name,)) for name, kind in USES.items()
+    }
     learners = {
         name: problems.validate(kind, merged(layers, name, shared=["classifier"]), (name,))
         for name, kind in METHODS.items()
@@ -162,4 +171,6 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     learner = learners[method]
     assert learner is not None
     learner = learner.with_class_names(stream.class_names)
-    return Experiment(**dict(choices), stream=stream, learner=learner, evaluation=evaluation)
+    return Experiment(
+        **dict(choices), stream=stream, learner=learner, evaluation=evaluation, **uses
+    )

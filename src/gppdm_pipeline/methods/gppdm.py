@@ -98,6 +98,22 @@ class Gppdm(Method):
         condition = condition.model_copy(update={"class_names": tuple(names)})
         return self.model_copy(update={"condition": condition})
 
+    def draw(
+        self, state: LearnerState, classes: Sequence[int], per_class: int, context: Context
+    ) -> LabelledImages:
+        """From noise, as replay is."""
+        return self._draw(state, dict.fromkeys(classes, per_class), context, "draw")
+
+    def draw_like(
+        self,
+        state: LearnerState,
+        images: LabelledImages,
+        signal: float,
+        context: Context,
+    ) -> LabelledImages:
+        """By SDEdit, as `redraw` does."""
+        return redrawn(state, images, len(images), signal, self, context, "draw_like")
+
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
     ) -> tuple[LabelledImages, StageLog]:

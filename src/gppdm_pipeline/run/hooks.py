@@ -20,6 +20,7 @@ from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointError
 from gppdm_pipeline.algorithm.fitting.log import DivergedError
 from gppdm_pipeline.algorithm.fitting.workers import WorkerError
 from gppdm_pipeline.catalog.datasets import OnDisk
+from gppdm_pipeline.catalog.registry import RegistryDataset
 from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import ConfigurationError
@@ -30,14 +31,15 @@ from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW, RESULTS
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.inspect.page import as_markdown
 from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
-from gppdm_pipeline.run import growing, guard
+from gppdm_pipeline.pipelines.publish.pipeline import REGISTRY
+from gppdm_pipeline.run import growing, guard, using
 from gppdm_pipeline.run.command import Command, Lock, RefusedError
 from gppdm_pipeline.run.loader import ExperimentLoader
 from gppdm_pipeline.run.reports import MlflowReports
 from gppdm_pipeline.run.summary import print_summary
 from gppdm_pipeline.run.tracking import Tracker, TrackingError, absolute, log_comparison
 from gppdm_pipeline.stopping import stop_at_signals
-from gppdm_pipeline.streams.sources import SourceError
+from gppdm_pipeline.streams.sources import SourceError, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def _plainly() -> Iterator[None]:
         SourceError,
         TrackingError,
         WorkerError,
+        *using.FAULTS,
     ) as error:
         raise click.ClickException(str(error)) from error
 
@@ -92,6 +95,7 @@ class ExperimentHooks:
         catalog[FROM_MLFLOW] = MlflowReports(
             tracking_uri=uri, experiment=self._experiment.benchmark
         )
+        catalog[REGISTRY] = RegistryDataset(tracking_uri=uri, experiment=self._experiment.benchmark)
 
     @hook_impl
     def before_pipeline_run(
@@ -106,6 +110,10 @@ class ExperimentHooks:
         if _inspects(pipeline):
             with _plainly():
                 self._check(pipeline)
+            return
+        if using.uses(pipeline):
+            with _plainly():
+                using.check(self._experiment, pipeline, catalog)
             return
         self._scratch = catalog.load("scratch")
         first = self._first_new_task
@@ -144,7 +152,14 @@ class ExperimentHooks:
             namespace, _, dataset = name.partition(".")
             if not namespace.startswith("task_"):
                 continue
-            if dataset.endswith("_log"):
+            if dataset == "train":
+                self._tracker.log_images(
+                    f"{self._experiment.benchmark} {namespace}",
+                    fingerprint(value),
+                    len(value),
+                    self._experiment.stream.source.model_dump(mode="json"),
+                )
+            elif dataset.endswith("_log"):
                 self._tracker.log_stage(_number(namespace), dataset.removesuffix("_log"), value)
             elif dataset == "evaluation":
                 self._tracker.log_metrics(_number(namespace), _so_far(namespace, value, catalog))
@@ -166,6 +181,9 @@ class ExperimentHooks:
         if _inspects(pipeline):
             click.echo(as_markdown(catalog.load("inspection.json")))
             click.echo(f"Page and picture: {_path(catalog, 'inspection.markdown').parent}")
+            return
+        if using.uses(pipeline):
+            using.tell(catalog, pipeline)
             return
         made = sorted(name for name in pipeline.all_outputs() if name.startswith("report."))
         paths = {name: _path(catalog, name) for name in made}
@@ -189,8 +207,10 @@ class ExperimentHooks:
     @hook_impl
     def on_pipeline_error(self, error: BaseException) -> None:
         """Tell MLflow; where the message says it all, it is shown without a traceback."""
-        if not self._lock.held:
-            return  # the run had not begun, or had ended
+        if not self._lock.held:  # the run had not begun, or had ended, or learns nothing
+            if isinstance(error, (*using.FAULTS, SourceError)):
+                raise click.ClickException(str(error)) from error
+            return
         failed = isinstance(error, Exception)
         self._tracker.finish("FAILED" if failed else "KILLED")
         self._lock.release()

@@ -13,13 +13,14 @@ from kedro.framework.session import KedroSession
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
+from gppdm_pipeline.run import using
 from gppdm_pipeline.run.command import FILTERS, Command
 from gppdm_pipeline.run.growing import first_new_task, new_namespaces, read_record
 from gppdm_pipeline.run.loader import ExperimentLoader
 
 logger = logging.getLogger(__name__)
 
-BESIDE = {"compare", "inspect"}
+BESIDE = {"compare", "inspect", *using.PIPELINES}
 """Pipelines that learn nothing, and so have nothing to go on with."""
 
 

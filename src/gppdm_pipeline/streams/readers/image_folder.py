@@ -127,7 +127,7 @@ class ImageFolder(FileReader):
             return self._annotated(folders)
         tests = self._tests(folders)
         root = tests if split == "test" and tests is not None else self._train
-        by_class = [sorted(_images_below(root / folder, ignored)) for folder in folders]
+        by_class = [sorted(images_below(root / folder, ignored)) for folder in folders]
         labels = np.repeat(np.arange(len(folders)), [len(paths) for paths in by_class])
         paths = [path for class_paths in by_class for path in class_paths]
         if tests is None and not (self.folder / _ANNOTATIONS).is_file():
@@ -184,7 +184,7 @@ def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
         ) from error
 
 
-def _images_below(folder: Path | str, ignored: Counter[str]) -> Iterator[str]:
+def images_below(folder: Path | str, ignored: Counter[str]) -> Iterator[str]:
     """Paths of all image files in the folder and in those within; `ignored` counts other files."""
     if not os.path.isdir(folder):
         return  # a class without test images; told with all that lack some
@@ -192,7 +192,7 @@ def _images_below(folder: Path | str, ignored: Counter[str]) -> Iterator[str]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _images_below(entry.path, ignored)
+            yield from images_below(entry.path, ignored)
         elif entry.name.lower().endswith(_SUFFIXES):
             yield entry.path
         else:

@@ -23,7 +23,7 @@ from gppdm_pipeline.streams.readers.base import (
     check_labels,
 )
 
-_TOGETHER = 256  # rows in memory at a time
+TOGETHER = 256  # rows in memory at a time
 
 
 class Parquet(FileReader):
@@ -52,7 +52,7 @@ class Parquet(FileReader):
 
     def _names(self) -> ClassNames:
         file = self._files("train")[0]
-        with _opened(file) as parquet:
+        with opened(file) as parquet:
             metadata = parquet.schema_arrow.metadata or {}
         try:
             features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -86,7 +86,7 @@ class Parquet(FileReader):
         return Contents(np.concatenate(labels), images, self.folder)
 
     def _labels(self, file: Path) -> NDArray[np.int64]:
-        with _opened(file) as parquet:
+        with opened(file) as parquet:
             self._check_columns(file, parquet.schema_arrow)
             column = parquet.read([self.label])[self.label].combine_chunks()
         if column.null_count:
@@ -98,8 +98,8 @@ class Parquet(FileReader):
 
     def _images(self, file: Path, rows: NDArray[np.int64]) -> Iterator[tuple[str, bytes]]:
         first = 0
-        with _opened(file) as parquet:
-            for batch in parquet.iter_batches(_TOGETHER, columns=[self.image]):
+        with opened(file) as parquet:
+            for batch in parquet.iter_batches(TOGETHER, columns=[self.image]):
                 column = batch.column(0).field("bytes")
                 a, b = np.searchsorted(rows, [first, first + len(column)])
                 for row in rows[a:b].tolist():
@@ -131,7 +131,8 @@ class Parquet(FileReader):
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def opened(file: Path) -> Iterator[Any]:
+    """The file; what is wrong with it, or found to be within, is a SourceError."""
     try:
         with pq.ParquetFile(file, buffer_size=1 << 20) as parquet:
             yield parquet
