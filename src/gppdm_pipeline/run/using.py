@@ -20,12 +20,13 @@ from gppdm_pipeline.pipelines.predict.pipeline import RESULTS as PREDICTIONS
 from gppdm_pipeline.pipelines.predict.pipeline import TRAINED
 from gppdm_pipeline.pipelines.publish.pipeline import RESULT as PUBLISHED
 from gppdm_pipeline.run.command import RefusedError
+from gppdm_pipeline.serving.onnx_file import OnnxError, check_onnx
 from gppdm_pipeline.serving.trained import TrainedRun, UntrainedError
 from gppdm_pipeline.streams.conversion import UndecodableError
 from gppdm_pipeline.streams.unlabelled import unlabelled
 
 PIPELINES = ("draw", "predict", "publish")
-FAULTS = (RegistryError, StateError, UntrainedError)
+FAULTS = (OnnxError, RegistryError, StateError, UntrainedError)
 """What is wrong with what was learnt; the message is the whole story."""
 
 
@@ -50,6 +51,8 @@ def check(experiment: Experiment, pipeline: Pipeline, catalog: DataCatalog) -> N
     trained.learned  # noqa: B018 (reads it)
     if PREDICTIONS[0] in pipeline.all_outputs():
         _check_images(experiment.predict.images)
+    if PUBLISHED in pipeline.all_outputs() and experiment.publish.folder is not None:
+        check_onnx()
     if DRAWN[0] in pipeline.all_outputs():
         _check_drawing(experiment.draw, trained)
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.catalog.registry import ModelRegistry
 from gppdm_pipeline.configuration.uses import PublishConfig
+from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.serving.onnx_file import write_onnx
+from gppdm_pipeline.serving.predictor import Calibration
 from gppdm_pipeline.serving.trained import TrainedRun
 
 Record = dict[str, Any]
+
+COMPARED = 1024
+"""Images on which the ONNX classifier is held against the predictor: noise and validation."""
 
 
 def publish(
@@ -27,7 +37,7 @@ def publish(
     Returns:
         Plain JSON values: `model`, `version`, `champion` (the version that is one now),
         `validation_accuracy` and `champion_accuracy` (on the same images; None where there are
-        none, or no other version).
+        none, or no other version); with `publish.folder`, `onnx` (the file) and `onnx_difference`.
     """
     name = f"{configuration['benchmark']}-{configuration['method']}"
     if publish.version is not None:
@@ -38,6 +48,7 @@ def publish(
     mine = trained.learned.accuracy(images, names, where)
     present = registry.champion(name)
     theirs = None if present is None else present.learned.accuracy(images, names, where)
+    written = _as_onnx(trained, calibration, publish, images)
     version = registry.publish(name, trained, calibration, configuration, mine)
     better = theirs is None or mine is None or mine >= theirs
     if better:
@@ -48,4 +59,23 @@ def publish(
         "champion": version if better or present is None else present.version,
         "validation_accuracy": mine,
         "champion_accuracy": theirs,
+        **written,
     }
+
+
+def _as_onnx(
+    trained: TrainedRun,
+    calibration: Record,
+    publish: PublishConfig,
+    validation: Sequence[LabelledImages],
+) -> Record:
+    """Write classifier.onnx and the names of its outputs, if they are asked for."""
+    if publish.folder is None:
+        return {}
+    predictor = trained.learned.predictor(Calibration.of(calibration))
+    noise = np.random.default_rng(0).integers(0, 256, (16, *predictor.image_shape), np.uint8)
+    images = np.concatenate([noise, *(part.images for part in validation)])[:COMPARED]
+    file = publish.folder / "classifier.onnx"
+    difference = write_onnx(predictor, images, file)
+    file.with_name("classes.json").write_text(json.dumps(predictor.names))
+    return {"onnx": str(file), "onnx_difference": difference}
