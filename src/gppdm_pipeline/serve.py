@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import gppdm_pipeline.environment  # noqa: F401  isort: skip - before the libraries
+
 import click
 import uvicorn
 from starlette.applications import Starlette

@@ -72,7 +72,7 @@ class PredictionsFile:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Each row by name of column."""
         with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches():
+            for batch in file.iter_batches(4096):
                 yield from batch.to_pylist()
 
 

@@ -43,9 +43,9 @@ def summarise(rows: Iterable[Mapping[str, Any]], least_sure: int) -> dict[str, A
         counts[row["label"]] += 1
         unknown += not row["known"]
         shares += row["probability"]
-        entry = (-row["probability"], -number, dict(row))
-        keep = heapq.heappush if len(unsure) < least_sure else heapq.heappushpop
-        keep(unsure, entry) if least_sure else None
+        heapq.heappush(unsure, (-row["probability"], -number, dict(row)))
+        if len(unsure) > least_sure:
+            heapq.heappop(unsure)  # the surest
     whole = total - len(damaged)
     return {
         "images": total,
