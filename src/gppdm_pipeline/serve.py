@@ -81,11 +81,15 @@ async def _body(request: Request, largest: int) -> bytes:
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > largest:
         raise too_large
-    body = bytearray()
+    body, size = bytearray(), 0
     async for part in request.stream():
-        body += part
-        if len(body) > largest:
-            raise too_large
+        size += len(part)
+        if size <= largest:
+            body += part
+        else:  # is thrown away: a client that is still sending reads no answer
+            body.clear()
+    if size > largest:
+        raise too_large
     return bytes(body)
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -50,8 +51,10 @@ def classified(predictor: Predictor, items: Iterable[tuple[str, Image]]) -> Iter
     iterator = iter(items)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while batch := list(islice(iterator, BATCH)):
-            results = list(pool.map(lambda item: _pixels(predictor, item[1]), batch))
-            yield _rows(predictor, [name for name, _ in batch], results)
+            names, images = zip(*batch, strict=True)
+            decoded = all(isinstance(image, np.ndarray) for image in images)
+            each = (map if decoded else pool.map)(partial(_pixels, predictor), images)
+            yield _rows(predictor, list(names), list(each))
 
 
 def _pixels(predictor: Predictor, image: Image) -> NDArray[np.uint8] | str:

@@ -72,7 +72,7 @@ def write_onnx(predictor: Predictor, images: NDArray[np.uint8], file: Path) -> f
     temporary = file.with_name(f".{file.name}.new")
     try:
         torch.onnx.export(
-            _Whole(predictor.network, predictor.calibration.temperature),
+            _Whole(predictor.network, predictor.calibration.temperature).eval(),
             (torch.zeros(2, *predictor.image_shape, dtype=torch.uint8),),
             str(temporary),
             input_names=["images"],

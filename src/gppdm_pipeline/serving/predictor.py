@@ -126,6 +126,8 @@ class Predictor:
             UndecodableError: saying what is wrong with it.
         """
         if isinstance(image, np.ndarray):
+            if image.shape == self.image_shape and image.dtype == np.uint8:
+                return image
             pixels = image[..., np.newaxis] if image.ndim == 2 else image
             if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
                 raise UndecodableError(
