@@ -4,13 +4,14 @@
 PYTHON ?= python3.11
 ARGS ?=
 PORT ?= 5000
+MODEL ?= digits-gppdm
 
 BIN := .venv/bin
 
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help dvc run inspect sweep compare ablation options results gpu test test-slow test-browser audit lint ui viz clean
+.PHONY: help dvc run inspect predict draw publish serve sweep compare ablation options results gpu test test-slow test-browser audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +21,18 @@ run: .venv/run.stamp  ## Run the pipeline, for example: make run ARGS="--params=
 
 inspect: .venv/run.stamp  ## Show what will be learned, before it is: make inspect ARGS="--params=..."
 	$(BIN)/kedro run --pipeline=inspect $(ARGS)
+
+predict: .venv/run.stamp  ## Classify images: make predict ARGS="--params=predict.images=<folder>"
+	$(BIN)/kedro run --pipeline=predict $(ARGS)
+
+draw: .venv/run.stamp  ## Draw images of classes: make draw ARGS="--params=draw.classes=3-8,draw.images=16"
+	$(BIN)/kedro run --pipeline=draw $(ARGS)
+
+publish: .venv/run.stamp  ## Make what was learnt a version of a registered model in MLflow
+	$(BIN)/kedro run --pipeline=publish $(ARGS)
+
+serve: .venv/run.stamp  ## Answer over HTTP on port 5001: make serve MODEL=digits-gppdm ARGS="--port=5002"
+	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.serve $(MODEL) $(ARGS)
 
 sweep: .venv/run.stamp  ## Run methods x seeds: make sweep ARGS="--methods=lwf,joint --seeds=0,1,2"
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.sweep $(ARGS)

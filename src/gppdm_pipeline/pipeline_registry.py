@@ -11,9 +11,9 @@ from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project
 
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.pipelines import compare, continual, inspect
+from gppdm_pipeline.pipelines import compare, continual, draw, inspect, predict, publish
 
-NAMES = ("compare", "continual", "inspect", "__default__")
+NAMES = ("compare", "continual", "draw", "inspect", "predict", "publish", "__default__")
 _experiments: list[Experiment] = []  # the one in use, if there is any
 
 
@@ -45,5 +45,13 @@ def register_pipelines() -> dict[str, Pipeline]:
     learn = continual.create_pipeline(
         experiment.learner, experiment.number_of_tasks, experiment.evaluation
     )
-    made = (compare.create_pipeline(), learn, inspect.create_pipeline(), learn)
+    made = (
+        compare.create_pipeline(),
+        learn,
+        draw.create_pipeline(),
+        inspect.create_pipeline(),
+        predict.create_pipeline(),
+        publish.create_pipeline(),
+        learn,
+    )
     return dict(zip(NAMES, made, strict=True))

@@ -2,9 +2,15 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from gppdm_pipeline.evaluation import accuracies, metrics
-from gppdm_pipeline.evaluation.calibration import expected_calibration_error
+from gppdm_pipeline.evaluation.calibration import (
+    expected_calibration_error,
+    familiarity,
+    fit_temperature,
+    separation,
+)
 
 HEAD = (7, 2, 5)
 
@@ -76,3 +82,26 @@ def test_forward_transfer_is_undefined_for_new_classes():
     second, _ = evaluated([7, 2, 5], [7, 2, 5], HEAD, ((7,), (2, 5)))
     assert accuracies.forward_transfer([first, second]) is None
     assert accuracies.forward_transfer([first]) is None
+
+
+def test_the_temperature_that_made_logits_too_sure_is_found():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (20_000, 4))
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)  # drawn from softmax(logits)
+    columns = (3, 1, 0, 2)
+    found = fit_temperature(3 * logits, np.array(columns)[labels], columns)
+    assert found == pytest.approx(3, rel=0.05)  # ten times the error of 20,000 draws
+    assert fit_temperature(np.zeros((4, 1)), np.zeros(4, np.int64), (0,)) > 0
+
+
+def test_familiarity_is_log_sum_exp_and_does_not_overflow():
+    logits = np.array([[0.0, 1.0], [1000.0, 1000.0]])
+    assert familiarity(logits) == pytest.approx([np.log(1 + np.e), 1000 + np.log(2)])
+
+
+def test_separation_is_the_area_under_the_roc_curve():
+    rng = np.random.default_rng(0)
+    known, unknown = rng.integers(2, 9, 50), rng.integers(0, 7, 30)  # with ties
+    truth = np.repeat([1, 0], [50, 30])
+    expected = roc_auc_score(truth, np.concatenate([known, unknown]))
+    assert separation(known, unknown) == pytest.approx(expected)

@@ -122,6 +122,13 @@ def test_sessions_of_one_process_have_their_own_tasks():
     run({"variant": "single", "stream": {**TINY["stream"], "classes_per_task": 10}})
     assert len([node for node in pipelines["continual"].nodes if node.name.endswith("split")]) == 1
     assert (outputs("08_reporting", "digits/finetune-single/seed_0") / "metrics.json").exists()
+    single, whole = mlflow_runs()  # what they learnt from is told there
+    assert single.info.run_name == "finetune single seed 0"
+    assert whole.info.run_name == "finetune seed 0"
+    learnt_from = [each.dataset for each in whole.inputs.dataset_inputs]
+    assert {each.name for each in learnt_from} == {"digits task_01", "digits task_02"}
+    assert len({each.digest for each in learnt_from}) == 2
+    assert whole.data.tags["mlflow.source.name"]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, create_model
 from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
 from gppdm_pipeline.algorithm.context import Precision
 from gppdm_pipeline.configuration.layers import Layer, Problems, choose, flatten, merged
+from gppdm_pipeline.configuration.uses import USES, DrawConfig, PredictConfig, PublishConfig
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.streams.sources import PLACES
@@ -60,11 +61,15 @@ class Experiment(Choices):
         stream: the tasks.
         learner: the method with its settings.
         evaluation: what is measured and drawn of it, which decides nothing.
+        predict, draw, publish: what is done with what was learnt, which decides nothing either.
     """
 
     stream: StreamConfig
     learner: SerializeAsAny[Method]
     evaluation: EvaluationConfig = EvaluationConfig()
+    predict: PredictConfig = PredictConfig()
+    draw: DrawConfig = DrawConfig()
+    publish: PublishConfig = PublishConfig()
 
     @property
     def run(self) -> str:
@@ -87,7 +92,7 @@ class Experiment(Choices):
         Which images are learnt is no part of it: states and evaluations name them by their hash. A
         file of label embeddings is named by its own.
         """
-        besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation"}
+        besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation", *USES}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
@@ -165,6 +170,7 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
         "stream": StreamConfig,
         "classifier": ClassifierConfig,
         "evaluation": EvaluationConfig,
+        **USES,
         **METHODS,
         "generator": _generator(),
     }
@@ -182,6 +188,10 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
         EvaluationConfig, merged(layers, "evaluation"), [("evaluation",)]
     )
     problems.validate(sections["generator"], merged(layers, "generator"), [("generator",)])
+    uses = {
+        name: problems.validate(kind, merged(layers, name), [(name,)])
+        for name, kind in USES.items()
+    }
     learners = {
         name: problems.validate(
             kind,
@@ -196,7 +206,9 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     learner = learners[method]
     assert learner is not None
     learner = learner.with_class_names(stream.class_names)
-    return Experiment(**dict(choices), stream=stream, learner=learner, evaluation=evaluation)
+    return Experiment(
+        **dict(choices), stream=stream, learner=learner, evaluation=evaluation, **uses
+    )
 
 
 def _generator() -> type[BaseModel]:

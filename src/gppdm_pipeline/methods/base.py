@@ -83,6 +83,48 @@ class Method(BaseModel, ABC):
         values["replay"]["images_per_class"] = fewer
         return type(self).model_validate(values)
 
+    def draw(
+        self, state: LearnerState, classes: Sequence[int], per_class: int, context: Context
+    ) -> LabelledImages:
+        """Images of classes that the generator of `state` knows, as replay draws them.
+
+        Args:
+            state: after at least one task.
+            classes: any it knows.
+            per_class: how many of each, at least 1.
+            context: seed, task, device, progress.
+
+        Returns:
+            uint8 images, class after class.
+
+        Raises:
+            ValueError: if the method has no generator.
+        """
+        raise ValueError(f"{self.name} has no generator, so that it draws no images")
+
+    def draw_like(
+        self,
+        state: LearnerState,
+        images: LabelledImages,
+        signal: float,
+        context: Context,
+    ) -> LabelledImages:
+        """Images noised, and drawn anew from there as the classes that they are labelled with.
+
+        Args:
+            state: after at least one task.
+            images: of the stream's shape; their labels are classes that the generator knows.
+            signal: the share of signal (abar) that noise leaves, above 0 and below 1.
+            context: seed, task, device, progress.
+
+        Returns:
+            uint8 images, class after class.
+
+        Raises:
+            ValueError: if the method has no diffusion generator.
+        """
+        raise ValueError(f"{self.name} has no diffusion generator, so that it draws nothing anew")
+
     @abstractmethod
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()

@@ -112,6 +112,26 @@ class Gppdm(Method):
         condition = condition.model_copy(update={"class_names": tuple(names)})
         return self.model_copy(update={"condition": condition})
 
+    def draw(
+        self, state: LearnerState, classes: Sequence[int], per_class: int, context: Context
+    ) -> LabelledImages:
+        """From noise, as replay is."""
+        most = max(per_class, self.replay.images_per_class)
+        enough = self.replay.model_copy(update={"images_per_class": most})
+        method = self.model_copy(update={"replay": enough})
+        return method._draw(state, dict.fromkeys(classes, per_class), context, "draw")
+
+    def draw_like(
+        self,
+        state: LearnerState,
+        images: LabelledImages,
+        signal: float,
+        context: Context,
+    ) -> LabelledImages:
+        """By SDEdit, as `redraw` does."""
+        most = len(images)
+        return redrawn(state, images, self, context, "draw_like", per_class=most, signal=signal)
+
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
     ) -> tuple[LabelledImages, StageLog]:

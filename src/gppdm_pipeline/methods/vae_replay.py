@@ -64,6 +64,12 @@ class VaeReplay(Method):
         """Refuse images that the VAE cannot draw."""
         check_image_shape(image_shape)
 
+    def draw(
+        self, state: LearnerState, classes: Sequence[int], per_class: int, context: Context
+    ) -> LabelledImages:
+        """From latents of noise."""
+        return draw_from_vae(state, classes, per_class, context, "draw")
+
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
     ) -> tuple[LabelledImages, StageLog]:

@@ -15,6 +15,7 @@ from kedro.pipeline.node import Node
 
 from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.catalog.datasets import OnDisk
+from gppdm_pipeline.catalog.registry import RegistryDataset
 from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import ConfigurationError
@@ -24,13 +25,16 @@ from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW, RESULTS
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.inspect.page import as_markdown
 from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
-from gppdm_pipeline.run import growing, guard
+from gppdm_pipeline.pipelines.publish.pipeline import REGISTRY
+from gppdm_pipeline.run import growing, guard, using
 from gppdm_pipeline.run.command import Command, Lock
 from gppdm_pipeline.run.loader import ExperimentLoader
+from gppdm_pipeline.run.mlflow_places import database_uri
 from gppdm_pipeline.run.reports import MlflowReports
 from gppdm_pipeline.run.summary import print_summary
 from gppdm_pipeline.run.tracking import Tracker, log_comparison
 from gppdm_pipeline.stopping import stop_at_signals
+from gppdm_pipeline.streams.sources import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +69,8 @@ class ExperimentHooks:
         catalog[FROM_MLFLOW] = MlflowReports(
             settings=self._mlflow, project=self._project, experiment=self._experiment.benchmark
         )
+        uri = database_uri(self._mlflow, self._project)
+        catalog[REGISTRY] = RegistryDataset(tracking_uri=uri, experiment=self._experiment.benchmark)
 
     @hook_impl
     def before_pipeline_run(
@@ -77,6 +83,9 @@ class ExperimentHooks:
             return
         if _inspects(pipeline):
             self._check(pipeline)
+            return
+        if using.uses(pipeline):
+            using.check(self._experiment, pipeline, catalog)
             return
         self._scratch = catalog.load("scratch")
         first = self._first_new_task
@@ -115,7 +124,14 @@ class ExperimentHooks:
             namespace, _, dataset = name.partition(".")
             if not namespace.startswith("task_"):
                 continue
-            if dataset.endswith("_log"):
+            if dataset == "train":
+                self._tracker.log_images(
+                    f"{self._experiment.benchmark} {namespace}",
+                    fingerprint(value),
+                    len(value),
+                    self._experiment.stream.source.model_dump(mode="json"),
+                )
+            elif dataset.endswith("_log"):
                 self._tracker.log_stage(_number(namespace), dataset.removesuffix("_log"), value)
             elif dataset == "evaluation":
                 self._tracker.log_metrics(_number(namespace), _so_far(namespace, value, catalog))
@@ -137,6 +153,9 @@ class ExperimentHooks:
         if _inspects(pipeline):
             click.echo(as_markdown(catalog.load("inspection.json")))
             click.echo(f"Page and picture: {_path(catalog, 'inspection.markdown').parent}")
+            return
+        if using.uses(pipeline):
+            using.tell(catalog, pipeline)
             return
         made = sorted(name for name in pipeline.all_outputs() if name.startswith("report."))
         paths = {name: _path(catalog, name) for name in made}
@@ -161,7 +180,7 @@ class ExperimentHooks:
     def on_pipeline_error(self, error: BaseException) -> None:
         """Tell MLflow."""
         if not self._lock.held:
-            return  # the run had not begun, or had ended
+            return  # the run had not begun, or had ended, or learns nothing
         failed = isinstance(error, Exception)
         self._tracker.finish("FAILED" if failed else "KILLED")
         self._lock.release()

@@ -17,6 +17,7 @@ from kedro.config import MissingConfigException, OmegaConfigLoader
 from gppdm_pipeline import pipeline_registry
 from gppdm_pipeline.configuration.experiment import Experiment, resolve
 from gppdm_pipeline.configuration.layers import ConfigurationError, Layer, has
+from gppdm_pipeline.configuration.uses import USES
 from gppdm_pipeline.environment import ignore_known_warnings
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.streams.sources import SourceError
@@ -145,5 +146,6 @@ def _parameters(experiment: Experiment) -> dict[str, Any]:
         "learner": experiment.learner.model_dump(mode="json"),
         "evaluation": experiment.evaluation.model_dump(mode="json"),
         "configuration": experiment.settings(),
+        **{name: getattr(experiment, name).model_dump(mode="json") for name in USES},
         **tasks,
     }

@@ -24,6 +24,7 @@ from gppdm_pipeline.configuration.layers import ConfigurationError, one_of
 from gppdm_pipeline.faults import explained
 from gppdm_pipeline.images.labelled import RoomError
 from gppdm_pipeline.pipeline_registry import NAMES
+from gppdm_pipeline.run import using
 from gppdm_pipeline.run.command import FILTERS, Command, RefusedError
 from gppdm_pipeline.run.growing import first_new_task, new_namespaces, read_record
 from gppdm_pipeline.run.loader import ExperimentLoader
@@ -42,10 +43,11 @@ TOLD = (
     SourceError,
     TrackingError,
     WorkerError,
+    *using.FAULTS,
 )
 """Errors whose message is the whole story."""
 
-BESIDE = {"compare", "inspect"}
+BESIDE = {"compare", "inspect", *using.PIPELINES}
 """Pipelines that learn nothing, and so have nothing to go on with."""
 
 

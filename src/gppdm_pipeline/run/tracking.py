@@ -8,17 +8,20 @@ second and a half.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import shlex
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -116,6 +119,20 @@ class Tracker:
     def log_metrics(self, task: int, numbers: Mapping[str, float | None]) -> None:
         """Single numbers after a task; None is left out."""
         self._log([(key, value, task) for key, value in numbers.items() if value is not None])
+
+    def log_images(self, name: str, digest: str, images: int, source: Mapping[str, Any]) -> None:
+        """What a task learns from, as a dataset in MLflow.
+
+        Args:
+            name: of the images.
+            digest: a hash of them, of which MLflow shows the beginning.
+            images: how many.
+            source: the settings of their reader.
+        """
+        profile = json.dumps({"images": images})
+        data = Dataset(name, digest[:16], "local", json.dumps(source, default=str), None, profile)
+        context = InputTag("mlflow.data.context", "training")
+        self._send(self._client.log_inputs, [DatasetInput(data, [context])])
 
     def log_files(self, files: Iterable[Path]) -> None:
         """Keep files with the run."""
@@ -232,7 +249,8 @@ def _create_run(
     client: MlflowClient, settings: Mapping[str, str], project: Path, experiment: Experiment
 ) -> str:
     identifier = _experiment(client, settings, project, experiment.benchmark)
-    name = f"{experiment.method} seed {experiment.seed}"
+    variant = f" {experiment.variant}" if experiment.variant else ""
+    name = f"{experiment.method}{variant} seed {experiment.seed}"
     return str(client.create_run(identifier, run_name=name).info.run_id)
 
 
@@ -247,4 +265,6 @@ def _tags(project: Path, experiment: Experiment) -> dict[str, object]:
         **{key: _text(place) for key, place in experiment.places().items() if place},
         "git_commit": commit,
         "mlflow.source.git.commit": commit,
+        "mlflow.source.name": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:LONGEST],
+        "mlflow.source.type": "LOCAL",
     }

@@ -24,7 +24,7 @@ from gppdm_pipeline.streams.readers.base import (
 )
 from gppdm_pipeline.streams.readers.labels import as_labels, names_in
 
-_TOGETHER = 256  # rows in memory at a time
+TOGETHER = 256  # rows in memory at a time
 
 
 class Parquet(FileReader):
@@ -55,7 +55,7 @@ class Parquet(FileReader):
 
     def _names(self) -> ClassNames:
         files = self._parquets("train")
-        with _opened(files[0]) as parquet:
+        with opened(files[0]) as parquet:
             metadata = parquet.schema_arrow.metadata or {}
         try:
             features = json.loads(metadata[b"huggingface"])["info"]["features"]
@@ -98,7 +98,7 @@ class Parquet(FileReader):
 
     def _column(self, file: Path) -> NDArray[Any]:
         """The labels as they are: numbers or text."""
-        with _opened(file) as parquet:
+        with opened(file) as parquet:
             kind = self._kinds(file, parquet)[1]
             column = parquet.read([self.label])[self.label].combine_chunks()
         if column.null_count:
@@ -111,9 +111,9 @@ class Parquet(FileReader):
 
     def _images(self, file: Path, rows: NDArray[np.int64]) -> Iterator[tuple[str, bytes | Path]]:
         first, paths = 0, self._paths(file)
-        with _opened(file) as parquet:
+        with opened(file) as parquet:
             kind = self._kinds(file, parquet)[0]
-            for batch in parquet.iter_batches(_TOGETHER, columns=[self.image]):
+            for batch in parquet.iter_batches(TOGETHER, columns=[self.image]):
                 column = batch.column(0)
                 if pa.types.is_struct(kind):
                     inside = kind.get_field_index("bytes") >= 0
@@ -127,12 +127,12 @@ class Parquet(FileReader):
     def _paths(self, file: Path) -> dict[int, Path]:
         """By row, the files of images that are not in the Parquet file themselves."""
         paths: dict[int, Path] = {}
-        with _opened(file) as parquet:
+        with opened(file) as parquet:
             kind = self._kinds(file, parquet)[0]
             if _is_binary(kind) or _all_held(parquet, f"{self.image}.bytes"):
                 return {}
             first = 0
-            for batch in parquet.iter_batches(_TOGETHER, columns=[self.image]):
+            for batch in parquet.iter_batches(TOGETHER, columns=[self.image]):
                 column = batch.column(0)
                 for row, path in enumerate(_paths_alone(column), start=first):
                     if path is not None:
@@ -215,7 +215,8 @@ def _is_struct(kind: Any) -> bool:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def opened(file: Path) -> Iterator[Any]:
+    """The file; what is wrong with it, or found to be within, is a SourceError."""
     try:
         with pq.ParquetFile(file, buffer_size=1 << 20) as parquet:
             yield parquet

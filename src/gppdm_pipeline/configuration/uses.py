@@ -1,0 +1,63 @@
+"""What is done with what was learnt. None of it decides what is learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
+class PredictConfig(BaseModel):
+    """Which images the pipeline `predict` classifies.
+
+    Attributes:
+        images: a folder, an image file, an .npz or a .parquet; it has to be given.
+        least_sure: how many of the images that it is least sure of are shown on the page.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images: UserPath | None = None
+    least_sure: Annotated[int, Field(ge=0, le=200)] = 24
+
+
+class DrawConfig(BaseModel):
+    """What the pipeline `draw` draws.
+
+    Attributes:
+        classes: names, as a list or joined by "-"; None: every class that the generator knows.
+        images: how many of each class.
+        like: an image that is noised and drawn anew as each class; None: noise is.
+        signal: the share of signal (abar) of that image which noise leaves.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    classes: tuple[str, ...] | str | None = None
+    images: Annotated[int, Field(ge=1, le=100_000)] = 64
+    like: UserPath | None = None
+    signal: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class PublishConfig(BaseModel):
+    """What the pipeline `publish` does.
+
+    Attributes:
+        folder: where the classifier is written as ONNX, besides; None: nowhere.
+        version: of the registered model, which becomes the champion; nothing is published then.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: UserPath | None = None
+    version: Annotated[int, Field(ge=1)] | None = None
+
+
+USES: dict[str, type[BaseModel]] = {
+    "predict": PredictConfig,
+    "draw": DrawConfig,
+    "publish": PublishConfig,
+}

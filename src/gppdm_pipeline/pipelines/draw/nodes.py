@@ -1,0 +1,37 @@
+"""From a finished run to images of its classes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gppdm_pipeline.algorithm.context import Context, resolve_device
+from gppdm_pipeline.catalog.drawn import Drawn
+from gppdm_pipeline.configuration.uses import DrawConfig
+from gppdm_pipeline.evaluation.drawn_figure import drawn_figure
+from gppdm_pipeline.evaluation.pictures import Picture
+from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.pipelines.progress import bars_of
+from gppdm_pipeline.serving.trained import TrainedRun
+
+
+def draw(trained: TrainedRun, draw: DrawConfig, seed: int, device: str) -> Drawn:
+    """Images of the classes asked for; the same ones for the same state, classes and seed."""
+    learned = trained.learned
+    number = len(learned.state.tasks) + 1  # as a task after the last one would replay them
+    context = Context(seed, number, resolve_device(device), bars_of(number, number - 1))
+    classes = learned.labels(draw.classes)
+    if draw.like is None:
+        images = learned.learner.draw(learned.state, classes, draw.images, context)
+    else:
+        labels = np.repeat(np.array(classes, np.int64), draw.images)
+        pixels = learned.predictor().pixels(draw.like)
+        begun = LabelledImages(np.repeat(pixels[None], len(labels), 0), labels)
+        images = learned.learner.draw_like(learned.state, begun, draw.signal, context)
+    return Drawn(images, learned.class_names, seed)
+
+
+def arrange(drawn: Drawn) -> Picture:
+    """The same as one picture, class after class."""
+    names = [drawn.class_names[label] for label in drawn.images.labels]
+    rows = [{"place": place, "label": name, "seed": drawn.seed} for place, name in enumerate(names)]
+    return Picture(drawn_figure(drawn.images, drawn.class_names), rows)

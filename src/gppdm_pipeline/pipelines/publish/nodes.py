@@ -1,0 +1,81 @@
+"""From a finished run to a version of a registered model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gppdm_pipeline.algorithm.context import resolve_device
+from gppdm_pipeline.catalog.registry import ModelRegistry
+from gppdm_pipeline.configuration.uses import PublishConfig
+from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.serving.onnx_file import write_onnx
+from gppdm_pipeline.serving.predictor import Calibration
+from gppdm_pipeline.serving.trained import TrainedRun
+
+Record = dict[str, Any]
+
+COMPARED = 1024
+"""Images on which the ONNX classifier is held against the predictor: noise and validation."""
+
+
+def publish(
+    trained: TrainedRun,
+    calibration: Record,
+    registry: ModelRegistry,
+    configuration: Record,
+    publish: PublishConfig,
+    device: str,
+) -> Record:
+    """The next version; it becomes the champion if it is not worse than the present one.
+
+    With `publish.version`, that version becomes the champion, and nothing is published.
+
+    Returns:
+        Plain JSON values: `model`, `version`, `champion` (the version that is one now),
+        `validation_accuracy` and `champion_accuracy` (on the same images; None where there are
+        none, or no other version); with `publish.folder`, `onnx` (the file) and `onnx_difference`.
+    """
+    name = f"{configuration['benchmark']}-{configuration['method']}"
+    if publish.version is not None:
+        registry.make_champion(name, publish.version)
+        return {"model": name, "version": publish.version, "champion": publish.version}
+    images, where = trained.validation(), resolve_device(device)
+    names = trained.learned.class_names
+    mine = trained.learned.accuracy(images, names, where)
+    present = registry.champion(name)
+    theirs = None if present is None else present.learned.accuracy(images, names, where)
+    written = _as_onnx(trained, calibration, publish, images)
+    version = registry.publish(name, trained, calibration, configuration, mine)
+    better = theirs is None or mine is None or mine >= theirs
+    if better:
+        registry.make_champion(name, version)
+    return {
+        "model": name,
+        "version": version,
+        "champion": version if better or present is None else present.version,
+        "validation_accuracy": mine,
+        "champion_accuracy": theirs,
+        **written,
+    }
+
+
+def _as_onnx(
+    trained: TrainedRun,
+    calibration: Record,
+    publish: PublishConfig,
+    validation: Sequence[LabelledImages],
+) -> Record:
+    """Write classifier.onnx and the names of its outputs, if they are asked for."""
+    if publish.folder is None:
+        return {}
+    predictor = trained.learned.predictor(Calibration.of(calibration))
+    noise = np.random.default_rng(0).integers(0, 256, (16, *predictor.image_shape), np.uint8)
+    images = np.concatenate([noise, *(part.images for part in validation)])[:COMPARED]
+    file = publish.folder / "classifier.onnx"
+    difference = write_onnx(predictor, images, file)
+    file.with_name("classes.json").write_text(json.dumps(predictor.names))
+    return {"onnx": str(file), "onnx_difference": difference}

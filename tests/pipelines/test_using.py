@@ -1,0 +1,221 @@
+"""Predict, draw and publish, with one real run as small as it can be."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from kedro.framework.project import configure_project
+from kedro.runner import SequentialRunner
+from PIL import Image
+from starlette.testclient import TestClient
+from tests.pipelines.test_continual import (
+    TINY,
+    empty_database,  # noqa: F401
+    refused,
+    run,
+)
+
+from gppdm_pipeline import serve
+from gppdm_pipeline.algorithm.disk.states import StateError
+from gppdm_pipeline.catalog.registry import ModelRegistry, RegistryError
+from gppdm_pipeline.estimator import ContinualClassifier
+from gppdm_pipeline.run.session import Session
+from gppdm_pipeline.serving.predictor import Calibration
+from gppdm_pipeline.serving.requests import answered
+from gppdm_pipeline.serving.trained import Learned
+from gppdm_pipeline.streams.readers.digits import SklearnDigits
+
+ROOT = Path(__file__).parents[2]
+OUTPUT = Path("data/07_model_output/digits/gppdm/seed_0")
+STATE = Path("data/06_models/digits/gppdm/seed_0/task_02/state")
+URI = "sqlite:///mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory, empty_database):  # noqa: F811
+    """A project with a run in it."""
+    folder = tmp_path_factory.mktemp("learnt")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("GPPDM_CACHE", str(folder / "cache"))
+        patch.delenv("MLFLOW_RUN_ID", raising=False)
+        configure_project("gppdm_pipeline")
+        run({"method": "gppdm"})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def project(learnt, monkeypatch):
+    monkeypatch.chdir(learnt)
+    configure_project("gppdm_pipeline")
+    return learnt
+
+
+def use(pipeline, **params):
+    given = {**TINY, "method": "gppdm", pipeline: params}
+    with Session.create(project_path=Path.cwd(), runtime_params=given) as session:
+        session.run(pipeline_names=[pipeline], runner=SequentialRunner())
+
+
+@pytest.fixture
+def shots(tmp_path):
+    """Digits as PNG files of another size and of colours, one of them damaged."""
+    images = SklearnDigits().read("test").images[:6]
+    for number, pixels in enumerate(images):
+        picture = Image.fromarray(pixels[..., 0]).resize((16, 16), Image.Resampling.NEAREST)
+        picture.convert("RGB" if number % 2 else "L").save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"none")
+    return tmp_path
+
+
+def test_predictions(shots, capsys):
+    use("predict", images=str(shots), least_sure=2)
+    with (OUTPUT / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [f"{n}.png" for n in range(6)]
+    assert list(rows[0])[:6] == [
+        "file", "label", "probability", "known", "label_2", "probability_2",
+    ]  # fmt: skip
+    assert (rows[3]["label"], rows[3]["problem"]) == ("", "no image")
+    table = pq.read_table(OUTPUT / "predictions.parquet").to_pylist()
+    for row, typed in zip(rows, table, strict=True):
+        assert row == {key: "" if typed[key] is None else str(typed[key]) for key in row}
+    calibration = Calibration.of(json.loads((OUTPUT / "calibration.json").read_text()))
+    expected = answered(
+        Learned.read(STATE).predictor(calibration),
+        [str(shots / f"{n}.png") for n in (0, 1, 2, 4, 5)],
+        paths=True,
+    )
+    assert [row["probability"] for row in table if row["label"]] == expected["probability"]
+    page = (OUTPUT / "predictions.html").read_text()
+    assert "The 2 least sure images" in page and "<td>3.png</td><td>no image</td>" in page
+    summary = json.loads((OUTPUT / "predictions.json").read_text())
+    sure = sorted(row["probability"] for row in table if row["label"])
+    assert [row["probability"] for row in summary["least_sure"]] == sure[:2]
+    assert sum(summary["labels"].values()) == 5
+    assert "6 images classified by digits/gppdm/seed_0, task_02" in capsys.readouterr().out
+    assert not list(OUTPUT.glob(".*"))
+
+
+def test_nothing_is_predicted_without_images_or_a_state(shots):
+    with refused("predict.images is not set"):
+        use("predict")
+    with refused("nowhere: found no such file or folder"):
+        use("predict", images=str(shots / "nowhere"))
+    with refused("predict.image = 1 (--params): unknown key; did you mean predict.images?"):
+        use("predict", image=1)
+    with refused("seed_7 has no state: nothing has been learnt"):
+        given = {**TINY, "method": "gppdm", "seed": 7, "predict": {"images": str(shots)}}
+        with Session.create(project_path=Path.cwd(), runtime_params=given) as session:
+            session.run(pipeline_names=["predict"], runner=SequentialRunner())
+
+
+def test_drawing(shots):
+    use("draw", classes="3-8", images=2)
+    drawn = OUTPUT / "drawn"
+    with (drawn / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["3", "3", "8", "8"]
+    first = [np.asarray(Image.open(drawn / row["file"])) for row in rows]
+    assert {(image.shape, str(image.dtype)) for image in first} == {((8, 8), "uint8")}
+    estimator = ContinualClassifier.load(STATE)
+    again = estimator.sample("3", 2)
+    assert again.shape == (2, 8, 8, 1)
+    use("draw", classes="3-8", images=2)
+    assert all(
+        np.array_equal(image, np.asarray(Image.open(drawn / row["file"])))
+        for image, row in zip(first, rows, strict=True)
+    )
+    use("draw", classes="5", images=3, like=str(shots / "0.png"), signal=0.99)
+    assert len(list(drawn.glob("*.png"))) == 3
+    like = np.asarray(Image.open(next(drawn.glob("*.png"))), float)
+    given = np.asarray(Image.open(shots / "0.png").resize((8, 8), Image.Resampling.BOX), float)
+    assert np.corrcoef(like.ravel(), given.ravel())[0, 1] > 0.5  # little noise was added
+    assert (OUTPUT / "drawn_grid.png").exists()
+    with refused("draw.classes = 3-x: unknown 'x'", "Learnt are '0'"):
+        use("draw", classes="3-x")
+    with refused("draw.like", "no image"):
+        use("draw", like=str(shots / "3.png"))
+
+
+@pytest.fixture(scope="module")
+def published(learnt):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(learnt)
+        configure_project("gppdm_pipeline")
+        use("publish")
+    return ModelRegistry(f"sqlite:///{learnt}/mlflow.db", "digits")
+
+
+def test_the_published_model_answers_as_the_pipeline_does(published, shots, learnt):
+    files = [str(shots / f"{n}.png") for n in (0, 1, 2, 4, 5)]
+    calibration = Calibration.of(json.loads((OUTPUT / "calibration.json").read_text()))
+    predictor = Learned.read(STATE).predictor(calibration)
+    expected = pd.DataFrame(answered(predictor, files, paths=True))
+    mlflow.set_tracking_uri(f"sqlite:///{learnt}/mlflow.db")
+    try:
+        model = mlflow.pyfunc.load_model("models:/digits-gppdm@champion")
+    finally:
+        mlflow.set_tracking_uri(None)
+    pd.testing.assert_frame_equal(model.predict(pd.DataFrame({"path": files})), expected)
+    pixels = np.stack([predictor.pixels(Path(file)) for file in files])
+    pd.testing.assert_frame_equal(model.predict(pixels), expected, check_exact=True)
+    assert model.metadata.signature.inputs is not None
+    place = published.download("digits-gppdm", 1, shots / "model")
+    assert not [*place.rglob("*.pkl"), *place.rglob("*.pickle")]
+    estimator = ContinualClassifier.load(STATE, OUTPUT / "calibration.json")
+    assert estimator.predict_proba(pixels).max(1).tolist() == expected["probability"].tolist()
+    served, version = serve.load(published, "digits-gppdm", "champion", "cpu")
+    with TestClient(serve.application(served, {"version": version})) as client:
+        answer = client.post("/invocations", json={"inputs": pixels.tolist()})
+    assert answer.json()["predictions"] == expected.where(expected.notna(), None).to_dict("records")
+
+
+def test_versions_follow_each_other_and_can_be_taken_back(published):
+    use("publish")
+    record = json.loads((OUTPUT / "published.json").read_text())
+    assert record["version"] == record["champion"] == 2  # as good as the first
+    assert record["validation_accuracy"] == record["champion_accuracy"]
+    use("publish", version=1)
+    assert published.version_of("digits-gppdm", "champion") == 1
+    with refused("publish.version = 9: digits-gppdm has no such version; there are 1, 2."):
+        use("publish", version=9)
+
+
+def test_a_publication_that_is_stopped_changes_nothing_that_is_served(published, monkeypatch):
+    before = published.version_of("digits-gppdm", "champion")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow.MlflowClient.create_model_version", stop)
+    with pytest.raises(KeyboardInterrupt):
+        use("publish")
+    assert published.version_of("digits-gppdm", "champion") == before
+    served, version = serve.load(published, "digits-gppdm", "champion", "cpu")
+    assert (version, served.image_shape) == (before, (8, 8, 1))
+
+
+def test_a_model_whose_files_were_changed_is_refused_by_name(published, learnt):
+    number = str(published.version_of("digits-gppdm", "champion"))
+    source = published._client.get_model_version("digits-gppdm", number).source
+    file = next(Path(source.removeprefix("file://")).rglob("classifier.safetensors"))
+    content = file.read_bytes()
+    try:
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(RegistryError, match=f"digits-gppdm/{number}: the files in"):
+            serve.load(published, "digits-gppdm", "champion", "cpu")
+        with pytest.raises(StateError, match=r"classifier\.safetensors is damaged"):
+            mlflow.pyfunc.load_model(source)
+    finally:
+        file.write_bytes(content)
