@@ -26,7 +26,8 @@ from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.serving.predictor import Calibration, Predictor
 from gppdm_pipeline.streams.conversion import Conversion
-from gppdm_pipeline.streams.names import listed, split_names, unknown_names
+from gppdm_pipeline.streams.names import split_names, unknown_names
+from gppdm_pipeline.wording import listed
 
 KEPT = 0.95
 """The share of validation images that are to count as known."""
