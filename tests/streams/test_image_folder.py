@@ -342,6 +342,7 @@ LAYOUTS = {
     "wrapped": ("archive/images/ant archive/images/bee", "are in archive/images/"),
     "macOS": ("pets/ant pets/bee __MACOSX/pets/ant", "are in pets/"),
     "letters": ("a/ant b/bee b/bat", "set apart"),
+    "stray": ("images images/ant images/bee", "that lie in images/ itself"),
     "images": ("ant/images bee/images", "set apart"),
     "cases": ("train/ant train/bee test/Ant test/BEE", "test/"),
     "unused": ("train/ant train/bee test/ant test/bee val/ant val/bee", "Not used: val/"),
@@ -385,6 +386,7 @@ REFUSED = {
         "'a1', 'b1', expected classes of",
     ),
     "parts": ("images annotations", "annotations/, images/ is no class by its name"),
+    "single": ("pets pets/ant pets/bee", "pets/ alone, with images and the folders 'ant', 'bee'"),
     "flat": ("images", "images in images/ without a folder of their class"),
     "nested": (
         "pets/ant pets/bee cars/bus cars/van",

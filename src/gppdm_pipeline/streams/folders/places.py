@@ -83,13 +83,19 @@ def unwrapped(place: Place, *, to_splits: bool) -> Place | None:
         if to_splits and is_split(here.path.name):
             return above
     last = chain[-1]
-    if len(last.look().full) > 1 and (last is place or not last.has_images()):
+    wraps = last is place or not last.has_images() or _says_nothing(last.path)
+    if len(last.look().full) > 1 and wraps:
         return last
     for above, here in pairwise(chain):
-        name = here.path.name
-        if not (is_part(name) or is_split(name) or name == above.path.name):
+        if not _says_nothing(here.path):
             return above  # one class
     return None
+
+
+def _says_nothing(folder: Path) -> bool:
+    """Whether the name is of no class: a part's, a split's, or that of the folder above again."""
+    name = folder.name
+    return is_part(name) or is_split(name) or name == folder.parent.name
 
 
 def find_classes(place: Place, which: ClassFolders | None, *, lenient: bool) -> Classes:
@@ -113,6 +119,7 @@ def find_classes(place: Place, which: ClassFolders | None, *, lenient: bool) -> 
         _check_names(place.path, found)
         if nested and not indexed and which is None:
             raise _nested(place.path, found, nested)
+        _check_single(place, found, which)
     folders = {name: name for name in found.folders if is_text(name)}
     if which == "innermost" or (nested and indexed and which is None):
         for name in nested:
@@ -161,6 +168,19 @@ def _check_names(folder: Path, found: Glance) -> None:
             "a folder of images for each class, or these below train/",
             f"{shown_list(parts or splits)} is no class by its name: set `folder` to where the "
             "classes' folders are, or name the classes in class_names.",
+        )
+
+
+def _check_single(place: Place, found: Glance, which: ClassFolders | None) -> None:
+    """Whether the only folder is a class, and no folder of classes with an image among them."""
+    inner = place.inside(found.full[0]).look().full if len(found.full) == 1 else ()
+    if len(inner) > 1 and which is None:
+        raise source_error(
+            place.path,
+            f"{shown_list(found.full)} alone, with images and the folders {listed(inner, 4)}",
+            "a folder of images for each class",
+            "Set `folder` to it if its folders are the classes, or class_folders to outermost if "
+            "it is one class.",
         )
 
 
