@@ -218,6 +218,8 @@ def keep(experiment: Experiment, file: Path, pictured: bool) -> None:
         {f"{log.parent.name}.{log.stem}": sweep.read(log) for log in logs},
         {**sweep.read(last), "date": datetime.now(UTC).date().isoformat()},
     )
+    if images := sweep.learnt(experiment):
+        record["images"] = images
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, separators=(",", ":")) + "\n")
     if pictured and "replay_quality" in record:
@@ -252,7 +254,7 @@ def _chosen(option: str, given: str | None, known: Mapping[str, object]) -> list
 def _recorded(experiment: Experiment, file: Path) -> Path | None:
     """A record of these settings: the run's own, or one of another plan."""
     for record in (file, *sorted(RESULTS.rglob("seed_*.json"))):
-        if record.exists() and _is_of(experiment, sweep.read(record)["configuration"]):
+        if record.exists() and _is_of(experiment, sweep.read(record)):
             return record
     return None
 
@@ -268,33 +270,34 @@ def _records(
     experiments = sweep.experiments_of(planned.params for planned in there)
     for planned, experiment in zip(there, experiments, strict=True):
         file = planned.record(folder)
-        if _is_of(experiment, sweep.read(file)["configuration"]):
+        if _is_of(experiment, sweep.read(file)):
             records[planned.variant].append(file)
         else:
             others.setdefault(planned.variant, []).append(planned.seed)
     return records, others
 
 
-def _is_of(experiment: Experiment, there: Mapping[str, Any]) -> bool:
-    """Whether recorded settings are the experiment's; what they do not name is at its default."""
+def _is_of(experiment: Experiment, record: Mapping[str, Any]) -> bool:
+    """Whether a record is of the experiment's settings and images.
+
+    Settings that it does not name are at their defaults.
+    """
+    there = record["configuration"]
     if any(there.get(key) != getattr(experiment, key) for key in ("benchmark", "method", "seed")):
         return False
     learner = {**there[experiment.method], "classifier": there["classifier"]}
     own = experiment.identity()
+    now = {"name": experiment.method, "classifier": own["classifier"], **own[experiment.method]}
     try:
-        return (
-            StreamConfig.model_validate(moved(there["stream"], experiment.stream.source))
-            == experiment.stream
-            and type(experiment.learner).model_validate(learner).model_dump(mode="json")
-            == {
-                "name": experiment.method,
-                "classifier": own["classifier"],
-                **own[experiment.method],
-            }
+        stream = StreamConfig.model_validate(moved(there["stream"], experiment.stream.source))
+        same = (
+            stream == experiment.stream
+            and type(experiment.learner).model_validate(learner).model_dump(mode="json") == now
             and there.get("precision", "float32") == experiment.precision
         )
     except ValidationError:  # of a key that there is no more
         return False
+    return same and sweep.of_same_images(experiment, record.get("images"))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import ConfigurationError
 from gppdm_pipeline.configuration.params import parse
 from gppdm_pipeline.faults import PlainCommand
+from gppdm_pipeline.run.same_images import hash_of_images, hash_of_learnt
 from gppdm_pipeline.stopping import stop_at_signals
+from gppdm_pipeline.streams.sources import SourceError
 
 _running: set[subprocess.Popen[bytes]] = set()
 
@@ -93,12 +95,29 @@ def experiments_of(params: Iterable[str]) -> list[Experiment]:
 
 
 def is_finished(experiment: Experiment) -> bool:
-    """Whether a whole run with these settings has left its report."""
+    """Whether a whole run with these settings, of these images, has left its report."""
     settings_file = STATES / experiment.run / "configuration.json"
     if not (settings_file.exists() and (REPORTS / experiment.run / "metrics.json").exists()):
         return False
     record = read(settings_file)
-    return bool(record == experiment.numbered(record.get("classes", ())).record())
+    experiment = experiment.numbered(record.get("classes", ()))
+    return bool(record == experiment.record()) and of_same_images(experiment, learnt(experiment))
+
+
+def learnt(experiment: Experiment) -> str | None:
+    """The hash of the images that a finished run has learnt."""
+    states, reports = STATES / experiment.run, REPORTS / experiment.run
+    return hash_of_learnt(states, reports, experiment.number_of_tasks)
+
+
+def of_same_images(experiment: Experiment, there: str | None) -> bool:
+    """Whether a hash is that of the experiment's images; if either is not there, it is."""
+    if there is None:
+        return True
+    try:
+        return hash_of_images(experiment) == there
+    except SourceError:
+        return True
 
 
 @contextmanager

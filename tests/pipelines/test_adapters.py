@@ -4,7 +4,10 @@ import json
 import shutil
 
 import numpy as np
-from tests.pipelines.test_continual import empty_database, project, run  # noqa: F401
+import pytest
+from tests.reference.runs import run
+
+pytestmark = pytest.mark.usefixtures("project")
 
 STREAM = {
     "source": {"train_per_class": 10, "test_per_class": 5},
@@ -31,7 +34,7 @@ def learn(tasks, **options):
     )
 
 
-def test_replay_is_the_same_to_the_byte_and_survives_being_deleted(project):  # noqa: F811
+def test_replay_is_the_same_to_the_byte_and_survives_being_deleted(project):
     learn(3)
     path = "digits/gppdm/seed_0"
     replay, states, drawn = (

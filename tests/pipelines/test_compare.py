@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from tests.reference.experiments import experiment_of
 
 from gppdm_pipeline import sweep
+from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.run.session import Session
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +134,16 @@ def test_only_a_whole_run_with_the_same_settings_is_finished():
     assert sweep.is_finished(experiment)
     other = experiment_of("benchmark=digits,method=finetune,seed=0,classifier.steps=7")
     assert not sweep.is_finished(other)
+    *train, test = (f"{number}" for number in range(experiment.number_of_tasks + 1))
+    last = f"task_{experiment.number_of_tasks:02d}"
+    for folder, name, content in (
+        (configuration.parent / last / "state", "state.json", {"data": train}),
+        (REPORTS / "finetune" / "seed_0" / last, "evaluation.json", {"test_data": test}),
+    ):
+        folder.mkdir(parents=True)
+        (folder / name).write_text(json.dumps(content))
+    assert sweep.learnt(experiment) == digest(*train, test)
+    assert not sweep.is_finished(experiment)
 
 
 def test_each_run_has_a_process_of_its_own(monkeypatch):

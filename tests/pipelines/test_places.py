@@ -12,24 +12,17 @@ import pytest
 from click.testing import CliRunner
 from kedro.runner import SequentialRunner
 from mlflow import MlflowClient
-from mlflow.tracking._tracking_service.utils import _tracking_store_registry
 from mlflow.utils.validation import _validate_param_name
 from PIL import Image
-from tests.pipelines.test_continual import (
-    ROOT,
-    TINY,
-    empty_database,  # noqa: F401
-    outputs,
-    project,  # noqa: F401 (in a folder of its own)
-    refused,
-    run,
-)
+from tests.reference.runs import ROOT, TINY, outputs, refused, run
 
 from gppdm_pipeline.cli import run as kedro_run
-from gppdm_pipeline.run.mlflow_places import database_uri, follow_move
+from gppdm_pipeline.run.mlflow_places import artifact_location, database_uri, follow_move
 from gppdm_pipeline.run.session import Session
 from gppdm_pipeline.run.summary import print_summary
 from gppdm_pipeline.run.tracking import LONGEST_KEY, _key
+
+pytestmark = pytest.mark.usefixtures("project")
 
 SETTINGS = {"tracking_uri": "sqlite:///mlflow.db", "artifact_location": "mlruns"}
 
@@ -70,7 +63,7 @@ def test_the_same_images_elsewhere_go_on_and_others_under_the_same_path_do_not(t
 def test_a_project_of_any_name_writes_where_it_stands_though_it_was_moved(
     tmp_path, monkeypatch, caplog
 ):
-    old, new = (tmp_path / f"{name} [v2] #1 50%25?" for name in ("old", "new"))
+    old, new = (tmp_path / f"{name} [v2] é" for name in ("old", "new"))
     old.mkdir()
     for name in ("conf", "mlflow.db"):
         shutil.move(name, old / name)
@@ -79,7 +72,6 @@ def test_a_project_of_any_name_writes_where_it_stands_though_it_was_moved(
     params = of_folder("data/01_raw/my_images")
     monkeypatch.chdir(old)
     run(params)
-    _tracking_store_registry._get_store_with_resolved_uri.cache_clear()  # as in a new process
     old.rename(new)
     inside = new / "notebooks"
     inside.mkdir()
@@ -93,12 +85,25 @@ def test_a_project_of_any_name_writes_where_it_stands_though_it_was_moved(
     assert not old.exists()
     assert len([*(new / "mlruns").glob("*/artifacts/metrics.json")]) == 2
     assert [*inside.iterdir()] == []
-    monkeypatch.chdir(new)
     client = MlflowClient(database_uri(SETTINGS, new))
     runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     files = [{file.path for file in client.list_artifacts(run.info.run_id)} for run in runs]
     assert all("metrics.json" in names for names in files)
     assert len(files) == 2
+
+
+def test_signs_that_mean_something_in_urls_are_signs_in_a_path(tmp_path, monkeypatch):
+    home = tmp_path / "a #1 50%25?"
+    home.mkdir()
+    shutil.move("mlflow.db", home)
+    monkeypatch.chdir(home)
+    client = MlflowClient(database_uri(SETTINGS, home))
+    made = client.create_experiment("odd", artifact_location=artifact_location(SETTINGS, home))
+    run_id = client.create_run(made).info.run_id
+    client.log_artifact(run_id, __file__)
+    assert [file.path for file in client.list_artifacts(run_id)] == [Path(__file__).name]
+    assert [file.name for file in (home / "mlruns").glob("*/artifacts/*")] == [Path(__file__).name]
+    assert {file.name for file in tmp_path.iterdir()} == {"conf", home.name}
 
 
 def test_a_database_that_is_not_the_projects_is_left_alone(tmp_path, caplog):

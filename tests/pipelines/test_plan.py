@@ -21,6 +21,7 @@ from tests.reference.experiments import experiment_of
 
 from gppdm_pipeline import plan, sweep
 from gppdm_pipeline.configuration.params import parse
+from gppdm_pipeline.run.same_images import hash_of_images
 from gppdm_pipeline.run.session import Session
 
 ROOT = Path(__file__).parents[2]
@@ -151,11 +152,15 @@ def test_settings_that_came_later_are_at_their_defaults_in_a_record():
     experiment = experiment_of("benchmark=digits,method=lwf,seed=3")
     there = experiment.settings()
     del there["lwf"]["softmax"], there["classifier"]["start"], there["precision"]
-    assert plan._is_of(experiment, there)
-    assert not plan._is_of(experiment_of("benchmark=digits,method=lwf,seed=4"), there)
+    assert plan._is_of(experiment, {"configuration": there})
+    other = experiment_of("benchmark=digits,method=lwf,seed=4")
+    assert not plan._is_of(other, {"configuration": there})
     changed = experiment_of("benchmark=digits,method=lwf,seed=3,lwf.softmax=all")
-    assert not plan._is_of(changed, there)
-    assert not plan._is_of(experiment, {**there, "lwf": {"gone": 1}})
+    assert not plan._is_of(changed, {"configuration": there})
+    assert not plan._is_of(experiment, {"configuration": {**there, "lwf": {"gone": 1}}})
+    images = hash_of_images(experiment)
+    assert plan._is_of(experiment, {"configuration": there, "images": images})
+    assert not plan._is_of(experiment, {"configuration": there, "images": "of others"})
 
 
 def test_tables_alone():

@@ -16,12 +16,7 @@ from kedro.framework.project import configure_project
 from kedro.runner import SequentialRunner
 from PIL import Image
 from starlette.testclient import TestClient
-from tests.pipelines.test_continual import (
-    TINY,
-    empty_database,  # noqa: F401
-    refused,
-    run,
-)
+from tests.reference.runs import TINY, refused, run
 
 from gppdm_pipeline import serve
 from gppdm_pipeline.algorithm.disk.states import StateError
@@ -40,7 +35,7 @@ URI = "sqlite:///mlflow.db"
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory, empty_database):  # noqa: F811
+def learnt(tmp_path_factory, empty_database):
     """A project with a run in it."""
     folder = tmp_path_factory.mktemp("learnt")
     shutil.copytree(ROOT / "conf", folder / "conf")

@@ -6,12 +6,14 @@ They are told by their hash: where they lie, and on which machine, does not matt
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from kedro.io import DataCatalog, DatasetError
 
-from gppdm_pipeline.catalog.datasets import StateDataset
+from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
+from gppdm_pipeline.catalog.datasets import JsonDataset, StateDataset
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
@@ -39,6 +41,39 @@ def changed_images(experiment: Experiment, catalog: DataCatalog) -> Iterator[str
         for split in _kept(number, catalog):
             images = now.train if split == "train" else now.test
             yield from filter(None, [_difference(experiment, number, split, images, catalog)])
+
+
+def hash_of_images(experiment: Experiment) -> str:
+    """One hash of all that the experiment reads now: each task's training images, and the tests.
+
+    Raises:
+        SourceError: if the source cannot be read.
+    """
+    numbers = range(1, experiment.number_of_tasks + 1)
+    train: list[str] = []
+    tests: list[LabelledImages] = []
+    for task in _read(experiment, numbers):
+        train.append(fingerprint(task.train))
+        tests.append(task.test)
+    return digest(*train, fingerprint(LabelledImages.concatenate(tests)))
+
+
+def hash_of_learnt(states: Path, reports: Path, last: int) -> str | None:
+    """The same hash of what a finished run has learnt; None where it does not say.
+
+    Args:
+        states: the run's folder of states.
+        reports: the run's folder of evaluations.
+        last: its last task.
+    """
+    state, evaluation = (
+        states / task_name(last) / "state" / "state.json",
+        reports / task_name(last) / "evaluation.json",
+    )
+    if not (state.exists() and evaluation.exists()):
+        return None
+    data: list[str] = JsonDataset(filepath=str(state)).load()["data"]
+    return digest(*data, JsonDataset(filepath=str(evaluation)).load()["test_data"])
 
 
 def of_state(
