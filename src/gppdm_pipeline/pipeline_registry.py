@@ -10,7 +10,8 @@ from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project
 
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.pipelines import compare, continual, inspect
+from gppdm_pipeline.pipelines import audit, compare, continual, inspect
+from gppdm_pipeline.pipelines.continual.pipeline import task_name
 
 _experiments: list[Experiment] = []  # the one in use, if there is any
 
@@ -39,11 +40,17 @@ def register_pipelines() -> dict[str, Pipeline]:
             **settings.CONFIG_LOADER_ARGS,
         )
     (experiment,) = _experiments
+    tasks = experiment.number_of_tasks
     learn = continual.create_pipeline(
-        experiment.learner, experiment.number_of_tasks, experiment.evaluation
+        experiment.learner,
+        tasks,
+        experiment.evaluation,
+        releases="release" in (experiment.retention, experiment.retention_of_test),
+        shows_real=experiment.shows_real_images,
     )
     return {
         "continual": learn,
+        "audit": audit.create_pipeline([task_name(t) for t in range(1, tasks + 1)]),
         "compare": compare.create_pipeline(),
         "inspect": inspect.create_pipeline(),
         "__default__": learn,

@@ -21,6 +21,8 @@ from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
 
+Retention = Literal["keep", "release"]
+
 
 class Choices(BaseModel):
     """The parameters at the top level.
@@ -34,6 +36,8 @@ class Choices(BaseModel):
         variant: kept apart from the runs of other variants, under this name.
         overwrite: whether outputs of a run with other settings are removed first.
         checkpoint_seconds: how often a loop keeps what it needs to go on after it was stopped.
+        retention: whether training and validation images stay once nothing needs them.
+        retention_of_test: the same of test images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -46,6 +50,8 @@ class Choices(BaseModel):
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] | None = None
     overwrite: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
+    retention: Retention = "keep"
+    retention_of_test: Retention = "keep"
 
 
 class Experiment(Choices):
@@ -68,6 +74,11 @@ class Experiment(Choices):
         return f"{self.benchmark}/{name}/seed_{self.seed}"
 
     @property
+    def shows_real_images(self) -> bool:
+        """Whether pictures may have real images in them."""
+        return self.retention == self.retention_of_test == "keep"
+
+    @property
     def number_of_tasks(self) -> int:
         """T."""
         return self.stream.number_of_tasks
@@ -75,6 +86,7 @@ class Experiment(Choices):
     def identity(self) -> dict[str, Any]:
         """What decides the result, by the keys that the user knows; plain JSON values."""
         besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation"}
+        besides |= {"retention", "retention_of_test"}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]

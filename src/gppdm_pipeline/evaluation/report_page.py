@@ -48,7 +48,7 @@ def run_page(
     settings = {**flatten(configuration)}
     if "replay_quality" in report:
         settings |= flatten({"evaluation": report["replay_quality"]["settings"]})
-    return _page(
+    return rendered(
         title=f"{configuration['benchmark']} · {method} · seed {configuration['seed']}",
         subtitle=f"{len(report['confusion_classes'])} classes in {total} tasks, one after the "
         "other; accuracy is on test images, among all classes seen, with no task label.",
@@ -85,7 +85,7 @@ def comparison_page(comparison: Comparison, pictures: Mapping[str, str]) -> str:
         head = ["run", "differs in", "its value", "theirs"]
         tables.append(Table("Not comparable", head, refused))
     common = {key: shared[key] for key in ("stream", "classifier")}
-    return _page(
+    return rendered(
         title=f"{shared['benchmark']}: methods compared",
         subtitle="Runs of one stream and one classifier; one row for each method.",
         tiles=[],
@@ -127,7 +127,8 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _page(**content: Any) -> str:
+def rendered(**content: Any) -> str:
+    """A page in the one style: title, subtitle, tiles, warnings, tables, figures, listings."""
     environment = Environment(
         loader=PackageLoader("gppdm_pipeline.evaluation"),
         autoescape=True,

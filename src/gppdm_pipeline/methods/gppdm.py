@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.agreement import agreed_replay
 from gppdm_pipeline.algorithm.classifier.network import fit_classifier
@@ -27,6 +28,7 @@ from gppdm_pipeline.algorithm.generator.bases import extend_bases
 from gppdm_pipeline.algorithm.generator.draw import denoising_residuals, redrawn, replay_of
 from gppdm_pipeline.algorithm.generator.kept import keep_replay, kept_replay
 from gppdm_pipeline.algorithm.generator.learn import train_denoiser
+from gppdm_pipeline.algorithm.generator.losses import denoising_losses
 from gppdm_pipeline.algorithm.generator.parts import (
     add_classes,
     check_images,
@@ -97,6 +99,12 @@ class Gppdm(Method):
             return self
         condition = condition.model_copy(update={"class_names": tuple(names)})
         return self.model_copy(update={"condition": condition})
+
+    def generator_losses(
+        self, state: LearnerState, images: LabelledImages, context: Context
+    ) -> Tensor:
+        """The denoiser's, at several levels of noise."""
+        return denoising_losses(state, images, self, context)
 
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import fit_classifier
 from gppdm_pipeline.algorithm.classifier.texture import texture_of
@@ -63,6 +64,12 @@ class VaeReplay(Method):
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """As the VAE says."""
         check_image_shape(image_shape)
+
+    def generator_losses(
+        self, state: LearnerState, images: LabelledImages, context: Context
+    ) -> Tensor:
+        """What the VAE leaves out of each image."""
+        return reconstruction_residuals(state, images, context).square().mean((1, 2, 3))[:, None]
 
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()

@@ -19,7 +19,7 @@ from gppdm_pipeline.run.loader import ExperimentLoader
 
 logger = logging.getLogger(__name__)
 
-BESIDE = {"compare", "inspect"}
+BESIDE = {"audit", "compare", "inspect"}
 """Pipelines that learn nothing, and so have nothing to go on with."""
 
 
