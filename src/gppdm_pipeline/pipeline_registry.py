@@ -52,6 +52,6 @@ def register_pipelines() -> dict[str, Pipeline]:
         "continual": learn,
         "audit": audit.create_pipeline([task_name(t) for t in range(1, tasks + 1)]),
         "compare": compare.create_pipeline(),
-        "inspect": inspect.create_pipeline(),
+        "inspect": inspect.create_pipeline(experiment.shows_real_images),
         "__default__": learn,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
@@ -12,9 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from kedro.io import DatasetError
+from kedro.runner import SequentialRunner
 from matplotlib import image as pictures
 from safetensors.numpy import load as load_tensors
 from tests.pipelines.test_continual import (
+    ROOT,
+    TINY,
     contents,
     empty_database,  # noqa: F401
     outputs,
@@ -23,15 +29,21 @@ from tests.pipelines.test_continual import (
     run,
 )
 from tests.pipelines.test_stop_and_go_on import result, stop_at_offer
-from tests.reference.tiny import Stopped
+from tests.reference.tiny import Stopped, images_of
 
 from gppdm_pipeline.catalog.retention import ReleasableImages, Retention
-from gppdm_pipeline.configuration.experiment import Experiment
+from gppdm_pipeline.configuration.experiment import resolve
+from gppdm_pipeline.configuration.layers import ConfigurationError, Layer
+from gppdm_pipeline.methods import METHODS
+from gppdm_pipeline.pipelines.continual import create_pipeline
+from gppdm_pipeline.run.command import RefusedError
 from gppdm_pipeline.run.releasing import check_retention
+from gppdm_pipeline.run.session import Session
 
 RELEASE = {"retention": "release"}
 COLOUR = (254, 1, 203)  # half of every marked image
 MARKED = 20
+AUDIT = "data/08_reporting/digits/gppdm/seed_0/audit.html"
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +120,28 @@ def holding(folder, images):
     return found
 
 
+def audit(params):
+    with Session.create(project_path=Path.cwd(), runtime_params={**TINY, **params}) as session:
+        session.run(pipeline_names=["audit"], runner=SequentialRunner())
+    folder = outputs("08_reporting", f"digits/{params['method']}/seed_0")
+    return json.loads((folder / "audit.json").read_text()), (folder / "audit.html").read_text()
+
+
 def names(files):
     return {Path(file).name for file in files}
+
+
+def check_records(reports):
+    """What is written down of what went."""
+    entries = {Path(e["what"]).name: e for e in Retention(reports / "retention.json").entries}
+    assert {"train.npz", "validation.npz"} < entries.keys()
+    entry = entries["train.npz"]
+    assert entry["images"] == sum(entry["by_label"].values()) == 22
+    assert len(entry["sha256"]) == 64
+    assert entry["bytes"] > 1000
+    privacy = json.loads((reports / "task_01" / "privacy.json").read_text())
+    assert set(privacy["membership"]) == {"confidence", "generator", "prototypes"}
+    assert set(privacy["memorisation"]["oracle"]) == {"0", "1"}
 
 
 def test_no_file_has_a_training_image_and_no_bit_differs(source, project):  # noqa: F811
@@ -123,40 +155,133 @@ def test_no_file_has_a_training_image_and_no_bit_differs(source, project):  # no
     assert {f"{primary}/task_01/train.npz", f"{primary}/task_02/train.npz"} <= kept
     assert any(name.startswith("data/02_intermediate/npz-train") for name in kept)
     assert {"replay.png", "drift.png", "report.html"} <= names(kept)  # of marked test images
+    told, page = audit(given)
+    every = np.concatenate([images, marked(arrays, "test")])
+    assert set(told["files_with_real_images"]) == holding(project, every) - {AUDIT}
+    assert told["files"][f"{primary}/task_01/train.npz"]["training"] == 22
+    assert told["membership"]["all"].keys() >= {"auc", "auc_low", "auc_high", "tpr_at_1_percent"}
+    assert set(told["membership"]["classes"]) == {"a", "b", "c", "d"}
+    assert told["memorisation"]["pixels"]["classes"]["d"]["train"] == 11
+    assert told["state"]["prototypes"]["a"]["start"] > 0
+    assert "The nearest pairs" in page
     expected = result("digits/gppdm/seed_0")
+    shutil.rmtree(project / "mlruns")  # theirs to delete
+
+    run({**given, **RELEASE}, only_missing_outputs=True)
+    assert not holding(project, images)
+    figures = {each.name for each in project.rglob("figures/*.png")}
+    assert {"drift_alone.png", "replay_alone.png"} < figures
     shutil.rmtree(project / "data")
-    shutil.rmtree(project / "mlruns")
 
     run({**given, **RELEASE})
-    found = holding(project, images)
-    of_test = {f"{primary}/task_0{t}/test.npz" for t in (1, 2)}
-    assert {name for name in found if "/npz-test-" not in name} == of_test
+    assert not holding(project, images)
     released = result("digits/gppdm/seed_0")
     same = {key for key in expected if key[0] in ("05_model_input", "06_models")}
     same |= {key for key in expected if key[1].endswith(("evaluation.json", "quality.json"))}
     assert len(same) > 20
     assert {key: released[key] for key in same} == {key: expected[key] for key in same}
-    reports = outputs("08_reporting", "digits/gppdm/seed_0")
-    entries = {Path(e["what"]).name: e for e in Retention(reports / "retention.json").entries}
-    assert {"train.npz", "validation.npz"} < entries.keys()
-    entry = entries["train.npz"]
-    assert entry["images"] == sum(entry["by_label"].values()) == 22
-    assert len(entry["sha256"]) == 64
-    assert entry["bytes"] > 1000
-    privacy = json.loads((reports / "task_01" / "privacy.json").read_text())
-    assert set(privacy["membership"]) == {"confidence", "generator", "prototypes"}
-    assert set(privacy["memorisation"]["oracle"]) == {"0", "1"}
+    check_records(outputs("08_reporting", "digits/gppdm/seed_0"))
+    again, page = audit(given)
+    left = {Path(name).name for name in again["files_with_real_images"]}
+    assert left == {"images.npy", "test.npz"}
+    assert all(each["training"] == 0 for each in again["files"].values())
+    assert again["membership"] == told["membership"]
+    assert again["memorisation"] == told["memorisation"]
+    assert "The nearest pairs" not in page
+    assert not list((project / "data/02_intermediate").glob("npz-train*"))
 
     run({**given, **RELEASE, "retention_of_test": "release"}, only_missing_outputs=True)
     assert not holding(project, np.concatenate([images, marked(arrays, "test")]))
-    with refused("train.npz was released", "needs its images", "overwrite=true"):
+    with refused("test.npz was released", "needs its images", "overwrite=true"):
         run({**given, **RELEASE}, namespaces=["task_02"])
     assert file.exists()
 
 
-def joint_result(variant):
-    folders = result(f"digits/joint-{variant}/seed_0")
-    return {key: value for key, value in folders.items() if key[0] != "03_primary"}
+def experiment(**params):
+    conf = ROOT / "conf/base"
+    preset = yaml.safe_load((conf / "benchmarks/digits.yml").read_text())["digits"]
+    asked = {"benchmark": "digits", **params}
+    return resolve({"digits": Layer(preset, str)}, [Layer(asked, str)])
+
+
+@pytest.mark.parametrize(
+    ("params", "environment", "told"),
+    [
+        ({"method": "exemplar"}, {}, "keeps real images in its states"),
+        (
+            {
+                "method": "gppdm",
+                "gppdm": {"order": "classifier_first", "prototypes": {"start": "most_confident"}},
+            },
+            {},
+            "gppdm.prototypes.start is most_confident",
+        ),
+        ({"method": "gppdm"}, {"DVC_STAGE": "learn@task_01"}, "DVC keeps"),
+    ],
+)
+def test_what_cannot_be_kept_is_not_promised(params, environment, told):
+    check_retention(experiment(**params), environment)
+    with pytest.raises(RefusedError, match=f"(?s)^retention is release, but .*{told}"):
+        check_retention(experiment(**params, **RELEASE), environment)
+
+
+def test_other_methods_may_release_and_it_changes_no_setting():
+    for method in METHODS.keys() - {"exemplar"}:
+        check_retention(experiment(method=method, **RELEASE), {})
+    keep, release = experiment(method="joint"), experiment(method="joint", **RELEASE)
+    assert keep.identity() == release.identity()
+    with pytest.raises(ConfigurationError, match=r"retention.*keep"):
+        experiment(method="joint", retention="forget")
+
+
+def test_with_keep_the_graph_is_as_it_was():
+    for name, kind in METHODS.items():
+        keep = {node.name: node for node in create_pipeline(kind(), 2).nodes}
+        gone = create_pipeline(kind(), 2, releases=True, shows_real=False).nodes
+        changed = {node.name for node in gone if node.name not in keep or node != keep[node.name]}
+        drawn = {"report.draw_drift", "report.draw_replay", "report.write_page"}
+        measured = {"task_01.measure_privacy", "task_02.measure_privacy"}
+        assert changed == measured | (drawn if kind().has_generator else set()), name
+        assert not any("privacy" in output for node in keep.values() for output in node.outputs)
+
+
+def test_an_entry_stands_until_the_images_are_read_again(tmp_path):
+    folder = tmp_path / "data/03_primary/a"
+    folder.mkdir(parents=True)
+    images = images_of(0, 1)
+    file = tmp_path / "data/08_reporting/retention.json"
+    dataset = ReleasableImages(
+        filepath=str(folder / "train.npz"), retention={"filepath": str(file)}
+    )
+    assert not dataset.exists()
+    dataset.save(images)
+    content = dataset.path.read_bytes()
+    dataset.dispose()
+    assert not dataset.path.exists()
+    assert dataset.released
+    assert dataset.exists()
+    with pytest.raises(DatasetError, match=r"was released .* needs its images"):
+        dataset.load()
+    (entry,) = dataset.retention.entries
+    assert entry["what"] == "data/03_primary/a/train.npz"
+    assert entry["sha256"] == hashlib.sha256(content).hexdigest()
+    assert (entry["bytes"], entry["by_label"]) == (len(content), {"0": 6, "1": 6})
+    dataset.retention.read_again([dataset.path])
+    assert not dataset.exists()
+    assert dataset.retention.entries[0]["read_again"]
+    dataset.save(images)
+    dataset.dispose()
+    assert len(dataset.retention.entries) == 2
+    assert dataset.released
+
+
+def test_kedro_lets_go_of_a_data_set_without_removing_it(tmp_path):
+    """Kedro calls `release` of each data set that a run needs no more."""
+    given = {"filepath": str(tmp_path / "retention.json")}
+    dataset = ReleasableImages(filepath=str(tmp_path / "train.npz"), retention=given)
+    dataset.save(images_of(0))
+    dataset.release()
+    assert dataset.path.exists()
 
 
 def stop_at_release(patch, moment, number):

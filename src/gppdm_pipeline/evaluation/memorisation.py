@@ -40,7 +40,7 @@ class Memorisation(TypedDict):
     copied_of_held_out: float
     authentic: float
     """Share that is farther from its nearest training image than that one from another (Alaa et
-    al. 2022, arXiv 2102.08921); about half, where drawn images are like new real ones."""
+    al. 2022, arXiv 2102.08921); half or more, where drawn images are like new real ones."""
 
 
 def memorisation(drawn: Features, train: Features, held_out: Features) -> Memorisation | None:

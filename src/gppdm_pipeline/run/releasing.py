@@ -17,7 +17,7 @@ from typing import Any
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-from gppdm_pipeline.catalog.datasets import OnDisk
+from gppdm_pipeline.catalog.datasets import OnDisk, PictureDataset
 from gppdm_pipeline.catalog.retention import ReleasableImages, Retention
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
@@ -26,8 +26,10 @@ from gppdm_pipeline.streams.sources import Split
 
 logger = logging.getLogger(__name__)
 
-_SHOWING = ("report.drift", "report.replay")
-"""Pictures with real images in them."""
+_REPORTED = ("report.drift", "report.replay")
+"""Pictures with real images in them, and so is the report's page."""
+_BESIDE = ("audit.page", "inspection.images")
+"""Likewise, of other pipelines."""
 
 
 class Releasing:
@@ -64,11 +66,11 @@ class Releasing:
             )
         if self._experiment.shows_real_images:
             return
-        shown = [path for name in _SHOWING for path in self._path(name).parent.glob(_stem(name))]
-        for path in shown:
+        pictures = [path for name in _REPORTED for path in self._files(name)]
+        page = self._files("report.page") if pictures else []
+        beside = [path for name in _BESIDE for path in self._files(name)]
+        for path in (*page, *pictures, *beside):  # the page first: a kill leaves what tells of it
             path.unlink()
-        if shown:  # the page has them in it
-            self._path("report.page").unlink(missing_ok=True)
 
     def saved(self, name: str) -> None:
         """An output of the run is on disk."""
@@ -91,10 +93,12 @@ class Releasing:
     def _there(self, names: Iterable[str]) -> bool:
         return all(self._catalog.exists(name) for name in names)
 
-    def _path(self, name: str) -> Path:
+    def _files(self, name: str) -> list[Path]:
+        """What there is of a page, or of a picture with its SVG and its data."""
         dataset = self._catalog[name]
         assert isinstance(dataset, OnDisk)
-        return dataset.path
+        pattern = f"{dataset.path.stem}.*" if isinstance(dataset, PictureDataset) else None
+        return sorted(dataset.path.parent.glob(pattern or dataset.path.name))
 
 
 def release_prepared(experiment: Experiment, retention: Retention | None = None) -> None:
@@ -150,7 +154,8 @@ def check_retention(experiment: Experiment, environment: Mapping[str, str] = os.
             "class in its states: use class_mean or noise"
         )
     if fault:
-        raise RefusedError(f"retention is release, but {fault}, or set it to keep.")
+        names = [k for k in ("retention", "retention_of_test") if getattr(experiment, k) != "keep"]
+        raise RefusedError(f"{names[0]} is release, but {fault}, or set it to keep.")
 
 
 def _held(experiment: Experiment) -> list[str]:
@@ -163,8 +168,3 @@ def _held(experiment: Experiment) -> list[str]:
     if experiment.retention_of_test == "release":
         parts.append("test")
     return [f"{task}.{part}" for task in tasks for part in parts]
-
-
-def _stem(name: str) -> str:
-    """A picture's files: PNG, SVG and its data."""
-    return f"{name.partition('.')[2]}.*"

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def prepared(job: Job) -> LabelledImages:
         SourceError: if a file cannot be read, an image is damaged or of another size than the
             others, or the cache cannot be written.
     """
-    folder = folder_of(job)
+    folder = folder_of(job.name, job.settings)
     files = _stamp(job.files)
     found = _open(folder, files)
     if found is not None:
@@ -71,10 +71,10 @@ def prepared(job: Job) -> LabelledImages:
     return found
 
 
-def folder_of(job: Job) -> Path:
-    """Where the images of `job` are prepared; it need not exist."""
-    digest = hashlib.sha256(json.dumps(job.settings, sort_keys=True).encode()).hexdigest()
-    return cache_folder() / f"{job.name}-{digest[:16]}"
+def folder_of(name: str, settings: Mapping[str, Any]) -> Path:
+    """Where the images of a job (see `Job`) are prepared; it need not exist."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / f"{name}-{digest[:16]}"
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def looked_into(
         "prototypes": prototypes_of(state, train, context),
     }
     pairs: dict[int, LabelledImages] = {}
-    if learner.has_generator:
+    if learner.has_generator and len(of_task):  # none of classes that have come before
         images = stream.read("train")
         oracle = trained_oracle(images, learner.classifier, context.device, oracles.path)
         drawn = drawn_after(learner, state, train, evaluation.images_per_class, context)
@@ -168,7 +168,9 @@ def pairs_of(drawn: LabelledImages, train: LabelledImages) -> dict[int, Labelled
     found = {}
     for label in train.classes:
         ours, theirs = (images.of_classes([label]).images for images in (drawn, train))
-        near = nearest_pairs(_pixels(ours), _pixels(theirs), PAIRS)
+        near = nearest_pairs(_pixels(ours), _pixels(theirs), PAIRS) if len(ours) else []
+        if not near:
+            continue
         images = np.stack([image for i, j in near for image in (ours[i], theirs[j])])
         found[label] = LabelledImages(images, np.full(len(images), label))
     return found

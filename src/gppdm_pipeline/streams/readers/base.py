@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,26 +166,29 @@ class FileReader(Reader):
 
     @contextmanager
     def prepared_folder(self, split: Split) -> Iterator[Path | None]:  # noqa: D102
-        with alone_in(folder_of(self._job(split))) as folder:
+        with alone_in(folder_of(*self._name_and_settings(split))) as folder:
             yield folder
 
     def _read(self, split: Split) -> LabelledImages:
-        return prepared(self._job(split))
+        name, settings = self._name_and_settings(split)
+        return prepared(
+            Job(
+                name=name,
+                settings=settings,
+                files=self._files(split),
+                contents=lambda: self._checked(split),
+                limit=lambda labels: self._within_limit(split, labels),
+                conversion=self,
+                skip_damaged=getattr(self, "damaged", "refuse") == "skip",
+            )
+        )
 
-    def _job(self, split: Split) -> Job:
+    def _name_and_settings(self, split: Split) -> tuple[str, dict[str, Any]]:
         settings = self.model_dump(mode="json", exclude={"train_per_class", "test_per_class"})
         settings |= {"split": split, "limit": getattr(self, f"{split}_per_class")}
         paths = {key: value for key, value in self if isinstance(value, Path)}
         settings |= {key: os.path.abspath(path) for key, path in paths.items()}
-        return Job(
-            name=f"{settings['reader']}-{split}",
-            settings=settings,
-            files=self._files(split),
-            contents=lambda: self._checked(split),
-            limit=lambda labels: self._within_limit(split, labels),
-            conversion=self,
-            skip_damaged=getattr(self, "damaged", "refuse") == "skip",
-        )
+        return f"{settings['reader']}-{split}", settings
 
     def _checked(self, split: Split) -> Contents:
         contents = self._contents(split)
