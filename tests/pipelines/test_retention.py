@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import re
@@ -13,13 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
-from kedro.io import DatasetError
 from kedro.runner import SequentialRunner
 from matplotlib import image as pictures
 from safetensors.numpy import load as load_tensors
 from tests.pipelines.test_continual import (
-    ROOT,
     TINY,
     contents,
     empty_database,  # noqa: F401
@@ -28,19 +24,13 @@ from tests.pipelines.test_continual import (
     refused,
     run,
 )
+from tests.pipelines.test_releasing import RELEASE, stop_at_release
 from tests.pipelines.test_stop_and_go_on import result, stop_at_offer
-from tests.reference.tiny import Stopped, images_of
+from tests.reference.tiny import Stopped
 
-from gppdm_pipeline.catalog.retention import ReleasableImages, Retention
-from gppdm_pipeline.configuration.experiment import resolve
-from gppdm_pipeline.configuration.layers import ConfigurationError, Layer
-from gppdm_pipeline.methods import METHODS
-from gppdm_pipeline.pipelines.continual import create_pipeline
-from gppdm_pipeline.run.command import RefusedError
-from gppdm_pipeline.run.releasing import check_retention
+from gppdm_pipeline.catalog.retention import Retention
 from gppdm_pipeline.run.session import Session
 
-RELEASE = {"retention": "release"}
 COLOUR = (254, 1, 203)  # half of every marked image
 MARKED = 20
 AUDIT = "data/08_reporting/digits/gppdm/seed_0/audit.html"
@@ -197,116 +187,6 @@ def test_no_file_has_a_training_image_and_no_bit_differs(source, project):  # no
     assert file.exists()
 
 
-def experiment(**params):
-    conf = ROOT / "conf/base"
-    preset = yaml.safe_load((conf / "benchmarks/digits.yml").read_text())["digits"]
-    asked = {"benchmark": "digits", **params}
-    return resolve({"digits": Layer(preset, str)}, [Layer(asked, str)])
-
-
-@pytest.mark.parametrize(
-    ("params", "environment", "told"),
-    [
-        ({"method": "exemplar"}, {}, "keeps real images in its states"),
-        (
-            {
-                "method": "gppdm",
-                "gppdm": {"order": "classifier_first", "prototypes": {"start": "most_confident"}},
-            },
-            {},
-            "gppdm.prototypes.start is most_confident",
-        ),
-        ({"method": "gppdm"}, {"DVC_STAGE": "learn@task_01"}, "DVC keeps"),
-    ],
-)
-def test_what_cannot_be_kept_is_not_promised(params, environment, told):
-    check_retention(experiment(**params), environment)
-    with pytest.raises(RefusedError, match=f"(?s)^retention is release, but .*{told}"):
-        check_retention(experiment(**params, **RELEASE), environment)
-
-
-def test_other_methods_may_release_and_it_changes_no_setting():
-    for method in METHODS.keys() - {"exemplar"}:
-        check_retention(experiment(method=method, **RELEASE), {})
-    keep, release = experiment(method="joint"), experiment(method="joint", **RELEASE)
-    assert keep.identity() == release.identity()
-    with pytest.raises(ConfigurationError, match=r"retention.*keep"):
-        experiment(method="joint", retention="forget")
-
-
-def test_with_keep_the_graph_is_as_it_was():
-    for name, kind in METHODS.items():
-        keep = {node.name: node for node in create_pipeline(kind(), 2).nodes}
-        gone = create_pipeline(kind(), 2, releases=True, shows_real=False).nodes
-        changed = {node.name for node in gone if node.name not in keep or node != keep[node.name]}
-        drawn = {"report.draw_drift", "report.draw_replay", "report.write_page"}
-        measured = {"task_01.measure_privacy", "task_02.measure_privacy"}
-        assert changed == measured | (drawn if kind().has_generator else set()), name
-        assert not any("privacy" in output for node in keep.values() for output in node.outputs)
-
-
-def test_an_entry_stands_until_the_images_are_read_again(tmp_path):
-    folder = tmp_path / "data/03_primary/a"
-    folder.mkdir(parents=True)
-    images = images_of(0, 1)
-    file = tmp_path / "data/08_reporting/retention.json"
-    dataset = ReleasableImages(
-        filepath=str(folder / "train.npz"), retention={"filepath": str(file)}
-    )
-    assert not dataset.exists()
-    dataset.save(images)
-    content = dataset.path.read_bytes()
-    dataset.dispose()
-    assert not dataset.path.exists()
-    assert dataset.released
-    assert dataset.exists()
-    with pytest.raises(DatasetError, match=r"was released .* needs its images"):
-        dataset.load()
-    (entry,) = dataset.retention.entries
-    assert entry["what"] == "data/03_primary/a/train.npz"
-    assert entry["sha256"] == hashlib.sha256(content).hexdigest()
-    assert (entry["bytes"], entry["by_label"]) == (len(content), {"0": 6, "1": 6})
-    dataset.retention.read_again([dataset.path])
-    assert not dataset.exists()
-    assert dataset.retention.entries[0]["read_again"]
-    dataset.save(images)
-    dataset.dispose()
-    assert len(dataset.retention.entries) == 2
-    assert dataset.released
-
-
-def test_kedro_lets_go_of_a_data_set_without_removing_it(tmp_path):
-    """Kedro calls `release` of each data set that a run needs no more."""
-    given = {"filepath": str(tmp_path / "retention.json")}
-    dataset = ReleasableImages(filepath=str(tmp_path / "train.npz"), retention=given)
-    dataset.save(images_of(0))
-    dataset.release()
-    assert dataset.path.exists()
-
-
-def stop_at_release(patch, moment, number):
-    """Stop at the so-manieth release: before it is signed off, or before the file goes."""
-    seen = []
-
-    def count():
-        seen.append(None)
-        if len(seen) == number:
-            raise Stopped
-
-    if moment == "sign_off":
-        sign_off = Retention.sign_off
-        patch.setattr(Retention, "sign_off", lambda *given: (count(), sign_off(*given)))
-        return
-    unlink = Path.unlink
-
-    def unlinking(path, missing_ok=False):
-        if path.name in ("train.npz", "validation.npz", "replay.npz"):
-            count()
-        unlink(path, missing_ok)
-
-    patch.setattr(Path, "unlink", unlinking)
-
-
 def left_of(variant):
     """Real images of training and validation that are on disk."""
     layers = ("03_primary", "05_model_input")
@@ -326,9 +206,7 @@ def of_joint():
     return {}
 
 
-@pytest.mark.parametrize(
-    ("moment", "number"), [("sign_off", 1), ("unlink", 1), ("sign_off", 4), ("offer", 25)]
-)
+@pytest.mark.parametrize(("moment", "number"), [("unlink", 1), ("offer", 25)])
 def test_killed_at_any_moment_it_loses_nothing_it_needs(moment, number, monkeypatch, of_joint):
     stream = {
         "source": {"train_per_class": 10, "test_per_class": 5},

@@ -156,9 +156,9 @@ def _pairs(pairs: Mapping[str, LabelledImages]) -> dict[str, str]:
     height, width, channels = images[0].shape[1:]
     figure = new_figure(WIDTH, 0.75 * len(names) * height / width + 0.4)
     axes = figure.add_subplot()
-    show(axes, montage(images, columns, (height, width, channels)))
-    step = montage(images[:2], 1, (height, width, channels)).shape[0] - height if names[1:] else 0
-    places = np.arange(len(names)) * step + height / 2
+    canvas = montage(images, columns, (height, width, channels))
+    show(axes, canvas)
+    places = np.linspace(height / 2, len(canvas) - height / 2, len(names))
     axes.set_yticks(places, [wrapped(name) for name in names], fontsize=SMALL, parse_math=False)
     png = base64.b64encode(Picture(figure, [{"class": names[0]}]).rendered("png")).decode()
     return {

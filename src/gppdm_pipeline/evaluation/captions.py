@@ -25,7 +25,7 @@ CAPTIONS = {
         "that grows, is a memory that decays.",
     ),
     "drift_alone": (
-        "The drift strip",
+        "The drift strip, replay alone",
         "One class to a row: what the generator draws of it after each task. Below, the Frechet "
         "distance to the real test images. A row that turns blurred or strange to the right, with "
         "a distance that grows, is a memory that decays.",
