@@ -11,9 +11,19 @@ from kedro.pipeline import Pipeline
 from kedro.utils import find_kedro_project
 
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.pipelines import compare, continual, draw, inspect, predict, publish
+from gppdm_pipeline.pipelines import audit, compare, continual, draw, inspect, predict, publish
+from gppdm_pipeline.pipelines.continual.pipeline import task_name
 
-NAMES = ("compare", "continual", "draw", "inspect", "predict", "publish", "__default__")
+NAMES = (
+    "audit",
+    "compare",
+    "continual",
+    "draw",
+    "inspect",
+    "predict",
+    "publish",
+    "__default__",
+)
 _experiments: list[Experiment] = []  # the one in use, if there is any
 
 
@@ -42,14 +52,20 @@ def register_pipelines() -> dict[str, Pipeline]:
                 **settings.CONFIG_LOADER_ARGS,
             )
     (experiment,) = _experiments
+    tasks = experiment.number_of_tasks
     learn = continual.create_pipeline(
-        experiment.learner, experiment.number_of_tasks, experiment.evaluation
+        experiment.learner,
+        tasks,
+        experiment.evaluation,
+        releases="release" in (experiment.retention, experiment.retention_of_test),
+        shows_real=experiment.shows_real_images,
     )
     made = (
+        audit.create_pipeline([task_name(t) for t in range(1, tasks + 1)]),
         compare.create_pipeline(),
         learn,
         draw.create_pipeline(),
-        inspect.create_pipeline(),
+        inspect.create_pipeline(experiment.shows_real_images),
         predict.create_pipeline(),
         publish.create_pipeline(),
         learn,

@@ -25,6 +25,8 @@ from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.streams.sources import PLACES
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
 
+Retention = Literal["keep", "release"]
+
 
 class Choices(BaseModel):
     """The parameters at the top level.
@@ -38,6 +40,8 @@ class Choices(BaseModel):
         variant: kept apart from the runs of other variants, under this name.
         overwrite: whether outputs of a run with other settings are removed first.
         checkpoint_seconds: how often a loop keeps what it needs to go on after it was stopped.
+        retention: whether training and validation images stay once nothing needs them.
+        retention_of_test: the same of test images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -52,6 +56,8 @@ class Choices(BaseModel):
     ) = None
     overwrite: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
+    retention: Retention = "keep"
+    retention_of_test: Retention = "keep"
 
 
 class Experiment(Choices):
@@ -78,6 +84,11 @@ class Experiment(Choices):
         return f"{self.benchmark}/{name}/seed_{self.seed}"
 
     @property
+    def shows_real_images(self) -> bool:
+        """Whether pictures may have real images in them."""
+        return self.retention == self.retention_of_test == "keep"
+
+    @property
     def number_of_tasks(self) -> int:
         """T."""
         return self.stream.number_of_tasks
@@ -93,6 +104,7 @@ class Experiment(Choices):
         file of label embeddings is named by its own.
         """
         besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation", *USES}
+        besides |= {"retention", "retention_of_test"}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]

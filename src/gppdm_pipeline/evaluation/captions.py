@@ -24,6 +24,12 @@ CAPTIONS = {
         "training images reach. A row that turns blurred or strange to the right, with a distance "
         "that grows, is a memory that decays.",
     ),
+    "drift_alone": (
+        "The drift strip, replay alone",
+        "One class to a row: what the generator draws of it after each task. Below, the Frechet "
+        "distance to the real test images. A row that turns blurred or strange to the right, with "
+        "a distance that grows, is a memory that decays.",
+    ),
     "replay_quality": (
         "Replay in numbers",
         "Frechet distance: lower is better. Agreement: how often the oracle sees the class that "
@@ -40,6 +46,10 @@ CAPTIONS = {
         "Replay beside real images",
         "Left, what the last task was given of the old classes; right, real test images, which the "
         "learner has not seen.",
+    ),
+    "replay_alone": (
+        "Replay",
+        "What the last task was given of the old classes.",
     ),
     "prototypes": (
         "Prototypes, start to end",

@@ -82,7 +82,7 @@ def prdc(real: Features, generated: Features, nearest: int) -> Prdc:
         nearest: k, at least 1.
     """
     real_radii, generated_radii = (_radii(points, nearest) for points in (real, generated))
-    distances = _distances(real, generated)
+    distances = pairwise_distances(real, generated)
     in_real_ball = distances < real_radii[:, np.newaxis]
     return Prdc(
         precision=float(in_real_ball.any(0).mean()),
@@ -111,11 +111,13 @@ def _mean_off_diagonal(square: NDArray[np.float64]) -> float:
 
 def _radii(points: Features, nearest: int) -> NDArray[np.float64]:
     """The distance of each point to its k-th nearest other one: [n]."""
-    radii: NDArray[np.float64] = np.partition(_distances(points, points), nearest, 1)[:, nearest]
+    radii: NDArray[np.float64] = np.partition(pairwise_distances(points, points), nearest, 1)[
+        :, nearest
+    ]
     return radii
 
 
-def _distances(x: Features, y: Features) -> NDArray[np.float64]:
+def pairwise_distances(x: Features, y: Features) -> NDArray[np.float64]:
     """From each of n points to each of m: [n, m]."""
     wide_x, wide_y = (torch.from_numpy(points.astype(np.float64)) for points in (x, y))
     # By a product it would be faster, and wrong for points that are near each other.

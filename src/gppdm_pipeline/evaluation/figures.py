@@ -69,27 +69,29 @@ def accuracy_over_tasks_figure(matrix: Matrix, average_accuracy: Sequence[float]
 
 def replay_grid_figure(
     replay: LabelledImages,
-    real: LabelledImages,
+    real: LabelledImages | None,
     class_names: Sequence[str],
     per_class: int = 8,
 ) -> Figure:
     """The first replayed images of each class beside its first real ones.
 
     Args:
-        replay: may lack classes, or be empty.
-        real: of at least one class; of the same image shape.
+        replay: may lack classes, or be empty if there are real images.
+        real: of at least one class; of the same image shape. None: replay alone is drawn.
         class_names: the name of each label.
         per_class: images a class on each side.
     """
-    classes = sorted({*replay.classes, *real.classes})
-    height, width, _ = real.image_shape
+    shown = {"replayed": replay, **({} if real is None else {"real": real})}
+    classes = sorted({label for data in shown.values() for label in data.classes})
+    shape = (replay if real is None else real).image_shape
+    height, width, _ = shape
     cell = (WIDTH - 1.3) / (2 * per_class)
     pad = _padding(height)
     figure = new_figure(WIDTH, len(classes) * cell * (height + pad) / (width + pad) + 0.5)
-    sides = figure.subplots(1, 2)
-    for axes, data, title in zip(sides, (replay, real), ("replayed", "real"), strict=True):
+    sides = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (title, data) in zip(sides, shown.items(), strict=True):
         rows = [data.of_classes([label]).images[:per_class] for label in classes]
-        show(axes, montage(rows, per_class, real.image_shape))
+        show(axes, montage(rows, per_class, shape))
         style(axes, title=title)
         middle = per_class * (width + pad) / 2
         for row, images in enumerate(rows):
@@ -98,7 +100,8 @@ def replay_grid_figure(
     names = [wrapped(class_names[label]) for label in classes]
     places = np.arange(len(classes)) * (height + pad) + height / 2
     sides[0].set_yticks(places, names, fontsize=SMALL, parse_math=False)
-    sides[1].set_yticks([])
+    for axes in sides[1:]:
+        axes.set_yticks([])
     return figure
 
 

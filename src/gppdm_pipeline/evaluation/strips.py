@@ -41,7 +41,7 @@ _SHARES = ("oracle_agreement", "precision", "coverage")
 
 def drift_strip_picture(
     replays: Sequence[LabelledImages],
-    real: LabelledImages,
+    real: LabelledImages | None,
     report: Mapping[str, Any],
     classes: Sequence[int],
     class_names: Sequence[str],
@@ -53,7 +53,7 @@ def drift_strip_picture(
 
     Args:
         replays: after each task.
-        real: test images of all classes.
+        real: test images of all classes; None: replay alone is drawn.
         report: the run's, with `replay_quality`.
         classes: in order of arrival.
         class_names: the name of each label.
@@ -63,16 +63,17 @@ def drift_strip_picture(
     total = len(replays)
     shown = np.unique(np.linspace(0, total - 1, min(total, _MOST_CELLS)).round().astype(int))
     labels = classes[:_CLASSES]
-    height, width, _ = real.image_shape
-    cell = (WIDTH - 1.0) / (len(shown) + 1)
+    beside = [*([] if real is None else [real]), *(replays[t] for t in shown)]
+    numbers = [quality["reference"], *(quality["after_task"][t] for t in shown)][-len(beside) :]
+    titles = ["real", *(f"after task {t + 1}" for t in shown)][-len(beside) :]
+    height, width, _ = shape = beside[0].image_shape
+    cell = (WIDTH - 1.0) / len(beside)
     tall = cell * (_DOWN * height) / (_ACROSS * width) + 0.32
     figure = new_figure(WIDTH, len(labels) * tall + 0.75)
-    grid = figure.subplots(len(labels), len(shown) + 1, squeeze=False)
+    grid = figure.subplots(len(labels), len(beside), squeeze=False)
     for row, label in zip(grid, labels, strict=True):
-        beside = [real, *(replays[t] for t in shown)]
-        numbers = [quality["reference"], *(quality["after_task"][t] for t in shown)]
         for axes, images, measured in zip(row, beside, numbers, strict=True):
-            _cell(axes, images.of_classes([label]), real.image_shape)
+            _cell(axes, images.of_classes([label]), shape)
             style(axes)
             if str(label) in measured:
                 distance = measured[str(label)]["frechet_distance"][extractor]
@@ -81,7 +82,7 @@ def drift_strip_picture(
         row[0].set_ylabel(
             name, fontsize=TEXT, rotation=0, ha="right", va="center", parse_math=False
         )
-    for axes, title in zip(grid[0], ["real", *(f"after task {t + 1}" for t in shown)], strict=True):
+    for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=TEXT, color=GREY)
     figure.suptitle(
         f"What is replayed of the first classes; below, the Frechet distance ({extractor})",

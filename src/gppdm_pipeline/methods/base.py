@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
+from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
 from gppdm_pipeline.algorithm.context import Context
@@ -124,6 +125,23 @@ class Method(BaseModel, ABC):
             ValueError: if the method has no diffusion generator.
         """
         raise ValueError(f"{self.name} has no diffusion generator, so that it draws nothing anew")
+
+    def generator_losses(
+        self, state: LearnerState, images: LabelledImages, context: Context
+    ) -> Tensor | None:
+        """How badly the generator of `state` knows each image; low for what it has learnt.
+
+        What an attacker may ask of a state; learning does not.
+
+        Args:
+            state: after `context.task`.
+            images: n of them, of classes that the state knows.
+            context: seed, task, device.
+
+        Returns:
+            float32 [n, k], one loss for each of k levels of noise; None without a generator.
+        """
+        return None
 
     @abstractmethod
     def synthesise_replay(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
 from gppdm_pipeline.algorithm.classifier.regularisation import with_soft_labels
@@ -26,6 +27,7 @@ from gppdm_pipeline.algorithm.generator.bases import extend_bases
 from gppdm_pipeline.algorithm.generator.draw import redrawn, replay_of
 from gppdm_pipeline.algorithm.generator.exact import exact_replay
 from gppdm_pipeline.algorithm.generator.learn import train_adapter, train_denoiser
+from gppdm_pipeline.algorithm.generator.losses import denoising_losses
 from gppdm_pipeline.algorithm.generator.parts import (
     Memory,
     ReplayConfig,
@@ -131,6 +133,12 @@ class Gppdm(Method):
         """By SDEdit, as `redraw` does."""
         most = len(images)
         return redrawn(state, images, self, context, "draw_like", per_class=most, signal=signal)
+
+    def generator_losses(
+        self, state: LearnerState, images: LabelledImages, context: Context
+    ) -> Tensor:
+        """The denoiser's, at several levels of noise."""
+        return denoising_losses(state, images, self, context)
 
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()

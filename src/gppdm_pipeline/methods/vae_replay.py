@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import fit_classifier
 from gppdm_pipeline.algorithm.classifier.texture import texture_of
@@ -69,6 +70,12 @@ class VaeReplay(Method):
     ) -> LabelledImages:
         """From latents of noise."""
         return draw_from_vae(state, classes, per_class, context, "draw")
+
+    def generator_losses(
+        self, state: LearnerState, images: LabelledImages, context: Context
+    ) -> Tensor:
+        """What the VAE leaves out of each image."""
+        return reconstruction_residuals(state, images, context).square().mean((1, 2, 3))[:, None]
 
     def synthesise_replay(
         self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()

@@ -15,6 +15,7 @@ from kedro.pipeline import Pipeline
 
 from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.catalog.datasets import JsonDataset, OnDisk, StateDataset
+from gppdm_pipeline.catalog.retention import ReleasableImages
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import flatten
 from gppdm_pipeline.configuration.params import written
@@ -78,11 +79,11 @@ def check_inputs(
     """Every file that the run will read is there, whole, and of these settings.
 
     Raises:
-        RefusedError: naming the file that is missing, and the command that makes it; or the state
-            of other settings, and what differs.
+        RefusedError: naming the file that is missing, and the command that makes it; the images
+            that were released; or the state of other settings, and what differs.
         DatasetError: naming the file that is damaged.
     """
-    free = pipeline.inputs()
+    free, only_missing = pipeline.inputs(), run_params["only_missing_outputs"]
     read = {name for node in pipeline.nodes for name in node.inputs}
     for name, dataset in _on_disk(sorted(read), catalog):
         there = dataset.exists()
@@ -93,10 +94,33 @@ def check_inputs(
                 f"Run what is missing: {command(run_params, '--only-missing-outputs')}\n"
                 f"or start there: {command(run_params, f'--from-nodes={maker}')}"
             )
-        if there and (name in free or run_params["only_missing_outputs"]):
+        if isinstance(dataset, ReleasableImages) and dataset.released:
+            if _is_waited_for(name, pipeline, catalog) if only_missing else name in free:
+                raise RefusedError(dataset.gone)
+        elif there and (name in free or only_missing):
             dataset.verify()
             if isinstance(dataset, StateDataset):
                 _check_state(dataset, experiment)
+
+
+def check_states(pipeline: Pipeline, catalog: DataCatalog, run_params: Mapping[str, Any]) -> None:
+    """The states that are to be looked into are there.
+
+    Raises:
+        RefusedError: naming the one that is missing, and the command that makes it.
+    """
+    for _, dataset in _on_disk(sorted(pipeline.inputs()), catalog):
+        if isinstance(dataset, StateDataset) and not dataset.exists():
+            raise RefusedError(
+                f"{dataset.path} is missing: an audit is of a run that has learnt all its tasks. "
+                f"Learn them first: {command(run_params)}"
+            )
+
+
+def _is_waited_for(name: str, pipeline: Pipeline, catalog: DataCatalog) -> bool:
+    """Whether what a node makes of it is missing."""
+    made = [output for node in pipeline.nodes if name in node.inputs for output in node.outputs]
+    return any(not dataset.exists() for _, dataset in _on_disk(made, catalog))
 
 
 def _check_state(dataset: StateDataset, experiment: Experiment) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
@@ -21,6 +22,7 @@ from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import ConfigurationError
 from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.evaluation.replay_quality import numbers_of
+from gppdm_pipeline.pipelines.audit.pipeline import RESULTS as AUDIT
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW, RESULTS
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.inspect.page import as_markdown
@@ -30,6 +32,12 @@ from gppdm_pipeline.run import growing, guard, using
 from gppdm_pipeline.run.command import Command, Lock
 from gppdm_pipeline.run.loader import ExperimentLoader
 from gppdm_pipeline.run.mlflow_places import database_uri
+from gppdm_pipeline.run.releasing import (
+    Releasing,
+    check_retention,
+    release_prepared,
+    retention_of,
+)
 from gppdm_pipeline.run.reports import MlflowReports
 from gppdm_pipeline.run.summary import print_summary
 from gppdm_pipeline.run.tracking import Tracker, log_comparison
@@ -47,6 +55,7 @@ class ExperimentHooks:
     _first_new_task: int | None
     _mlflow: dict[str, str]
     _project: Path
+    _releasing: Releasing
     _scratch: Scratch
     _tracker: Tracker
 
@@ -87,11 +96,16 @@ class ExperimentHooks:
         if using.uses(pipeline):
             using.check(self._experiment, pipeline, catalog)
             return
+        if _audits(pipeline):
+            guard.check_outputs(self._experiment, pipeline, catalog, whole=False)
+            guard.check_states(pipeline, catalog, run_params)
+            return
         self._scratch = catalog.load("scratch")
         first = self._first_new_task
         asked = {} if first else run_params  # the nodes of new tasks are chosen by the session
         self._command = Command(self._scratch.folder, self._experiment, asked)
         with self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
+            check_retention(self._experiment)
             guard.check_extractors(self._experiment, pipeline)
             self._check(pipeline)
             if first:
@@ -104,6 +118,8 @@ class ExperimentHooks:
             if first and self._command.first_new_task() is None:
                 growing.set_report_aside(first, pipeline.all_outputs(), catalog)
                 self._log_earlier_tasks(first, catalog)
+            self._releasing = Releasing(self._experiment, pipelines["continual"], catalog)
+            self._releasing.begin(pipeline, run_params["only_missing_outputs"])
             # In this order: whatever happens between the two, the same command goes on.
             self._command.begin(first)
             catalog.save("configuration", self._experiment.record())
@@ -140,9 +156,13 @@ class ExperimentHooks:
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
-        """Remove a stage's checkpoints when its last output is written."""
-        if self._lock.held and dataset_name == node.outputs[-1]:  # a comparison holds none
+        """When a stage's last output is written, its checkpoints go, and images that can."""
+        if not self._lock.held:  # a comparison holds none
+            return
+        self._releasing.saved(dataset_name)
+        if dataset_name == node.outputs[-1]:
             self._scratch.forget(node.name)
+            self._releasing.release()
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -151,12 +171,18 @@ class ExperimentHooks:
             self._keep_comparison(catalog)
             return
         if _inspects(pipeline):
+            release_prepared(self._experiment)
             click.echo(as_markdown(catalog.load("inspection.json")))
             click.echo(f"Page and picture: {_path(catalog, 'inspection.markdown').parent}")
             return
         if using.uses(pipeline):
             using.tell(catalog, pipeline)
             return
+        if _audits(pipeline):
+            release_prepared(self._experiment, retention_of(catalog))
+            click.echo(f"Audit: {_path(catalog, 'audit.page')}")
+            return
+        self._releasing.end()
         made = sorted(name for name in pipeline.all_outputs() if name.startswith("report."))
         paths = {name: _path(catalog, name) for name in made}
         self._tracker.log_files(paths.values())
@@ -206,6 +232,10 @@ def _compares(pipeline: Pipeline) -> bool:
 
 def _inspects(pipeline: Pipeline) -> bool:
     return bool(pipeline.all_outputs() & {*INSPECTION})
+
+
+def _audits(pipeline: Pipeline) -> bool:
+    return bool(pipeline.all_outputs() & {*AUDIT})
 
 
 def _path(catalog: DataCatalog, name: str) -> Path:

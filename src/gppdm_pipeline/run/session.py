@@ -47,7 +47,7 @@ TOLD = (
 )
 """Errors whose message is the whole story."""
 
-BESIDE = {"compare", "inspect", *using.PIPELINES}
+BESIDE = {"audit", "compare", "inspect", *using.PIPELINES}
 """Pipelines that learn nothing, and so have nothing to go on with."""
 
 

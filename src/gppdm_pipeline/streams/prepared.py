@@ -14,7 +14,8 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,14 @@ def prepared(job: Job) -> LabelledImages:
         SourceError: if a file cannot be read, an image is damaged or of another size than the
             others, or the cache cannot be written.
     """
-    digest = hashlib.sha256(json.dumps(job.settings, sort_keys=True).encode()).hexdigest()
-    folder = cache_folder() / f"{job.name}-{digest[:16]}"
+    folder = folder_of(job.name, job.settings)
     files = _stamp(job.files)
     found = _open(folder, files)
     if found is not None:
         return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f".{folder.name}.lock")):
+        with locked(_lock(folder)):
             found = _open(folder, files)  # another process may have prepared it meanwhile
             if found is None:
                 _prepare(job, folder, files)
@@ -78,6 +78,34 @@ def _is_of_cache(name: str, cache: Path) -> bool:
     """Whether it is the cache's folder, in it, or above it, where it could not be made."""
     file, cache = Path(name).absolute(), cache.absolute()
     return file.is_relative_to(cache) or cache.is_relative_to(file)
+
+
+def folder_of(name: str, settings: Mapping[str, Any]) -> Path:
+    """Where the images of a job (see `Job`) are prepared; it need not exist."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / f"{name}-{digest[:16]}"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[Path]:
+    """Keep other processes from preparing `folder`; what a kill has left of it half-written goes.
+
+    Processes that have it mapped keep what they have mapped.
+    """
+    if not folder.parent.exists():
+        yield folder
+        return
+    with locked(_lock(folder)):
+        shutil.rmtree(_unfinished(folder), ignore_errors=True)
+        yield folder
+
+
+def _lock(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.new")
 
 
 def _stamp(files: Iterable[Path | str]) -> str:
@@ -122,7 +150,7 @@ def _open(folder: Path, files: str) -> LabelledImages | None:
 def _prepare(job: Job, folder: Path, files: str) -> None:
     contents = job.contents()
     chosen = np.flatnonzero(job.limit(contents.labels))
-    temporary = folder.with_name(f".{folder.name}.new")
+    temporary = _unfinished(folder)
     shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
     temporary.mkdir()
     try:

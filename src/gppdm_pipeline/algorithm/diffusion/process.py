@@ -33,8 +33,8 @@ class Level(NamedTuple):
     """A noise level: x_tau = signal x_0 + sigma noise.
 
     Attributes:
-        tau: int64, a scalar.
-        signal: float32, sqrt(abar_tau), likewise.
+        tau: int64, a scalar or one of each image.
+        signal: float32, sqrt(abar_tau), a scalar or [b, 1, 1, 1].
         sigma: float32, sqrt(1 - abar_tau), likewise.
     """
 
@@ -86,8 +86,12 @@ class Process:
         noise = torch.randn(images.shape, generator=generator, device=device)
         signal = self.shares[tau].sqrt()[:, None, None, None]
         sigma = (1 - self.shares[tau]).sqrt()[:, None, None, None]
-        target = noise if self._epsilon else signal * noise - sigma * images
-        return Noisy(signal * images + sigma * noise, tau, target)
+        level = Level(tau, signal, sigma)
+        return Noisy(level.noised(images, noise), tau, self.target(images, noise, level))
+
+    def target(self, images: Tensor, noise: Tensor, level: Level) -> Tensor:
+        """What the network should say to x_0 with noise: the noise or v, float32 [b, c, h, w]."""
+        return noise if self._epsilon else level.signal * noise - level.sigma * images
 
     def clean(self, x: Tensor, output: Tensor, level: Level) -> Tensor:
         """x_0 as the network sees it: float32 [b, c, h, w].

@@ -14,6 +14,7 @@ from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.continual import nodes
 from gppdm_pipeline.pipelines.continual.assessment import assessment_nodes
+from gppdm_pipeline.pipelines.continual.privacy import privacy_node
 from gppdm_pipeline.pipelines.continual.report_graph import report_nodes
 
 
@@ -23,7 +24,12 @@ def task_name(number: int) -> str:
 
 
 def create_pipeline(
-    learner: Method, number_of_tasks: int, evaluation: EvaluationConfig | None = None
+    learner: Method,
+    number_of_tasks: int,
+    evaluation: EvaluationConfig | None = None,
+    *,
+    releases: bool = False,
+    shows_real: bool = True,
 ) -> Pipeline:
     """The whole graph for one method and stream.
 
@@ -31,15 +37,20 @@ def create_pipeline(
         learner: decides the order of the trainings, and who reads what.
         number_of_tasks: T, at least 1.
         evaluation: what is measured and drawn; by default what is by default.
+        releases: whether training images go after their task, so that what a state tells of them
+            has to be measured before.
+        shows_real: whether pictures may have real images in them.
     """
     evaluation = evaluation or EvaluationConfig()
     tasks = [task_name(number) for number in range(number_of_tasks + 1)]
     copies = [_settings()]
     copies += [_task(learner, tasks[: number + 1]) for number in range(1, number_of_tasks + 1)]
+    if releases:
+        copies += [_named([privacy_node(task).tag(task)], task) for task in tasks[1:]]
     assessed = learner.has_generator and evaluation.replay
     if assessed:
         copies.append(_tagged(assessment_nodes(tasks[1:]), "assessment"))
-    report = report_nodes(learner, tasks[1:], assessed, evaluation.embedding)
+    report = report_nodes(learner, tasks[1:], assessed, evaluation.embedding, shows_real)
     return Pipeline([*copies, _tagged(report, "report")])
 
 

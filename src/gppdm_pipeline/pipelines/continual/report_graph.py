@@ -24,7 +24,9 @@ REPORT = "report.metrics"
 _STREAM = "params:stream"
 
 
-def report_nodes(learner: Method, tasks: list[str], assessed: bool, embedded: bool) -> list[Node]:
+def report_nodes(
+    learner: Method, tasks: list[str], assessed: bool, embedded: bool, shows_real: bool
+) -> list[Node]:
     """The template for all tasks.
 
     Args:
@@ -32,13 +34,14 @@ def report_nodes(learner: Method, tasks: list[str], assessed: bool, embedded: bo
         tasks: all of them.
         assessed: whether the quality of replay was measured.
         embedded: whether a t-SNE is drawn, if it was.
+        shows_real: whether pictures may have real images in them.
     """
     records, logs = _records(tasks, assessed)
     drawings = [
         _drawing(reporting.draw_accuracy_over_tasks, [REPORT]),
         _drawing(reporting.draw_accuracy_matrix, [REPORT]),
         _drawing(reporting.draw_memory, [_STREAM, REPORT]),
-        *_of_replay(learner, tasks, assessed, embedded),
+        *_of_replay(learner, tasks, assessed, embedded, shows_real),
         _drawing(reporting.draw_confusion, [_STREAM, REPORT]),
         _drawing(reporting.draw_bounds, [REPORT, FROM_FOLDER]),
         *_of_learning(learner, tasks, logs),
@@ -76,21 +79,25 @@ def _records(tasks: list[str], assessed: bool) -> tuple[dict[str, str], dict[str
     return records, logs
 
 
-def _of_replay(learner: Method, tasks: list[str], assessed: bool, embedded: bool) -> list[Node]:
+def _of_replay(
+    learner: Method, tasks: list[str], assessed: bool, embedded: bool, shows_real: bool
+) -> list[Node]:
     if not learner.has_generator:
         return []
     tests = [f"{task}.test" for task in tasks]
+    shown = tests if shows_real else []
+    alone = "" if shows_real else "_alone"
     drawings = []
     if assessed:
         total = f"params:{tasks[-1]}.task"
         replays = [*replay_after(tasks).values()]
         drawings += [
-            _drawing(reporting.draw_drift, [_STREAM, REPORT, total, *replays, *tests]),
+            _drawing(reporting.draw_drift, [_STREAM, REPORT, total, *replays, *shown], alone),
             _drawing(reporting.draw_replay_quality, [_STREAM, REPORT]),
         ]
-    replayed = [f"{task}.test" for task in tasks[:-1] or tasks]
-    replay = [_STREAM, f"{tasks[-1]}.replay", *replayed]
-    drawings.append(_drawing(reporting.draw_replay, replay))
+    replay = [_STREAM, f"{tasks[-1]}.replay", *(shown[:-1] or shown)]
+    if shows_real or len(tasks) > 1:  # the first task replays nothing
+        drawings.append(_drawing(reporting.draw_replay, replay, alone))
     if assessed and embedded:
         context = ["params:evaluation", "params:seed", "params:device", _STREAM]
         inputs = [*context, ORACLE, LAST_REPLAY, *tests]
@@ -109,6 +116,8 @@ def _of_learning(learner: Method, tasks: list[str], logs: dict[str, str]) -> lis
     return drawings
 
 
-def _drawing(function: Callable[..., Picture], inputs: list[str] | dict[str, str]) -> Node:
+def _drawing(
+    function: Callable[..., Picture], inputs: list[str] | dict[str, str], variant: str = ""
+) -> Node:
     name = function.__name__
-    return node(function, inputs, f"report.{name.removeprefix('draw_')}", name=name)
+    return node(function, inputs, f"report.{name.removeprefix('draw_')}{variant}", name=name)

@@ -116,10 +116,11 @@ def draw_confusion(stream: StreamConfig, report: Record) -> Picture:
 
 
 def draw_replay(stream: StreamConfig, replay: LabelledImages, *tests: LabelledImages) -> Picture:
-    """The last task's replay beside real test images of the same classes."""
-    real, names = LabelledImages.concatenate(tests), stream.class_names
+    """The last task's replay beside real test images of the same classes, if any may be shown."""
+    real, names = LabelledImages.concatenate(tests) if tests else None, stream.class_names
     figure = figures.replay_grid_figure(replay, real, names)
-    return Picture(figure, figure_data.brightness_rows(replay, real, names))
+    none = LabelledImages.empty(replay.image_shape)
+    return Picture(figure, figure_data.brightness_rows(replay, real or none, names))
 
 
 def draw_prototypes(stream: StreamConfig, state: LearnerState) -> Picture:
@@ -143,10 +144,12 @@ def draw_drift(
         stream: names the classes.
         report: with the quality of replay.
         last: the last task.
-        images: what is replayed after each task, then the test images of each.
+        images: what is replayed after each task, then the test images of each, if they may be
+            shown.
     """
     replays, tests = images[: last.total], images[last.total :]
-    real, classes = LabelledImages.concatenate(tests), report["confusion_classes"]
+    real = LabelledImages.concatenate(tests) if tests else None
+    classes = report["confusion_classes"]
     return strips.drift_strip_picture(replays, real, report, classes, stream.class_names)
 
 

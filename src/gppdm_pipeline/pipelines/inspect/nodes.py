@@ -35,6 +35,16 @@ def draw(found: Inspection) -> Picture:
 
 def describe(configuration: Record, found: Inspection, costs: Record) -> tuple[Record, str]:
     """All of it as JSON, and as a page in Markdown beside the picture."""
-    names = {key: configuration[key] for key in ("benchmark", "method", "seed")}
-    record = {**names, **found.record, "estimate": costs}
+    record = _record(configuration, found, costs)
     return record, as_markdown(record, picture="images.png")
+
+
+def describe_alone(configuration: Record, found: Inspection, costs: Record) -> tuple[Record, str]:
+    """As `describe`, where no picture is made."""
+    record = _record(configuration, found, costs)
+    return record, as_markdown(record)
+
+
+def _record(configuration: Record, found: Inspection, costs: Record) -> Record:
+    names = {key: configuration[key] for key in ("benchmark", "method", "seed")}
+    return {**names, **found.record, "estimate": costs}

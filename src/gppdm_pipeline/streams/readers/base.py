@@ -6,9 +6,10 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.conversion import Conversion
 from gppdm_pipeline.streams.errors import SourceError, source_error
 from gppdm_pipeline.streams.folders.names import is_text
-from gppdm_pipeline.streams.prepared import prepared
+from gppdm_pipeline.streams.prepared import alone_in, folder_of, prepared
 from gppdm_pipeline.streams.preparing import Contents, Job
 from gppdm_pipeline.wording import listed
 
@@ -127,6 +128,11 @@ class Reader(Conversion, ABC):
         within = self._within_limit(split, data.labels)
         return data if within.all() else data.select(within)
 
+    @contextmanager
+    def prepared_folder(self, split: Split) -> Iterator[Path | None]:
+        """Where images of the split are prepared, while nobody prepares them; or None."""
+        yield None
+
     def batches(self) -> tuple[NDArray[np.int64], ...] | None:
         """Published training batches in their order, as indices into `read("train")`; or None."""
         return None
@@ -179,14 +185,16 @@ class FileReader(Reader):
     def read(self, split: Split) -> LabelledImages:  # noqa: D102
         return self._read(split)  # limits are applied before an image is decoded
 
+    @contextmanager
+    def prepared_folder(self, split: Split) -> Iterator[Path | None]:  # noqa: D102
+        with alone_in(folder_of(*self._name_and_settings(split))) as folder:
+            yield folder
+
     def _read(self, split: Split) -> LabelledImages:
-        settings = self.model_dump(mode="json", exclude={"train_per_class", "test_per_class"})
-        settings |= {"split": split, "limit": getattr(self, f"{split}_per_class")}
-        paths = {key: value for key, value in self if isinstance(value, Path)}
-        settings |= {key: os.path.abspath(path) for key, path in paths.items()}
+        name, settings = self._name_and_settings(split)
         return prepared(
             Job(
-                name=f"{settings['reader']}-{split}",
+                name=name,
                 settings=settings,
                 files=self._files(split),
                 contents=lambda: self._checked(split),
@@ -195,6 +203,13 @@ class FileReader(Reader):
                 skip_damaged=getattr(self, "damaged", "refuse") == "skip",
             )
         )
+
+    def _name_and_settings(self, split: Split) -> tuple[str, dict[str, Any]]:
+        settings = self.model_dump(mode="json", exclude={"train_per_class", "test_per_class"})
+        settings |= {"split": split, "limit": getattr(self, f"{split}_per_class")}
+        paths = {key: value for key, value in self if isinstance(value, Path)}
+        settings |= {key: os.path.abspath(path) for key, path in paths.items()}
+        return f"{settings['reader']}-{split}", settings
 
     def _checked(self, split: Split) -> Contents:
         contents = self._contents(split)

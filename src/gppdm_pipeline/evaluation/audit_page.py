@@ -1,0 +1,169 @@
+"""The audit as one page: where real images are, and what a run's states tell of them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gppdm_pipeline.evaluation.figures import SMALL, WIDTH, montage, new_figure, show, wrapped
+from gppdm_pipeline.evaluation.pictures import Picture
+from gppdm_pipeline.evaluation.report_page import Table, page_of
+from gppdm_pipeline.images.labelled import LabelledImages
+
+_MOST_FILES = 200
+_LEAKS = 0.55  # AUC from which on it is said
+_COPIES = -3.0  # z, likewise
+
+
+def audit_page(audit: Mapping[str, Any], pairs: Mapping[str, LabelledImages]) -> str:
+    """The page.
+
+    Args:
+        audit: the content of audit.json.
+        pairs: by class, drawn images each followed by the real one that is nearest.
+    """
+    variant = f" ({audit['variant']})" if audit["variant"] else ""
+    figures = [_pairs(pairs)] if pairs else []
+    return page_of(
+        title=f"Audit: {audit['benchmark']} · {audit['method']}{variant} · seed {audit['seed']}",
+        subtitle=f"{audit['files_searched']} files of {audit['bytes_searched'] / 1e6:.0f} MB were "
+        f"searched for the stream's images, below the project but for "
+        f"{', '.join(audit['not_searched'])}.",
+        tiles=_tiles(audit),
+        warnings=_warnings(audit),
+        tables=[_files(audit), *_attacks(audit), *_copies(audit), *_prototypes(audit)],
+        figures=figures,
+        listings=[],
+    )
+
+
+def _tiles(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
+    membership = audit["membership"]["all"]
+    tiles = [
+        ("files with real images", str(len(audit["files_with_real_images"]))),
+        ("real images in the state", str(audit["state"]["real_images"])),
+    ]
+    if membership:
+        tiles.append(("membership AUC (0.5 tells nothing)", f"{membership['auc']:.3f}"))
+    for space, found in audit["memorisation"].items():
+        if found["all"]:
+            tiles.append((f"copied, % ({space})", f"{100 * found['all']['copied']:.1f}"))
+    return tiles
+
+
+def _warnings(audit: Mapping[str, Any]) -> list[str]:
+    found = []
+    if audit["tasks_not_measured"]:
+        tasks = ", ".join(map(str, audit["tasks_not_measured"]))
+        found.append(f"Images of task {tasks} are gone, and nothing was measured before they went.")
+    best = audit["membership"]["all"]
+    if best and best["auc_low"] > _LEAKS:
+        found.append(
+            f"Whoever has the state can tell training images from others: "
+            f"{audit['membership']['attack']} does with an AUC of {best['auc']:.2f}."
+        )
+    for space, spaces in audit["memorisation"].items():
+        classes = [k for k, v in spaces["classes"].items() if v and v["copying"] < _COPIES]
+        if classes:
+            found.append(
+                f"Drawn images are nearer to training images than held-out ones are ({space}): "
+                f"{', '.join(classes)}."
+            )
+    return found
+
+
+def _files(audit: Mapping[str, Any]) -> Table:
+    rows = []
+    for path, held in list(audit["files"].items())[:_MOST_FILES]:
+        if "pictures" in held:
+            rows.append([path, "shown", "shown", ""])
+        else:
+            classes = ", ".join(held["classes"])
+            rows.append([path, str(held["training"]), str(held["test"]), classes])
+    more = len(audit["files"]) - len(rows)
+    note = "None was found." if not rows else "How many of the stream's images each file holds."
+    note += f" {more} more files are in audit.json." if more > 0 else ""
+    head = ["file", "training images", "test images", "classes"]
+    return Table("Files with real images", head, rows, note)
+
+
+def _attacks(audit: Mapping[str, Any]) -> list[Table]:
+    head = ["attack", "class", "AUC", "95 % interval", "found at 1 % false, %", "images"]
+    rows = []
+    for name, each in audit["membership"]["attacks"].items():
+        for label, found in {"all": each["all"], **each["classes"]}.items():
+            if found:
+                rows.append(
+                    [
+                        name,
+                        label,
+                        f"{found['auc']:.3f}",
+                        f"{found['auc_low']:.3f} to {found['auc_high']:.3f}",
+                        f"{100 * found['tpr_at_1_percent']:.1f}",
+                        f"{found['members']} and {found['others']}",
+                    ]
+                )
+    note = (
+        "How well someone who has a task's state tells the images that it was learnt from from "
+        "images that it was not. An AUC of 0.5 tells nothing, 1 everything. At 1 % false: how many "
+        "training images are found while one in a hundred others is accused wrongly; 1 % tells "
+        "nothing."
+    )
+    return [Table("Membership", head, rows, note)] if rows else []
+
+
+def _copies(audit: Mapping[str, Any]) -> list[Table]:
+    head = ["space", "class", "copied, %", "held-out, %", "copying, z", "authentic, %"]
+    rows = []
+    for space, each in audit["memorisation"].items():
+        for label, found in {"all": each["all"], **each["classes"]}.items():
+            if found:
+                shares = (found[name] for name in ("copied", "copied_of_held_out"))
+                rows.append(
+                    [
+                        space,
+                        label,
+                        *(f"{100 * share:.1f}" for share in shares),
+                        f"{found['copying']:.1f}",
+                        f"{100 * found['authentic']:.0f}",
+                    ]
+                )
+    note = (
+        "Whether drawn images are copies of training images. Copied: so much nearer to one than to "
+        "the next that it is taken for a copy; beside it, how many held-out real images would be. "
+        "z: below -3, drawn images are nearer to training images than held-out ones are. "
+        "Authentic: not nearer to a training image than that one is to another."
+    )
+    return [Table("Memorisation", head, rows, note)] if rows else []
+
+
+def _prototypes(audit: Mapping[str, Any]) -> list[Table]:
+    found = audit["state"]["prototypes"]
+    rows = [[k, f"{each['start']:.2f}", f"{each['end']:.2f}"] for k, each in found.items()]
+    note = (
+        "The distance of each prototype to the nearest training image, over that of training "
+        "images to each other: 0 is a copy."
+    )
+    return [Table("Prototypes", ["class", "start", "end"], rows, note)] if rows else []
+
+
+def _pairs(pairs: Mapping[str, LabelledImages]) -> dict[str, str]:
+    names, images = list(pairs), [each.images for each in pairs.values()]
+    columns = max(map(len, images))
+    height, width, channels = images[0].shape[1:]
+    figure = new_figure(WIDTH, 0.75 * len(names) * height / width + 0.4)
+    axes = figure.add_subplot()
+    canvas = montage(images, columns, (height, width, channels))
+    show(axes, canvas)
+    places = np.linspace(height / 2, len(canvas) - height / 2, len(names))
+    axes.set_yticks(places, [wrapped(name) for name in names], fontsize=SMALL, parse_math=False)
+    png = base64.b64encode(Picture(figure, [{"class": names[0]}]).rendered("png")).decode()
+    return {
+        "source": f"data:image/png;base64,{png}",
+        "title": "The nearest pairs",
+        "caption": "Of each class the drawn images that are nearest to a training image, each "
+        "followed by that image. This page holds real images.",
+    }

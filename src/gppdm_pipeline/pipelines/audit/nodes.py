@@ -1,0 +1,135 @@
+"""From files, states and images to what is kept of the images."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.catalog.oracle import OracleFolder
+from gppdm_pipeline.catalog.project import THEIRS, ProjectFiles
+from gppdm_pipeline.evaluation.audit_page import audit_page
+from gppdm_pipeline.evaluation.captions import CAPTIONS
+from gppdm_pipeline.evaluation.membership import pooled_attack, strongest
+from gppdm_pipeline.evaluation.memorisation import in_all
+from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
+from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.images.search import Needles
+from gppdm_pipeline.methods import Method
+from gppdm_pipeline.pipelines.continual.nodes import Record, Task
+from gppdm_pipeline.pipelines.continual.privacy import looked_into
+from gppdm_pipeline.streams.scenario import StreamConfig
+
+Pairs = dict[int, LabelledImages]
+
+_SHOWING = {"drift", "replay", "images"}
+"""Pictures of test images; and, of what `inspect` shows, of training images."""
+_TITLES = tuple(f'alt="{CAPTIONS[name][0]}"'.encode() for name in ("drift", "replay"))
+
+
+def look_into(
+    learner: Method,
+    seed: int,
+    device: str,
+    task: Task,
+    evaluation: EvaluationConfig,
+    stream: StreamConfig,
+    oracles: OracleFolder,
+    state: LearnerState,
+    train: LabelledImages,
+    test: LabelledImages,
+    record: Record,
+) -> tuple[Record, Pairs]:
+    """What a task's state tells of its images: measured now, or before they were released."""
+    if not (len(train) and len(test)):
+        return record, {}
+    return looked_into(learner, seed, device, task, evaluation, stream, oracles, state, train, test)
+
+
+def search(stream: StreamConfig, files: ProjectFiles) -> Record:
+    """Which files of the project hold real images of the stream, and which ones."""
+    train, test = stream.read("train"), stream.read("test")
+    needles, found = Needles(LabelledImages.concatenate([train, test])), {}
+    labels, names = np.concatenate([train.labels, test.labels]), stream.class_names
+    count = size = 0
+    for file in files:
+        content = files.content(file)
+        count, size = count + 1, size + len(content)
+        which = np.array(sorted(needles.found_in(content)), np.int64)
+        if len(which):
+            of_train = int((which < len(train)).sum())
+            classes = [names[label] for label in np.unique(labels[which]).tolist()]
+            held = {"training": of_train, "test": len(which) - of_train, "classes": classes}
+            found[file.as_posix()] = held
+        elif _shows(file, content):
+            found[file.as_posix()] = {"pictures": True}
+    return {"files": found, "files_searched": count, "bytes_searched": size}
+
+
+def summarise(
+    configuration: Record, stream: StreamConfig, found: Record, state: LearnerState, *tasks: Record
+) -> Record:
+    """All of it as plain JSON values, by the names of classes.
+
+    Args:
+        configuration: every setting of the run.
+        stream: names the classes.
+        found: as of `search`.
+        state: the last.
+        tasks: what each task's state tells.
+    """
+    names = stream.class_names
+    prototypes = {names[int(k)]: v for task in tasks for k, v in task.get("prototypes", {}).items()}
+    return {
+        **{key: configuration[key] for key in ("benchmark", "method", "seed", "variant")},
+        "files_with_real_images": sorted(found["files"]),
+        **found,
+        "not_searched": [THEIRS.as_posix()],
+        "state": {
+            "real_images": 0 if state.kept is None else len(state.kept),
+            "prototypes": prototypes,
+        },
+        "membership": _membership(tasks, names),
+        "memorisation": _memorisation(tasks, names),
+        "tasks_not_measured": [t for t, task in enumerate(tasks, 1) if not task],
+    }
+
+
+def write_page(stream: StreamConfig, audit: Record, *pairs: Pairs) -> str:
+    """The audit as one page; pairs of drawn and real images where they are there."""
+    shown = {stream.class_names[k]: images for task in pairs for k, images in task.items()}
+    return audit_page(audit, shown)
+
+
+def _shows(file: PurePath, content: bytes | memoryview) -> bool:
+    """Whether it is a picture of real images, or a page with one: they are enlarged there."""
+    if file.suffix in (".png", ".svg"):
+        return file.stem in _SHOWING
+    return file.suffix == ".html" and any(title in bytes(content) for title in _TITLES)
+
+
+def _membership(tasks: tuple[Record, ...], names: tuple[str, ...]) -> Record:
+    """The strongest attack, in all and by class; and each one."""
+    made = [task["membership"] for task in tasks if task]
+    attacks: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(name for task in made for name in task):
+        parts = [task[name] for task in made if name in task]
+        attacks[name] = {
+            "all": pooled_attack([part["scores"] for part in parts]),
+            "classes": {names[int(k)]: v for part in parts for k, v in part["classes"].items()},
+        }
+    best = strongest({name: each["all"] for name, each in attacks.items()})
+    chosen = attacks[best] if best else {"all": None, "classes": {}}
+    return {"attack": best, **chosen, "attacks": attacks}
+
+
+def _memorisation(tasks: tuple[Record, ...], names: tuple[str, ...]) -> Record:
+    """The copying tests by space, in all and by class."""
+    made = [task["memorisation"] for task in tasks if "memorisation" in task]
+    spaces: Record = {}
+    for space in dict.fromkeys(space for task in made for space in task):
+        classes = {names[int(k)]: v for task in made for k, v in task[space].items()}
+        spaces[space] = {"all": in_all(classes), "classes": classes}
+    return spaces

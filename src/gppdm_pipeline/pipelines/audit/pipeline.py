@@ -1,0 +1,55 @@
+"""The graph: look through the project's files, look into each task's state, write a page."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Pipeline, node
+
+from gppdm_pipeline.pipelines.audit import nodes
+
+RESULTS = ("audit.json", "audit.page")
+
+
+def create_pipeline(tasks: list[str]) -> Pipeline:
+    """The same for every method.
+
+    Args:
+        tasks: the namespaces of all tasks.
+    """
+    context = ["params:learner", "params:seed", "params:device"]
+    settings = ["params:evaluation", "params:stream", "oracles"]
+    parts = ("state", "train_if_there", "test_if_there", "privacy_if_there")
+    looks = [
+        node(
+            nodes.look_into,
+            [
+                *context,
+                f"params:{task}.task",
+                *settings,
+                *(f"{task}.{part}" for part in parts),
+            ],
+            [f"audit.{task}_record", f"audit.{task}_pairs"],
+            name=f"look_into_{task}",
+        )
+        for task in tasks
+    ]
+    records = [f"audit.{task}_record" for task in tasks]
+    pairs = [f"audit.{task}_pairs" for task in tasks]
+    last = f"{tasks[-1]}.state"
+    return Pipeline(
+        [
+            *looks,
+            node(nodes.search, ["params:stream", "audit.project"], "audit.found", name="search"),
+            node(
+                nodes.summarise,
+                ["params:configuration", "params:stream", "audit.found", last, *records],
+                RESULTS[0],
+                name="summarise_audit",
+            ),
+            node(
+                nodes.write_page,
+                ["params:stream", RESULTS[0], *pairs],
+                RESULTS[1],
+                name="write_audit_page",
+            ),
+        ]
+    )
