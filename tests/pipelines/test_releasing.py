@@ -78,7 +78,7 @@ class Walk:
             retention = {"filepath": str(folder / "retention.json")}
             path = str(folder / name.replace(".", "/")) + ".npz"
             return ReleasableImages(filepath=path, retention=retention)
-        in_memory = ("params:", "scratch", "oracles", "task_00", "assessment.oracle")
+        in_memory = ("params:", "scratch", "oracles", "task_00", "assessment.oracle", "comparison.")
         if name.startswith(in_memory):
             return MemoryDataset()
         return JsonDataset(filepath=str(folder / f"{name}.json"))
