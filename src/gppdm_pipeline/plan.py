@@ -29,6 +29,7 @@ from gppdm_pipeline.configuration.params import TypedLoader, written
 from gppdm_pipeline.faults import PlainCommand
 from gppdm_pipeline.plans.record_pictures import strip_of
 from gppdm_pipeline.plans.records import record_of
+from gppdm_pipeline.plans.retired import without_retired
 from gppdm_pipeline.plans.tables import TABLES, differences, section, write_between
 from gppdm_pipeline.streams.scenario import StreamConfig
 from gppdm_pipeline.streams.sources import moved
@@ -285,7 +286,7 @@ def _is_of(experiment: Experiment, record: Mapping[str, Any]) -> bool:
     there = record["configuration"]
     if any(there.get(key) != getattr(experiment, key) for key in ("benchmark", "method", "seed")):
         return False
-    learner = {**there[experiment.method], "classifier": there["classifier"]}
+    learner = without_retired({**there[experiment.method], "classifier": there["classifier"]})
     own = experiment.identity()
     now = {"name": experiment.method, "classifier": own["classifier"], **own[experiment.method]}
     try:

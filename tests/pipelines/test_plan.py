@@ -158,6 +158,10 @@ def test_settings_that_came_later_are_at_their_defaults_in_a_record():
     changed = experiment_of("benchmark=digits,method=lwf,seed=3,lwf.softmax=all")
     assert not plan._is_of(changed, {"configuration": there})
     assert not plan._is_of(experiment, {"configuration": {**there, "lwf": {"gone": 1}}})
+    was_off = {**there["classifier"], "label_smoothing": 0.0, "shift": 0}  # and is no setting now
+    assert plan._is_of(experiment, {"configuration": {**there, "classifier": was_off}})
+    was_on = {**was_off, "shift": 1}
+    assert not plan._is_of(experiment, {"configuration": {**there, "classifier": was_on}})
     images = hash_of_images(experiment)
     assert plan._is_of(experiment, {"configuration": there, "images": images})
     assert not plan._is_of(experiment, {"configuration": there, "images": "of others"})
