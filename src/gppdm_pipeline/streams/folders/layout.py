@@ -274,9 +274,8 @@ def _notes_on_classes(split: Split) -> list[str]:
         if len(folders) > 1
     ]
     if split.place.has_images():
-        notes.append(
-            f"Images that lie in {split.place.path.name}/ itself are of no class: left out."
-        )
+        name = split.place.path.name
+        notes.append(f"Images that lie in {name}/ itself are of no class: left out.")
     return notes
 
 
@@ -293,11 +292,10 @@ def _without_classes(place: Place) -> SourceError:
     skipped = Skipped()
     for _ in images_below(str(place.path), place.above, skipped):
         pass
-    held = "no folder in it"
     others = ", ".join(f"{count} {kind}" for kind, count in sorted(skipped.files.items()))
     return source_error(
         place.path,
-        f"{held} (files: {others})" if others else held,
+        f"no folder in it (files: {others})" if others else "no folder in it",
         _EXPECTED,
         "Set `folder` to where they are; unpack what is an archive.",
     )

@@ -161,7 +161,7 @@ def _check_names(folder: Path, found: Glance) -> None:
         )
     parts = [name for name in found.full if is_part(name)]
     splits = [name for name in found.full if is_split(name)]
-    if parts or len(splits) == len(found.full):
+    if parts or splits:
         raise source_error(
             folder,
             f"the folders {listed(found.folders)}",
