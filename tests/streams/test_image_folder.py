@@ -406,6 +406,13 @@ def test_what_cannot_be_told_is_refused_with_the_repair(tmp_path, folders, messa
         ImageFolder(folder=write_folders(tmp_path, folders))
 
 
+def test_folders_called_alike_in_all_classes_are_parts_of_them(tmp_path):
+    folder = write_folders(tmp_path, "ant/2020 ant/2021 bee/2020 bee/2021", n=5)
+    source = ImageFolder(folder=folder)
+    assert source.class_names == ("ant", "bee")
+    assert len(source.read("train")) == 16
+
+
 def test_names_or_class_folders_settle_what_is_unclear(tmp_path):
     write_folders(tmp_path / "a", "ant bee train")
     source = ImageFolder(folder=tmp_path / "a", class_names=["train", "ant"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -117,7 +118,7 @@ def find_classes(place: Place, which: ClassFolders | None, *, lenient: bool) -> 
     )
     if not lenient:
         _check_names(place.path, found)
-        if nested and not indexed and which is None:
+        if nested and not indexed and which is None and not _alike(nested):
             raise _nested(place.path, found, nested)
         _check_single(place, found, which)
     folders = {name: name for name in found.folders if is_text(name)}
@@ -130,6 +131,12 @@ def find_classes(place: Place, which: ClassFolders | None, *, lenient: bool) -> 
     for folder in sorted(folders):
         classes.setdefault(composed(folders[folder]), []).append(folder)
     return {name: tuple(classes[name]) for name in sorted(classes)}
+
+
+def _alike(nested: dict[str, tuple[str, ...]]) -> bool:
+    """Whether folders are called the same in several classes, as 2020 in cat/2020 and dog/2020."""
+    counts = Counter(name for inner in nested.values() for name in inner)
+    return min(counts.values()) > 1 and not any(map(is_split, counts))
 
 
 def _inner(place: Place) -> tuple[str, ...]:
