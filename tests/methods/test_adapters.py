@@ -196,6 +196,22 @@ def test_the_first_of_a_class_are_the_same_however_many_are_asked_for(method, st
     assert np.array_equal(some.of_classes([9]).images[:1], all_.of_classes([9]).images[:1])
 
 
+def test_batches_are_whole_however_few_images_are_asked_for(states, monkeypatch):
+    """Or else their composition, and so last bits, would depend on the number."""
+    sizes, batch = [], Drawer.batch
+
+    def seen(self, rows, start, noise, *more):
+        sizes.append((start, len(noise)))
+        return batch(self, rows, start, noise, *more)
+
+    monkeypatch.setattr(Drawer, "batch", seen)
+    small = with_adapters(replay={"batch_size": 2})
+    for count, expected in ((1, [(0, 2)]), (2, [(0, 2)]), (3, [(0, 2), (2, 1)])):
+        sizes.clear()
+        assert len(small._draw(states[3], {5: count}, Context(0, 4), "a")) == count
+        assert sizes == expected
+
+
 def test_every_task_adds_as_many_bytes(method):
     states = learn(method, ((9,), (2,), (5,), (0,)))
     sizes = [replace(state, classifier=None).bytes() for state in states]
