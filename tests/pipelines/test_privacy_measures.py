@@ -46,10 +46,10 @@ def told(method, state, train, test):
 @pytest.fixture(scope="module")
 def by_heart():
     """A model that has learnt 50 images by heart; those, and images that it has never seen."""
-    train, test, more = split(25, 500, 500)
+    train, test, more = split(25, 1500, 1500)
     method = gppdm(
         classifier={"steps": 300, "width": 16},
-        denoiser={"steps": 600, "batch_size": 25, "channels": (16, 32), "ema_decay": 0.9},
+        denoiser={"steps": 2000, "batch_size": 50, "channels": (16, 32), "ema_decay": 0.9},
         replay={"images_per_class": 30, "sampler_steps": 10},
     )
     return method, learnt(method, train), train, test, more
@@ -76,7 +76,6 @@ def test_copies_are_found_among_drawn_images(by_heart):
     drawn = privacy.drawn_after(method, state, train, 30, CONTEXT)
     assert drawn.classes == (0, 1)
     found = privacy.memorisation_of(drawn, train, test, privacy._pixels)
-    print("COPIES", in_all(found["pixels"]))
     assert in_all(found["pixels"])["copying"] < -3
 
 

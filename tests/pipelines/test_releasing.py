@@ -204,7 +204,11 @@ def test_a_release_that_was_stopped_is_made_up_for(moment, tmp_path, monkeypatch
         (
             {
                 "method": "gppdm",
-                "gppdm": {"order": "classifier_first", "prototypes": {"start": "most_confident"}},
+                "gppdm": {
+                    "order": "classifier_first",
+                    "redraw": 0,
+                    "prototypes": {"start": "most_confident"},
+                },
             },
             {},
             "gppdm.prototypes.start is most_confident",
