@@ -16,6 +16,8 @@ from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.continual import privacy
 
+pytestmark = pytest.mark.slow
+
 CONTEXT = Context(0, 1)
 NONE = LabelledImages.empty((8, 8, 1))
 

@@ -49,12 +49,16 @@ def look_into(
 
 
 def search(stream: StreamConfig, files: ProjectFiles) -> Record:
-    """Which files of the project hold real images of the stream, and which ones."""
+    """Which files of the project hold real images of the stream, and which ones.
+
+    What is prepared here to know the images is not among them: it goes when the audit ends.
+    """
+    there = list(files)
     train, test = stream.read("train"), stream.read("test")
     needles, found = Needles(LabelledImages.concatenate([train, test])), {}
     labels, names = np.concatenate([train.labels, test.labels]), stream.class_names
     count = size = 0
-    for file in files:
+    for file in there:
         content = files.content(file)
         count, size = count + 1, size + len(content)
         which = np.array(sorted(needles.found_in(content)), np.int64)
