@@ -93,7 +93,7 @@ def moved_by(**changes):
     """The names of the weights that Muon moves, and of all that some optimiser does."""
     denoiser, settings = unet(), gppdm(denoiser=changes)
     prototypes = torch.nn.Parameter(torch.zeros(2, 1, 8, 8))
-    optimiser = _moving(denoiser, prototypes, settings).optimiser
+    optimiser = _moving(denoiser, prototypes, settings.denoiser, settings.prototypes).optimiser
     name_of = {id(p): name for name, p in denoiser.named_parameters()} | {id(prototypes): "new"}
     names = {
         matrices: [
@@ -121,7 +121,7 @@ def test_adamw_is_adamw():
     assert names == []
     settings, generator = gppdm(denoiser={"optimiser": "adamw"}), torch.Generator().manual_seed(3)
     same, prototypes = copy.deepcopy(denoiser), torch.nn.Parameter(torch.zeros(2, 1, 8, 8))
-    ours = _moving(denoiser, prototypes, settings).optimiser
+    ours = _moving(denoiser, prototypes, settings.denoiser, settings.prototypes).optimiser
     config = settings.denoiser
     reference = torch.optim.AdamW(
         same.parameters(), config.learning_rate, weight_decay=config.weight_decay

@@ -49,8 +49,9 @@ def fit(after_step=lambda denoiser, table: None, on_gradient=None, learnable=2, 
     process, dropout = Process(settings.denoiser, CPU), settings.denoiser.label_dropout
     objective = DenoisingObjective(denoiser, table, examples, process, dropout)
     context = Context(0, 1, progress=progress)
-    moving = _moving(denoiser, table.new_prototypes, settings)
-    budget = _budget(settings.denoiser, state, 0, len(CLASSES), context)
+    config = settings.denoiser
+    moving = _moving(denoiser, table.new_prototypes, config, settings.prototypes)
+    budget = _budget(config, config.steps, (), CLASSES, context)
     log = loop.fit(objective, moving, rows, budget, context, "train_generator")
     return SimpleNamespace(
         log=log, denoiser=denoiser, table=table, rows=rows, start=start, settings=settings
