@@ -37,7 +37,7 @@ def test_it_reaches_the_stages(monkeypatch, precision):
 
     method = gppdm()
     monkeypatch.setattr(type(method), "synthesise_replay", synthesise_replay)
-    scratch = SimpleNamespace(checkpoints=checkpoints)
+    scratch = SimpleNamespace(checkpoints=checkpoints, drawn=None)
     nodes.synthesise_replay(method, 0, "cpu", task, scratch, LearnerState.empty())
     assert seen == [precision]
     assert precision in given
