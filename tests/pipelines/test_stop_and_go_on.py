@@ -25,10 +25,10 @@ from tests.reference.tiny import Stopped
 
 from gppdm_pipeline.algorithm.disk import states as storage
 from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFiles
-from gppdm_pipeline.catalog import scratch
 from gppdm_pipeline.configuration.experiment import flatten
 from gppdm_pipeline.images import labelled as images
 from gppdm_pipeline.methods import METHODS
+from gppdm_pipeline.run import command
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -123,7 +123,7 @@ def test_other_nodes_or_other_code_do_not_go_on(monkeypatch, caplog):
     before = made.stat().st_mtime_ns
     run(namespaces=["task_01"])
     assert (after := made.stat().st_mtime_ns) != before
-    monkeypatch.setattr(scratch, "code_digest", lambda: "another")
+    monkeypatch.setattr(command, "code_digest", lambda: "another")
     run()
     assert made.stat().st_mtime_ns != after
     assert "the code has changed since: it is made anew" in caplog.text
