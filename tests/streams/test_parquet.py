@@ -55,7 +55,7 @@ def values(data):
 
 @pytest.mark.parametrize("together", [1, 2, 256])
 def test_shards_are_read_one_after_the_other(tmp_path, monkeypatch, together):
-    monkeypatch.setattr(parquet, "_TOGETHER", together)
+    monkeypatch.setattr(parquet, "TOGETHER", together)
     source = Parquet(folder=write_both(tmp_path))
     assert source.class_names == ("ant", "bee")
     train = source.read("train")

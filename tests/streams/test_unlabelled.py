@@ -45,7 +45,7 @@ def test_rows_of_a_parquet_file(tmp_path, within):
         ("nowhere", "found no such file or folder"),
         ("empty", "found no image file"),
         ("bad.npz", "found a damaged file"),
-        ("float.npz", "found images of float64"),
+        ("float.npz", "values from 0 to 255, 0 to 1"),
         ("bad.parquet", "found a damaged file"),
         ("other.parquet", "found columns label, expected one called image"),
     ],
@@ -54,7 +54,7 @@ def test_what_holds_no_images_is_told(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.npz").write_bytes(b"none")
     (tmp_path / "bad.parquet").write_bytes(b"none")
-    np.savez(tmp_path / "float.npz", images=np.zeros((1, 2, 2)))
+    np.savez(tmp_path / "float.npz", images=np.full((1, 2, 2), 1e6))
     pq.write_table(pa.table({"label": [1]}), tmp_path / "other.parquet")
     with pytest.raises(SourceError, match=message):
         list(unlabelled(Path(tmp_path / name)))

@@ -197,10 +197,13 @@ class ModelRegistry:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 of all files below a folder, by their paths in it; without what Python compiles."""
+    """SHA-256 of all files below a folder, by their paths in it.
+
+    Without what Python compiles, and what MLflow adds to a registered version.
+    """
     found = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
+        if file.is_file() and not {"__pycache__", "registered_model_meta"} & {*file.parts}:
             content = hashlib.sha256(file.read_bytes()).hexdigest()
             found.update(f"{file.relative_to(folder).as_posix()}\0{content}\n".encode())
     return found.hexdigest()

@@ -15,6 +15,7 @@ from gppdm_pipeline.streams.errors import source_error
 from gppdm_pipeline.streams.folders.entries import Skipped, images_below
 from gppdm_pipeline.streams.preparing import Image
 from gppdm_pipeline.streams.readers import npy
+from gppdm_pipeline.streams.readers.array_images import images, read_axes, read_range
 from gppdm_pipeline.streams.readers.parquet import TOGETHER, opened
 
 _ARRAYS = ("images", "test_images")
@@ -25,8 +26,8 @@ def unlabelled(path: Path) -> Iterator[tuple[str, Image]]:
 
     Args:
         path: a folder (its image files and those below, named by their path within it), an image
-            file, an .npz with uint8 `images` [n, h, w] or [n, h, w, c] (or one array of any name),
-            or a .parquet with a column `image` of image files' bytes; rows are named by number.
+            file, an .npz with `images` [n, h, w] or [n, h, w, c], bytes or floats (or one array of
+            any name), or a .parquet with a column `image` of image files' bytes; rows are named by number.
 
     Raises:
         SourceError: if there is no such file, or it holds no images.
@@ -60,8 +61,8 @@ def _of_folder(folder: Path) -> Iterator[tuple[str, Image]]:
 def _blocks(file: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     there = npy.keys(file)
     key = next((name for name in _ARRAYS if name in there), there[0] if len(there) == 1 else "")
-    start = 0
-    for block in npy.blocks(file, key or _ARRAYS[0])():
+    key, start = key or _ARRAYS[0], 0
+    for block in images(file, key, read_axes(file, key), read_range(file, [key]))():
         yield start, block
         start += len(block)
 
