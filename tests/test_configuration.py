@@ -110,7 +110,7 @@ def test_an_empty_section_is_no_setting():
         (
             {"generator": {"denoisr": {}}},
             "generator.denoisr (--params): unknown key; did you mean generator.denoiser? Allowed: "
-            "condition, denoiser, ",
+            "adapters, condition, denoiser, ",
         ),
         ({"denoiser": {"steps": 3}}, "denoiser (--params): unknown key; did you mean generator.de"),
         ({"generator": {"denoiser": {"steps": 0}}}, "generator.denoiser.steps = 0 (--params): mus"),

@@ -27,7 +27,8 @@ def unlabelled(path: Path) -> Iterator[tuple[str, Image]]:
     Args:
         path: a folder (its image files and those below, named by their path within it), an image
             file, an .npz with `images` [n, h, w] or [n, h, w, c], bytes or floats (or one array of
-            any name), or a .parquet with a column `image` of image files' bytes; rows are named by number.
+            any name), or a .parquet with a column `image` of image files' bytes; rows are named by
+            number.
 
     Raises:
         SourceError: if there is no such file, or it holds no images.
