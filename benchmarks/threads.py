@@ -1,4 +1,4 @@
-"""What processors share: the work of each layer, or the batch, by threads or by processes.
+"""What processors share: the work of each layer, or the batch (trained by processes).
 
     PYTHONPATH=src python benchmarks/threads.py
 
@@ -31,10 +31,9 @@ from training_step import NEW, OLD, noise, second_task
 
 from gppdm_pipeline.algorithm.classifier import network as classifier
 from gppdm_pipeline.algorithm.context import CPU, Context
-from gppdm_pipeline.algorithm.diffusion import samplers as replay
+from gppdm_pipeline.algorithm.fitting import loop
 from gppdm_pipeline.algorithm.fitting import muon as optimiser
-from gppdm_pipeline.algorithm.fitting import workers
-from gppdm_pipeline.algorithm.generator.draw import replay_of
+from gppdm_pipeline.algorithm.generator import draw
 from gppdm_pipeline.algorithm.generator.learn import train_denoiser
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
@@ -52,13 +51,11 @@ def sharing(variant: str, threads: int) -> Iterator[None]:
     torch.set_num_threads(1 if variant == ONE else threads)
     with ExitStack() as patches:
         if variant == LAYERS:
-            for module in (workers, replay):
-                whole = mock.patch.object(module, "parts_of", lambda n, _: [slice(0, n)])
-                patches.enter_context(whole)
+            whole = mock.patch.object(draw, "parts_of", lambda n, _: [slice(0, n)])
+            patches.enter_context(whole)
+            patches.enter_context(mock.patch.object(loop, "ranks_for", lambda *_: 1))
             here = mock.patch.object(optimiser, "together", lambda f, xs, _: [f(x) for x in xs])
             patches.enter_context(here)
-        if variant == BATCH:
-            patches.enter_context(mock.patch.object(workers, "_can_fork", lambda: False))
         yield
     torch.set_num_threads(threads)
 
@@ -92,13 +89,13 @@ def jobs(benchmark: str, steps: int) -> dict[str, Callable[[], Sequence[Seconds]
         classifier.fit_classifier(state, method.classifier, both, nothing, context)
         return clock.steps
 
-    def draw() -> object:
-        return replay_of(state, OLD, DRAWN, method, Context(0, 2), "synthesise_replay")
+    def drawing() -> object:
+        return draw.replay_of(state, OLD, DRAWN, method, Context(0, 2), "synthesise_replay")
 
     return {
         "training the generator": generator,
         "training the classifier": classify,
-        "drawing": partial(timed, draw, CPU),
+        "drawing": partial(timed, drawing, CPU),
     }
 
 
@@ -118,7 +115,7 @@ def main() -> None:
                 with sharing(variant, threads):
                     return job()
 
-            ways = (ONE, LAYERS, BATCH, *([] if name == "drawing" else [PROCESSES]))
+            ways = (ONE, LAYERS, BATCH if name == "drawing" else PROCESSES)
             variants = {variant: partial(run, variant) for variant in ways}
             table = compared(interleaved(variants, given.turns), ONE, CPU)
             results.setdefault(benchmark, {})[name] = table

@@ -8,23 +8,12 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
-from gppdm_pipeline.algorithm.fitting.threads import added
-from gppdm_pipeline.algorithm.fitting.workers import backward_of
+from gppdm_pipeline.algorithm.fitting.forks import share
 
-torch.set_num_threads(2)
-slope, fork, told = torch.zeros(1, requires_grad=True), os.fork, Path(sys.argv[1])
-
-
-def noted():
-    """Fork, and leave the number."""
-    process = fork()
-    if process:
-        numbers.append(process)
-    return process
+told = Path(sys.argv[1])
 
 
 def interrupted(*_):
@@ -34,15 +23,18 @@ def interrupted(*_):
     told.with_suffix(".interrupted").touch()
 
 
-numbers, here, os.fork = [], os.getpid(), noted
-signal.signal(signal.SIGINT, interrupted)
-objective = SimpleNamespace(
-    losses=lambda batch: {"loss": (slope * batch[0]).sum()}, total=added, whole=False
-)
-with backward_of(objective, [slope]) as backward:
+def train(team):
+    """Step after step."""
+    step = 0
     while True:
-        backward((torch.ones(40),))
-        if numbers:  # after a step, so that the process has begun
-            told.with_suffix(".partial").write_text(str(numbers.pop()))
+        team.gather(torch.zeros(40)[team.part(40)], 40)
+        if team.rank and not step:
+            told.with_suffix(".partial").write_text(str(os.getpid()))
             told.with_suffix(".partial").replace(told)
+        step += 1
         time.sleep(0.01)
+
+
+here = os.getpid()
+signal.signal(signal.SIGINT, interrupted)
+share(train, 2)

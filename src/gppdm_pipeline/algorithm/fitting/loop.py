@@ -1,7 +1,7 @@
 """The one training loop: of denoiser, classifier and VAE.
 
 It knows steps, batches, learning rates, averaged weights, checkpoints, recorded CUDA steps and the
-processes that share a batch; what is minimised is an `Objective`, what moves is `Moving`.
+ranks that share a batch; what is minimised is an `Objective`, what moves is `Moving`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from gppdm_pipeline.algorithm.context import Context
-from gppdm_pipeline.algorithm.disk.checkpoints import Checkpoint, Snapshot
+from gppdm_pipeline.algorithm.context import Context, silent
+from gppdm_pipeline.algorithm.disk.checkpoints import NOWHERE, Checkpoint, Snapshot
 from gppdm_pipeline.algorithm.fitting.average import Average
 from gppdm_pipeline.algorithm.fitting.batches import balanced_indices
-from gppdm_pipeline.algorithm.fitting.graphs import recorded
+from gppdm_pipeline.algorithm.fitting.forks import ranks_for, share
+from gppdm_pipeline.algorithm.fitting.graphs import Step, recorded
 from gppdm_pipeline.algorithm.fitting.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.fitting.schedule import continue_at, warm_up_then_cosine
-from gppdm_pipeline.algorithm.fitting.threads import added
-from gppdm_pipeline.algorithm.fitting.workers import backward_of
+from gppdm_pipeline.algorithm.fitting.team import Team
 
 
 class Objective(ABC):
@@ -52,7 +52,7 @@ class Objective(ABC):
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """What is minimised, linear in the losses: their sum."""
-        return added(losses)
+        return torch.stack(list(losses.values())).sum()
 
 
 @dataclass(frozen=True)
@@ -118,29 +118,74 @@ def fit(
     batches = balanced_indices(
         labels, budget.steps, budget.batch_size, generator, budget.class_weights
     )
+    checkpoint = context.checkpoints(stage)
+    done = training.resumed(checkpoint)
+
+    def run(team: Team) -> None:
+        first = team.rank == 0
+        take = recorded(_step_of(objective, moving, budget, generator, team), generator)
+        with (context.progress if first else silent)(budget.steps, stage) as bar:
+            for taken, batch in training.remaining(batches, done, checkpoint if first else NOWHERE):
+                losses = take(batch)
+                schedule.step()
+                if average is not None:
+                    average.update()
+                if first:
+                    bar.advance(taken, **training.recorder.add(**losses))
+
+    share(run, 1 if objective.whole else ranks_for(budget.batch_size, context.device))
+    if average is not None:
+        average.apply()
+    return StageLog(curves=training.recorder.curves)
+
+
+def _step_of(
+    objective: Objective,
+    moving: Moving,
+    budget: Budget,
+    generator: torch.Generator,
+    team: Team,
+) -> Step:
+    """What trains on a batch, as one rank of a team."""
+    parameters = [*moving.weights, *moving.beside]
 
     def step(batch: Tensor) -> dict[str, Tensor]:
         moving.optimiser.zero_grad(set_to_none=True)
-        losses = backward(objective.drawn(batch, generator))
+        losses = backward(objective, objective.drawn(batch, generator), parameters, team)
         if budget.gradient_clip is not None:
             nn.utils.clip_grad_norm_(moving.weights, budget.gradient_clip)
         moving.optimiser.step()
         return losses
 
-    take = recorded(step, generator)
-    with (
-        context.progress(budget.steps, stage) as bar,
-        backward_of(objective, parameters) as backward,
-    ):
-        for taken, batch in training.remaining(batches, context.checkpoints(stage)):
-            losses = take(batch)
-            schedule.step()
-            if average is not None:
-                average.update()
-            bar.advance(taken, **training.recorder.add(**losses))
-    if average is not None:
-        average.apply()
-    return StageLog(curves=training.recorder.curves)
+    return step
+
+
+def backward(
+    objective: Objective, drawn: Sequence[Tensor], parameters: Sequence[Tensor], team: Team
+) -> dict[str, Tensor]:
+    """Set the gradients of a batch, to which each rank's part gives its share.
+
+    A batch that is not cut is every rank's. A rank that no part is left for computes the first one,
+    for nothing.
+
+    Args:
+        objective: what is minimised.
+        drawn: tensors [b, ...], the same on all ranks.
+        parameters: leaves without a gradient; those that no loss depends on stay so.
+        team: this rank's.
+
+    Returns:
+        The losses of the batch, detached.
+    """
+    images = len(drawn[0])
+    cut = [slice(0, images)] if objective.whole else team.cut(images)
+    part = cut[team.rank] if team.rank < len(cut) else cut[0]
+    share = (part.stop - part.start) / images if team.rank < len(cut) or len(cut) == 1 else 0.0
+    losses = objective.losses([tensor[part] for tensor in drawn])
+    losses = {name: share * loss for name, loss in losses.items()}
+    objective.total(losses).backward()
+    losses = {name: loss.detach() for name, loss in losses.items()}
+    return losses if len(cut) == 1 else team.sum_gradients(parameters, losses)
 
 
 @dataclass(frozen=True)
@@ -163,21 +208,27 @@ class _Training:
     recorder: LossRecorder
     average: Average | None
 
-    def remaining(self, batches: Tensor, checkpoint: Checkpoint) -> Iterator[tuple[int, Tensor]]:
+    def resumed(self, checkpoint: Checkpoint) -> int:
+        """Go back to where the training was when it was stopped; how many steps that is."""
+        latest = checkpoint.latest()
+        return 0 if latest is None else self._restore(latest)
+
+    def remaining(
+        self, batches: Tensor, done: int, checkpoint: Checkpoint
+    ) -> Iterator[tuple[int, Tensor]]:
         """The steps that are left, and the batch of each.
 
         Args:
             batches: [steps, ...], the same whenever it is drawn.
-            checkpoint: gives the first step, and is offered a snapshot after each.
+            done: how many steps have been taken before.
+            checkpoint: is offered a snapshot after each.
 
         Yields:
             How many steps are done with this one that were not before: 1, but for the first to
             come after a restored snapshot; and the batch.
         """
-        latest = checkpoint.latest()
-        first = 0 if latest is None else self._restore(latest)
-        for step in range(first, len(batches)):
-            yield (step + 1 if step == first else 1), batches[step]
+        for step in range(done, len(batches)):
+            yield (step + 1 if step == done else 1), batches[step]
             checkpoint.offer(partial(self._snapshot, step + 1))
 
     def _snapshot(self, step: int) -> Snapshot:

@@ -1,0 +1,400 @@
+"""Ranks that share a training: what they come to is what one comes to."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.reference.tiny import differences, gppdm, learn, tensors_of
+from torch import multiprocessing, nn
+
+from gppdm_pipeline.algorithm.context import CPU, Context
+from gppdm_pipeline.algorithm.diffusion.projection import orthogonal_updates
+from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFolder
+from gppdm_pipeline.algorithm.fitting import forks
+from gppdm_pipeline.algorithm.fitting.forks import ranks_for, share
+from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, Objective, backward, fit
+from gppdm_pipeline.algorithm.fitting.muon import Muon
+from gppdm_pipeline.algorithm.fitting.team import RankError, parts
+from gppdm_pipeline.pipelines.measure import cpu_seconds
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or torch.cuda.is_available(),
+    reason="processes are forked on Linux without a GPU",
+)
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, and puts it back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """The processes that were forked."""
+    fork, found = os.fork, []
+
+    def noted():
+        process = fork()
+        found.append(process)
+        return process
+
+    monkeypatch.setattr(os, "fork", noted)
+    return found
+
+
+def is_gone(process):
+    """Whether a process has ended, waited for or not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+def soon(condition, seconds):
+    """Whether it comes true in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+class Line(Objective):
+    """A slope, an offset for each sign of x, and one without use."""
+
+    def __init__(self, whole=False, at_step=None):
+        generator = torch.Generator().manual_seed(0)
+        self.x, self.y = torch.randn(2, 60, generator=generator)
+        self.x = self.x.abs() * torch.where(torch.arange(60) < 20, -1, 1)
+        self.parameters = [nn.Parameter(torch.zeros(n)) for n in (1, 3, 3, 2)]
+        self.whole, self.at_step, self.steps = whole, at_step or (lambda step: None), 0
+
+    def drawn(self, batch, generator):
+        """All images, of both signs, in their order."""
+        return self.x, self.y
+
+    def losses(self, drawn):
+        """Two of them."""
+        self.steps += 1
+        self.at_step(self.steps)
+        x, y = drawn
+        slope, above, below, _ = self.parameters
+        error = (slope * x - y).square().mean()
+        if (x > 0).any():
+            error = error + ((above.sum() - y).square() * (x > 0)).mean()
+        if (x < 0).any():
+            error = error + ((below.sum() - y).square() * (x < 0)).mean()
+        return {"error": error, "size": slope.exp().sum()}
+
+    def fit(self, steps=3, **context):
+        """Train; returns the log."""
+        moving = Moving(self.parameters, torch.optim.SGD(self.parameters, 0.1))
+        labels, where = torch.zeros(60, dtype=torch.int64), Context(0, 1, **context)
+        return fit(self, moving, labels, Budget(steps, 60), where, "line")
+
+
+@pytest.mark.parametrize(
+    ("number", "images", "sizes"),
+    [(1, 64, [64]), (2, 33, [16, 17]), (2, 31, [31]), (4, 50, [16, 17, 17]), (2, 0, [0])],
+)
+def test_parts(number, images, sizes):
+    cut = parts(images, number)
+    assert [part.stop - part.start for part in cut] == sizes
+    assert [i for part in cut for i in range(part.start, part.stop)] == list(range(images))
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_gradients_are_those_of_one_rank(forked, size):
+    """Those that no part has are none; of five ranks, two have no part."""
+    found = {}
+
+    def work(team):
+        line, found[team.size] = Line(), []
+        for sign in (1, -1):
+            for parameter in line.parameters:
+                parameter.grad = None
+            losses = backward(line, (sign * line.x, line.y), line.parameters, team)
+            assert not any(loss.requires_grad for loss in losses.values())
+            found[team.size] += [losses, [parameter.grad for parameter in line.parameters]]
+            with torch.no_grad():
+                for parameter in line.parameters[:3]:
+                    parameter.sub_(0.1 * parameter.grad)
+        found[team.size].append(line.parameters)
+
+    share(work, 1)
+    assert not forked
+    share(work, size)
+    assert len(forked) == size - 1
+    assert found[1][1][3] is None
+    for one, other in zip(found[1], found[size], strict=True):
+        torch.testing.assert_close(other, one)
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_samples_are_gathered_in_order(tmp_path, size):
+    """By every rank, those of ranks that have no part among them."""
+    images = torch.arange(50 * 3).reshape(50, 3).to(torch.uint8)
+
+    def work(team):
+        whole = team.gather(images[team.part(50)], 50)
+        few = team.gather(images[:20], 20)
+        torch.save((whole, few), tmp_path / str(team.rank))
+
+    share(work, size)
+    for rank in range(size):
+        whole, few = torch.load(tmp_path / str(rank))
+        assert torch.equal(whole, images)
+        assert torch.equal(few, images[:20])
+
+
+DIM = 24
+
+
+class Net(Objective):
+    """A layer whose updates are orthogonal to old inputs, which lean on it, and another one."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(DIM, 10), nn.Tanh(), nn.Linear(10, 2))
+        self.old, self.start = torch.randn(DIM, 5), self.net[0].weight.detach().clone()
+        self.basis = torch.linalg.qr(self.old.double())[0].float()
+
+    def drawn(self, batch, generator):
+        """Old inputs among new ones."""
+        new = torch.randn(len(batch) - 5, DIM, generator=generator)
+        return (torch.cat([self.old.T, new]),)
+
+    def losses(self, drawn):
+        """Far from what it says."""
+        return {"error": (self.net(drawn[0]) - 3).square().mean()}
+
+    def fit(self, optimiser, size):
+        """20 steps on so many ranks."""
+        torch.set_num_threads(size)
+        with orthogonal_updates(self.net, {"0": self.basis}):
+            parameters = list(self.net.parameters())
+            budget = Budget(20, 70, gradient_clip=0.1, ema_decay=0.9)
+            moving, labels = Moving(parameters, optimiser(parameters)), torch.zeros(70).long()
+            log = fit(self, moving, labels, budget, Context(0, 1), "net")
+        return log, dict(self.net.state_dict())
+
+
+def muon(parameters):
+    """Matrices by Muon, biases by AdamW, both with decay."""
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "matrices": True},
+        {"params": [p for p in parameters if p.ndim == 1], "matrices": False},
+    ]
+    return Muon(groups, lr=0.02, weight_decay=0.3)
+
+
+@pytest.mark.parametrize(
+    "optimiser", [muon, lambda p: torch.optim.AdamW(p, lr=0.02)], ids=["muon", "adamw"]
+)
+def test_one_two_and_four_ranks_agree(threads, forked, optimiser):
+    """Projection is exact; clipping, averaging and Muon see the whole gradient."""
+    logs, ends = zip(*[Net().fit(optimiser, size) for size in (1, 2, 4)], strict=True)
+    assert len(forked) == 1 + 3
+    for log, end in zip(logs, ends, strict=True):
+        torch.testing.assert_close(end, ends[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(log.curves["error"], logs[0].curves["error"], rtol=1e-5, atol=0)
+        net = Net()
+        moved = end["0.weight"] - net.start
+        assert (moved @ net.old).norm() / (net.start @ net.old).norm() <= 1e-5
+        assert moved.norm() / net.start.norm() >= 1e-2
+    again = Net().fit(optimiser, 2)[1]
+    assert all(torch.equal(again[name], ends[1][name]) for name in again)
+
+
+def test_two_ranks_learn_what_one_learns(threads, forked):
+    """Adapters leave the denoiser as it is; the rest differs by rounding.
+
+    That turns a step of AdamW where a gradient is as good as zero.
+    """
+    method = gppdm(
+        memory="adapters",
+        denoiser={"batch_size": 32, "learning_rate": 1e-3, "steps": 3},
+        classifier={"batch_size": 32},
+        adapters={"batch_size": 32, "learning_rate": 1e-3},
+    )
+    ends = {}
+    for count in (1, 2, 2):
+        threads(count)
+        ends.setdefault(count, []).append(learn(method, [(0, 1), (2,)]))
+    [[_, _, one], [_, first, two]], again = (ends[1][0], ends[2][0]), ends[2][1][-1]
+    assert len(forked) == 2 * 4  # two networks in two tasks, twice
+    assert all(map(is_gone, forked))
+    assert not differences(two, again)
+    frozen = first.denoiser.tensors
+    assert all(torch.equal(two.denoiser.tensors[name], frozen[name]) for name in frozen)
+    alone, together = tensors_of(one), tensors_of(two)
+    close = [
+        torch.isclose(together[name], tensor, rtol=1e-2, atol=2e-3).flatten()
+        for name, tensor in alone.items()
+    ]
+    assert torch.cat(close).float().mean() > 0.995
+    assert any(not torch.equal(together[name], tensor) for name, tensor in alone.items())
+
+
+def test_afterwards_all_is_as_before(threads, forked):
+    threads(3)
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        Line(at_step=lambda _: torch.get_num_threads() == 1 or os._exit(7)).fit()
+    assert torch.get_num_threads() == 3
+    assert len(forked) == 4
+    assert all(map(is_gone, forked))
+    assert len(set(os.listdir("/proc/self/fd"))) == len(before)
+
+
+def test_what_goes_wrong_outside_ends_the_processes(threads, forked):
+    threads(2)
+    here = os.getpid()
+
+    def interrupt(step):
+        if os.getpid() == here and step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Line(at_step=interrupt).fit()
+    assert len(forked) == 1
+    assert is_gone(forked[0])
+    assert torch.get_num_threads() == 2
+
+
+def test_what_goes_wrong_in_a_process_is_told(threads, forked, capfd):
+    threads(2)
+    here = os.getpid()
+
+    def fail(step):
+        if os.getpid() != here:
+            raise ValueError("no such part")
+
+    with pytest.raises(RankError, match="exit code 1; its error is above"):
+        Line(at_step=fail).fit()
+    assert "ValueError: no such part" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_rank_is_told_and_the_training_goes_on(threads, forked, tmp_path, ranks):
+    """To the same bits with as many ranks, and but for rounding with one."""
+    threads(2)
+    whole, line, here = Line(), Line(), os.getpid()
+    whole.fit(9)
+    checkpoints = CheckpointFolder(tmp_path, "key", 0)
+
+    def kill(step):
+        if os.getpid() != here and step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    start = time.monotonic()
+    with pytest.raises(RankError, match=r"SIGKILL: out of memory.*goes on from its last"):
+        Line(at_step=kill).fit(9, checkpoints=checkpoints)
+    assert time.monotonic() - start < 30
+    assert is_gone(forked[-1])
+    assert checkpoints("line").latest().step == 4
+    threads(ranks)
+    line.fit(9, checkpoints=checkpoints)
+    torch.testing.assert_close(line.parameters, whole.parameters)
+    assert line.steps < 9
+    if ranks == 2:
+        assert all(map(torch.equal, line.parameters, whole.parameters))
+
+
+def test_cpu_seconds_are_those_of_all(threads):
+    """What processes took counts when they have ended."""
+    threads(2)
+    here = os.getpid()
+
+    def compute(step):
+        end = time.process_time() + (0.3 if os.getpid() != here else 0)
+        while time.process_time() < end:
+            pass
+
+    before, own = cpu_seconds(), time.process_time()
+    Line(at_step=compute).fit(1)
+    assert cpu_seconds() - before > 0.25 + time.process_time() - own
+
+
+def test_what_is_lost_is_finalised_once(threads, tmp_path):
+    """By the process whose it was."""
+    threads(2)
+
+    class Ring:
+        def __init__(self):
+            self.itself = self
+
+        def __del__(self):
+            (tmp_path / str(os.getpid())).touch()
+
+    gc.collect()
+    Ring()
+    Line(at_step=lambda _: gc.collect()).fit(1)
+    assert [file.name for file in tmp_path.iterdir()] == [str(os.getpid())]
+
+
+def test_one_does_it_where_there_can_be_no_process(threads, monkeypatch, caplog):
+    threads(3)
+    real, calls = os.fork, []
+
+    def fails():
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError("no room")
+        return real()
+
+    monkeypatch.setattr(os, "fork", fails)
+    line, alone = Line(), Line()
+    line.fit()
+    assert torch.get_num_threads() == 3
+    assert multiprocessing.active_children() == []
+    assert [record.message for record in caplog.records] == [
+        "no process for a part of a batch (no room): one takes all"
+    ]
+    threads(1)
+    alone.fit()
+    torch.testing.assert_close(line.parameters, alone.parameters)
+
+
+def test_when_a_training_is_shared(threads, forked, monkeypatch):
+    threads(2)
+    assert [ranks_for(images, CPU) for images in (31, 32, 640)] == [1, 2, 2]
+    assert ranks_for(64, torch.device("meta")) == 1
+    Line(whole=True).fit()
+    assert not forked
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        assert ranks_for(64, CPU) == 1
+    monkeypatch.setattr(forks.sys, "platform", "darwin")
+    assert ranks_for(64, CPU) == 1
+
+
+def test_processes_die_with_the_one_that_forked_them(tmp_path):
+    """However it dies; a signal to all of them is the first one's alone."""
+    told = tmp_path / "process"
+    root = Path(__file__).parents[2]
+    run = subprocess.Popen(
+        [sys.executable, root / "tests/reference/endless_training.py", told],
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        start_new_session=True,
+    )
+    try:
+        assert soon(told.exists, 120)
+        other = int(told.read_text())
+        os.killpg(run.pid, signal.SIGINT)
+        assert soon(told.with_suffix(".interrupted").exists, 30)
+        time.sleep(0.3)
+        assert not is_gone(other)
+    finally:
+        run.kill()
+        run.wait()
+    assert soon(lambda: is_gone(other), 10)
