@@ -119,8 +119,12 @@ def test_tensors_are_named_as_documented(states, saved):
         assert "mid_block.attentions.0.transformer_blocks.0.attn2.to_v" in set(file.keys())
 
 
-def test_diffusers_reads_the_denoiser(states, saved):
-    unet = UNet2DConditionModel.from_pretrained(saved / "gppdm" / "denoiser")
+def test_diffusers_reads_the_denoiser(states, saved, caplog, capfd):
+    """As the library's how-to says: without accelerate, and without a word about it."""
+    folder = saved / "gppdm" / "denoiser"
+    unet = UNet2DConditionModel.from_pretrained(folder, low_cpu_mem_usage=False)
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
     ours = build_unet(states["gppdm"].denoiser)
     x, tau, tokens = torch.randn(2, 2, 8, 8), torch.tensor([3, 900]), torch.randn(2, 5, 32)
     with torch.no_grad():

@@ -20,7 +20,7 @@ from gppdm_pipeline.algorithm.fitting import forks
 from gppdm_pipeline.algorithm.fitting.forks import ranks_for, share
 from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, Objective, backward, fit
 from gppdm_pipeline.algorithm.fitting.muon import Muon
-from gppdm_pipeline.algorithm.fitting.team import RankError, parts
+from gppdm_pipeline.algorithm.team import RankError, parts
 from gppdm_pipeline.pipelines.measure import cpu_seconds
 
 pytestmark = pytest.mark.skipif(

@@ -20,6 +20,7 @@ from gppdm_pipeline.algorithm.disk.checkpoints import (
     no_checkpoints,
     not_kept,
 )
+from gppdm_pipeline.algorithm.team import ALONE, Team
 
 
 class ProgressBar(Protocol):
@@ -63,6 +64,7 @@ class Context:
         checkpoints: keep what a loop needs to go on after it was stopped.
         precision: of the networks' large products (see `autocast`).
         drawn: keeps images that are the same in every task.
+        team: the ranks that all compute this stage, of which this process is one.
     """
 
     seed: int
@@ -72,6 +74,7 @@ class Context:
     checkpoints: Checkpoints = no_checkpoints
     precision: Precision = "float32"
     drawn: DrawnOnce = not_kept
+    team: Team = ALONE
 
     def generator(self, stage: str) -> torch.Generator:
         """A fresh generator on the device that depends on (seed, task, stage) and nothing else."""

@@ -19,7 +19,7 @@ from kedro.pipeline import Pipeline
 
 from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointError
 from gppdm_pipeline.algorithm.fitting.log import DivergedError
-from gppdm_pipeline.algorithm.fitting.team import RankError
+from gppdm_pipeline.algorithm.team import RankError
 from gppdm_pipeline.configuration.layers import ConfigurationError, one_of
 from gppdm_pipeline.faults import explained
 from gppdm_pipeline.images.labelled import RoomError

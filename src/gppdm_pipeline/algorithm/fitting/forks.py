@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import multiprocessing
 
-from gppdm_pipeline.algorithm.fitting.team import RankError, Team, meeting, parts
+from gppdm_pipeline.algorithm.team import ALONE, RankError, Team, meeting, parts
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def share(work: Work, size: int) -> None:
 def _begun(work: Work, size: int, place: Path, others: list[BaseProcess]) -> Team:
     """Rank 0 of a team of forks, which are added to `others`; alone where that cannot be."""
     if size < 2:
-        return Team()
+        return ALONE
     fork = multiprocessing.get_context("fork")
     try:
         with _signals_wait(), warnings.catch_warnings():
@@ -99,7 +99,7 @@ def _begun(work: Work, size: int, place: Path, others: list[BaseProcess]) -> Tea
     except OSError as error:
         logger.warning("no process for a part of a batch (%s): one takes all", error)
         _end(others)
-        return Team()
+        return ALONE
     torch.set_num_threads(1)
     return _met(rank=0, size=size, place=place)
 

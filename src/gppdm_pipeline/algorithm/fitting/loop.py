@@ -25,7 +25,7 @@ from gppdm_pipeline.algorithm.fitting.forks import ranks_for, share
 from gppdm_pipeline.algorithm.fitting.graphs import Step, recorded
 from gppdm_pipeline.algorithm.fitting.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.fitting.schedule import continue_at, warm_up_then_cosine
-from gppdm_pipeline.algorithm.fitting.team import Team
+from gppdm_pipeline.algorithm.team import Team
 
 
 class Objective(ABC):
@@ -133,7 +133,10 @@ def fit(
                 if first:
                     bar.advance(taken, **training.recorder.add(**losses))
 
-    share(run, 1 if objective.whole else ranks_for(budget.batch_size, context.device))
+    if context.team.size > 1:
+        run(context.team)
+    else:
+        share(run, 1 if objective.whole else ranks_for(budget.batch_size, context.device))
     if average is not None:
         average.apply()
     return StageLog(curves=training.recorder.curves)

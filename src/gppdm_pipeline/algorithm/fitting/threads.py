@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from gppdm_pipeline.algorithm.fitting.team import parts
+from gppdm_pipeline.algorithm.team import parts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

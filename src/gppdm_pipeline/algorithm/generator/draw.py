@@ -27,6 +27,7 @@ from gppdm_pipeline.algorithm.generator.parts import (
     denoiser_of,
 )
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.algorithm.team import ALONE, Team
 from gppdm_pipeline.images.labelled import LabelledImages
 
 
@@ -169,6 +170,7 @@ def drawer_of(
         Process(settings.denoiser, context.device),
         settings.replay,
         state.image_shape,
+        context.team,
     )
 
 
@@ -182,6 +184,7 @@ class Drawer:
         process: noise and prediction.
         config: guidance and batch size.
         image_shape: (height, width, channels).
+        team: each rank draws a part of a batch; all get all of it.
     """
 
     denoiser: Denoiser
@@ -189,6 +192,7 @@ class Drawer:
     process: Process
     config: ReplayConfig
     image_shape: tuple[int, int, int]
+    team: Team = ALONE
 
     def __call__(
         self,
@@ -240,17 +244,21 @@ class Drawer:
             samplers: as above.
             generator: of samplers that draw random numbers.
         """
-        device = noise.device
-        parts = [slice(0, len(noise))] if samplers.random else parts_of(len(noise), device)
+        device, images = noise.device, len(noise)
+        own = slice(0, images) if samplers.random else self.team.part(images)
+        pieces = [own] if samplers.random else parts_of(own.stop - own.start, device)
 
         @torch.no_grad()
         def solve(part: slice) -> Tensor:
-            piece = slice(start + part.start, start + part.stop)
+            first, end = own.start + part.start, own.start + part.stop
+            piece = slice(start + first, start + end)
             clean = self.clean(rows[piece])
-            return samplers.of(self.process, piece)(clean, noise[part], generator)
+            return samplers.of(self.process, piece)(clean, noise[first:end], generator)
 
-        x = torch.cat(together(solve, parts, device))
+        x = torch.cat(together(solve, pieces, device)) if own.stop > own.start else noise[own]
         pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        if not samplers.random:
+            pixels = self.team.gather(pixels, images)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
     def clean(self, rows: Tensor) -> Clean:

@@ -26,6 +26,7 @@ from gppdm_pipeline.evaluation.accuracies import correct_when_masked
 from gppdm_pipeline.evaluation.calibration import expected_calibration_error
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
+from gppdm_pipeline.methods.ranks import on_all_ranks
 from gppdm_pipeline.pipelines.measure import measured
 from gppdm_pipeline.pipelines.progress import bars_of
 from gppdm_pipeline.streams.scenario import StreamConfig, read_task
@@ -91,7 +92,8 @@ def synthesise_replay(
         *(learner, seed, resolve_device(device).type, task.precision, previous_state, earlier),
     )
     context = task.context(seed, device, checkpoints, scratch.drawn)
-    return measured(lambda: learner.synthesise_replay(previous_state, context, earlier))
+    given = {"state": previous_state, "earlier": earlier}
+    return measured(lambda: on_all_ranks(learner, "synthesise_replay", context, **given))
 
 
 def train_classifier(
@@ -112,9 +114,8 @@ def train_classifier(
         *(learner, seed, resolve_device(device).type, task.precision, state, train, replay),
     )
     context = task.context(seed, device, checkpoints, scratch.drawn)
-    after, log = measured(
-        lambda: learner.train_classifier(state, train, validation, replay, context)
-    )
+    given = {"state": state, "train": train, "validation": validation, "replay": replay}
+    after, log = measured(lambda: on_all_ranks(learner, "train_classifier", context, **given))
     return _learnt(after, task, train), log
 
 
@@ -135,7 +136,8 @@ def train_generator(
         *(learner, seed, resolve_device(device).type, task.precision, state, train, replay),
     )
     context = task.context(seed, device, checkpoints, scratch.drawn)
-    after, log = measured(lambda: learner.train_generator(state, train, replay, context))
+    given = {"state": state, "train": train, "replay": replay}
+    after, log = measured(lambda: on_all_ranks(learner, "train_generator", context, **given))
     return _learnt(after, task, train), log
 
 

@@ -18,6 +18,7 @@ from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig, Quality
 from gppdm_pipeline.evaluation.report_page import run_page
 from gppdm_pipeline.evaluation.summary import details, replay_report
 from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.methods.ranks import launched
 from gppdm_pipeline.pipelines.continual.nodes import Record, Task
 from gppdm_pipeline.provenance import environment
 from gppdm_pipeline.streams.scenario import StreamConfig
@@ -60,7 +61,7 @@ def summarise(
     }
     if qualities:
         results["replay_quality"] = replay_report(records["assessment.reference"], qualities)
-    return results, {**results, **_costs(logs)}
+    return results, {**results, "ranks": launched().size, **_costs(logs)}
 
 
 def _costs(logs: dict[str, Record]) -> Record:

@@ -44,7 +44,10 @@ def meeting() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankError(f"a process that shares the training has ended: {error}") from error
+        raise RankError(
+            f"a process that shares the training has ended ({error}); start again, and the run "
+            "goes on from its last checkpoint"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -137,3 +140,7 @@ class Team:
         options.timeout = WAIT
         with meeting():
             self.group.allreduce([tensor], options).wait()  # type: ignore[union-attr]
+
+
+ALONE = Team()
+"""One process."""
