@@ -30,6 +30,7 @@ SHOWN = sorted(
 )
 
 
+@pytest.mark.slow
 def test_the_library_guide_runs():
     page = (ROOT / "docs/how-to/use-as-a-library.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)

@@ -52,7 +52,9 @@ def states(name="digits/finetune/seed_0"):
     return {task: contents(outputs("06_models", name) / task) for task in ("task_01", "task_02")}
 
 
-@pytest.mark.parametrize("method", ["finetune", "gppdm", "joint"])
+@pytest.mark.parametrize(
+    "method", ["finetune", pytest.param("gppdm", marks=pytest.mark.slow), "joint"]
+)
 def test_only_the_new_task_is_learnt_and_all_is_as_if_learnt_at_once(method, caplog):
     name = f"digits/{method}/seed_0"
     run({"method": method, "variant": "at_once", "stream": stream(2, 2, 1)})
@@ -188,7 +190,7 @@ def write_classes(folder, *names):
     return {"reader": "idx", "folder": str(folder), "class_names": list(names)}
 
 
-@pytest.mark.parametrize("method", ["finetune", "gppdm"])
+@pytest.mark.parametrize("method", ["finetune", pytest.param("gppdm", marks=pytest.mark.slow)])
 def test_a_class_that_comes_between_others_does_not_move_them(method, tmp_path, caplog):
     """As a folder that is added to a folder of classes, in alphabetical order."""
     name = f"digits/{method}/seed_0"
@@ -253,7 +255,7 @@ def test_growing_a_class_that_comes_back(caplog):
 COMES_BACK = [["0", "1"], ["2", "0"], ["1", "3", "0"], ["4"]]
 
 
-@pytest.mark.parametrize("method", ["finetune", "gppdm"])
+@pytest.mark.parametrize("method", ["finetune", pytest.param("gppdm", marks=pytest.mark.slow)])
 def test_a_divided_stream_that_was_planned_grows(method, caplog):
     planned = {**stream(), "classes_per_task": None, "returning_images": "divide"}
     planned["tasks"] = COMES_BACK
@@ -285,6 +287,7 @@ def test_a_divided_stream_that_was_not_planned_says_what_to_do():
     run({"stream": {**divided, "tasks": [*COMES_BACK[:2], ["3", "4"]]}})  # only new ones: it grows
 
 
+@pytest.mark.slow
 def test_a_stream_with_repetition_grows_behind_its_last_task(caplog):
     repetition = {"experiences": 3, "probability": 0.5}
     options = {**stream(), "classes_per_task": None, "returning_images": 6}

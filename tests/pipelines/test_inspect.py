@@ -142,6 +142,7 @@ def test_time_is_that_of_the_whole_budget_and_all_tasks():
     assert seconds["train_classifier"] == pytest.approx(3 * (1000 * 0.1 + 0.2), rel=0.05)
 
 
+@pytest.mark.slow
 def test_bytes_are_about_those_of_a_run():
     run({"method": "gppdm"})
     inspect({"method": "gppdm"})

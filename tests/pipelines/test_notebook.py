@@ -19,7 +19,9 @@ NOTEBOOK = ROOT / "notebooks" / "explore_run.ipynb"
 
 
 @pytest.mark.filterwarnings("ignore")  # of jupyter_client
-@pytest.mark.parametrize(("label_dropout", "weight"), [(0.0, "0.0"), (0.1, "8.0")])
+@pytest.mark.parametrize(
+    ("label_dropout", "weight"), [pytest.param(0.0, "0.0", marks=pytest.mark.slow), (0.1, "8.0")]
+)
 def test_the_notebook_runs_on_a_finished_run(monkeypatch, label_dropout, weight):
     denoiser = {**TINY["gppdm"]["denoiser"], "label_dropout": label_dropout}
     params = {**TINY, "method": "gppdm", "gppdm": {**TINY["gppdm"], "denoiser": denoiser}}

@@ -116,6 +116,7 @@ def test_a_record_of_another_plan_will_do():
     assert record.read_bytes() == Path(str(record).replace("other", "trial")).read_bytes()
 
 
+@pytest.mark.slow
 def test_some_replay_of_the_first_seed_is_kept_and_shown():
     tiny = {
         "method": "vae_replay",

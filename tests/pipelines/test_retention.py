@@ -205,7 +205,9 @@ def of_joint():
     return {}
 
 
-@pytest.mark.parametrize(("moment", "number"), [("unlink", 1), ("offer", 25)])
+@pytest.mark.parametrize(
+    ("moment", "number"), [pytest.param("unlink", 1, marks=pytest.mark.slow), ("offer", 25)]
+)
 def test_killed_at_any_moment_it_loses_nothing_it_needs(moment, number, monkeypatch, of_joint):
     stream = {
         "source": {"train_per_class": 10, "test_per_class": 5},

@@ -84,7 +84,10 @@ def result(name):
     }
 
 
-@pytest.mark.parametrize("offers", OFFERS)
+@pytest.mark.parametrize(
+    "offers",
+    [pytest.param(11, marks=pytest.mark.slow), 15, pytest.param(23, marks=pytest.mark.slow)],
+)
 def test_the_same_command_goes_on_within_the_stage(offers, whole, monkeypatch, caplog):
     expected = whole("gppdm")
     with monkeypatch.context() as patch:

@@ -130,10 +130,15 @@ def _nested(draw, tree, splits, folders):
     tree.images = [x for x in tree.images if not x.startswith(first)]
     tree.images += [f"{first}{part}/{i}.png" for part in inner for i in range(3)]
     tree.plain = False
+    if len(tree.classes) == 1:
+        tree.classes |= set(inner)  # nothing tells the class from a folder around classes
 
 
 def _strays(draw, tree, splits, folders):
-    tree.images.append(draw(st.sampled_from(splits)) + "stray.png")
+    place = draw(st.sampled_from(splits))
+    tree.images.append(f"{place}stray.png")
+    # an image and folders, alone in a folder: several classes, or one whose images lie deeper
+    tree.plain = tree.plain and Path(place).name not in WRAPPERS
 
 
 def _flat_split(draw, tree, splits, folders):

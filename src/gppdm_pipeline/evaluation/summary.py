@@ -82,8 +82,3 @@ def replay_report(reference: Mapping[str, Any], after_task: Sequence[Quality]) -
         reference=reference["classes"],
         after_task=[quality["classes"] for quality in after_task],
     )
-
-
-def extractor_of(report: Mapping[str, Any]) -> str:
-    """The one whose numbers are drawn: the first that was asked for."""
-    return str(report["replay_quality"]["settings"]["extractors"][0])

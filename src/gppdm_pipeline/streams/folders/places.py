@@ -181,7 +181,7 @@ def _check_names(folder: Path, found: Glance) -> None:
 def _check_single(place: Place, found: Glance, which: ClassFolders | None) -> None:
     """Whether the only folder is a class, and no folder of classes with an image among them."""
     inner = place.inside(found.full[0]).look().full if len(found.full) == 1 else ()
-    if len(inner) > 1 and which is None:
+    if which is None and any(not is_part(name) for name in inner):
         raise source_error(
             place.path,
             f"{shown_list(found.full)} alone, with images and the folders {listed(inner, 4)}",
