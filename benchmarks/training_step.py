@@ -36,10 +36,9 @@ from reference_arrangement import Reference, ReferenceTraining
 
 from gppdm_pipeline.algorithm.context import Context, Precision, Progress, resolve_device
 from gppdm_pipeline.algorithm.diffusion.network import build_unet
-from gppdm_pipeline.algorithm.fitting import graphs
+from gppdm_pipeline.algorithm.fitting import graphs, loop
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.generator import learn as generator_training
-from gppdm_pipeline.algorithm.generator import training
 from gppdm_pipeline.algorithm.generator.parts import add_classes
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
@@ -145,7 +144,7 @@ def our_steps(
     way = graphs.recorded if variant.recorded else kernel_by_kernel
     with (
         mock.patch.object(generator_training, "build_unet", build),
-        mock.patch.object(training, "recorded", way),
+        mock.patch.object(loop, "recorded", way),
     ):
         learn(benchmark, method, start, variant, context)
     return clock.steps

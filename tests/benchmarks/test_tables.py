@@ -2,6 +2,8 @@
 
 import json
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 
 import measuring
 import optimisers
@@ -10,6 +12,14 @@ import torch
 from growth import formula
 from measuring import Seconds, compared, interleaved, markdown, step_by_step, write_record
 from sampling_curve import settings_for, summary
+
+
+@pytest.mark.parametrize(
+    "name", sorted(file.stem for file in Path(measuring.__file__).parent.glob("*.py"))
+)
+def test_every_benchmark_finds_what_it_measures(name):
+    """Names that it takes from the package are there."""
+    assert import_module(name).__doc__
 
 
 def test_variants_take_turns_and_the_first_warms_up():
