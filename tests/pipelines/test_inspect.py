@@ -35,6 +35,7 @@ def inspect(params=None):
         session.run(pipeline_names=["inspect"], runner=SequentialRunner())
 
 
+@pytest.mark.pictures
 def test_page_picture_and_json(capsys):
     inspect({"method": "gppdm"})
     assert {file.name for file in FOLDER.iterdir()} == {

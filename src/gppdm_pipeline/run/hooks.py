@@ -87,18 +87,7 @@ class ExperimentHooks:
     ) -> None:
         """Refuse a run that could not end well, then open it in MLflow."""
         whole = guard.is_whole(run_params)
-        if _compares(pipeline):
-            guard.check_reports(self._experiment.benchmark, catalog)
-            return
-        if _inspects(pipeline):
-            self._check(pipeline)
-            return
-        if using.uses(pipeline):
-            using.check(self._experiment, pipeline, catalog)
-            return
-        if _audits(pipeline):
-            guard.check_outputs(self._experiment, pipeline, catalog, whole=False)
-            guard.check_states(pipeline, catalog, run_params)
+        if self._checked(run_params, pipeline, catalog):
             return
         self._scratch = catalog.load("scratch")
         first = self._first_new_task
@@ -125,6 +114,23 @@ class ExperimentHooks:
             catalog.save("configuration", self._experiment.record())
             self._scratch.mlflow_run.write_text(self._tracker.run_id)
         stop_at_signals()
+
+    def _checked(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> bool:
+        """Check what does not train; whether that is so."""
+        if _compares(pipeline):
+            guard.check_reports(self._experiment.benchmark, catalog)
+        elif _inspects(pipeline):
+            self._check(pipeline)
+        elif using.uses(pipeline):
+            using.check(self._experiment, pipeline, catalog)
+        elif _audits(pipeline):
+            guard.check_outputs(self._experiment, pipeline, catalog, whole=False)
+            guard.check_states(pipeline, catalog, run_params)
+        else:
+            return False
+        return True
 
     def _check(self, pipeline: Pipeline) -> None:
         try:

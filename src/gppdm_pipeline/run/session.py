@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
+from copy import copy
 from typing import Any
 
 import click
@@ -85,9 +86,9 @@ class Session(KedroSession):
 
     def _going_on(self, only_missing_outputs: bool, options: dict[str, Any]) -> dict[str, Any]:
         """Which nodes to run, of those asked for."""
-        catalog = super()._get_config_loader()["catalog"]
+        loader = self._get_config_loader()
+        catalog = copy(loader)["catalog"]  # of a copy: what it has been read with stays so
         record = read_record(self._project_path / catalog["configuration"]["filepath"])
-        loader = self._get_config_loader()  # another: what a catalog has been read with stays so
         whole = not any(options.get(name) for name in FILTERS)
         if not (whole and loader.experiment.overwrite):
             loader.keep_numbering(record.get("classes", ()))

@@ -63,6 +63,12 @@ class Task(BaseModel):
         return Context(seed, self.number, where, progress, checkpoints, self.precision, drawn)
 
 
+def given_to_stages(task: str) -> dict[str, str]:
+    """The data sets that every stage of a method reads besides data, by argument."""
+    named = {name: f"params:{name}" for name in ("learner", "seed", "device")}
+    return {**named, "task": f"params:{task}.task", "scratch": "scratch"}
+
+
 def resolve_settings(learner: Method) -> Record:
     """The method with all its settings, those that nobody wrote among them."""
     return learner.model_dump(mode="json")
@@ -97,6 +103,7 @@ def synthesise_replay(
 
 
 def train_classifier(
+    *,
     learner: Method,
     seed: int,
     device: str,
@@ -120,6 +127,7 @@ def train_classifier(
 
 
 def train_generator(
+    *,
     learner: Method,
     seed: int,
     device: str,

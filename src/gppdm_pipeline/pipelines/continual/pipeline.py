@@ -85,7 +85,7 @@ def _task(learner: Method, tasks: list[str]) -> Pipeline:
             [f"{task}.replay", f"{task}.synthesise_replay_log"],
             name="synthesise_replay",
         ),
-        *_trainings(learner, before, task, context),
+        *_trainings(learner, before, task),
         node(
             nodes.evaluate,
             [*context, f"{task}.state", *_each([*earlier, task], "test")],
@@ -96,7 +96,7 @@ def _task(learner: Method, tasks: list[str]) -> Pipeline:
     return _named([*template[:1], *(each.tag(task) for each in template[1:])], task)
 
 
-def _trainings(learner: Method, before: str, task: str, context: list[str]) -> list[Node]:
+def _trainings(learner: Method, before: str, task: str) -> list[Node]:
     """Classifier and generator in the method's order, a state between the two."""
     states = [f"{before}.state", f"{task}.midway_state", f"{task}.state"]
     stages: list[tuple[Callable[..., object], list[str]]] = [
@@ -108,13 +108,11 @@ def _trainings(learner: Method, before: str, task: str, context: list[str]) -> l
     return [
         node(
             stage,
-            [
-                "params:learner",
-                *context,
-                "scratch",
-                states[i],
-                *(f"{task}.{name}" for name in data),
-            ],
+            {
+                **nodes.given_to_stages(task),
+                "state": states[i],
+                **{name: f"{task}.{name}" for name in data},
+            },
             [states[i + 1], f"{task}.{stage.__name__}_log"],
             name=stage.__name__,
         )
