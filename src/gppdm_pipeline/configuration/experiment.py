@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, create_model
 
 from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
 from gppdm_pipeline.algorithm.context import Precision
+from gppdm_pipeline.configuration.budget import Budget, Fit, with_steps
 from gppdm_pipeline.configuration.layers import Layer, Problems, choose, flatten, merged
 from gppdm_pipeline.configuration.uses import USES, DrawConfig, PredictConfig, PublishConfig
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
@@ -40,6 +41,7 @@ class Choices(BaseModel):
         variant: kept apart from the runs of other variants, under this name.
         overwrite: whether outputs of a run with other settings are removed first.
         checkpoint_seconds: how often a loop keeps what it needs to go on after it was stopped.
+        budget: how long the whole stream may take; it decides the steps of trainings.
         retention: whether training and validation images stay once nothing needs them.
         retention_of_test: the same of test images.
     """
@@ -56,6 +58,7 @@ class Choices(BaseModel):
     ) = None
     overwrite: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
+    budget: Budget = None
     retention: Retention = "keep"
     retention_of_test: Retention = "keep"
 
@@ -67,12 +70,14 @@ class Experiment(Choices):
         stream: the tasks.
         learner: the method with its settings.
         evaluation: what is measured and drawn of it, which decides nothing.
+        fit: what the budget came to, once that is settled; its steps are those of the learner.
         predict, draw, publish: what is done with what was learnt, which decides nothing either.
     """
 
     stream: StreamConfig
     learner: SerializeAsAny[Method]
     evaluation: EvaluationConfig = EvaluationConfig()
+    fit: Fit | None = None
     predict: PredictConfig = PredictConfig()
     draw: DrawConfig = DrawConfig()
     publish: PublishConfig = PublishConfig()
@@ -104,7 +109,7 @@ class Experiment(Choices):
         file of label embeddings is named by its own.
         """
         besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation", *USES}
-        besides |= {"retention", "retention_of_test"}
+        besides |= {"budget", "fit", "retention", "retention_of_test"}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
@@ -128,6 +133,11 @@ class Experiment(Choices):
         stream = self.stream.model_copy(update={"numbering": numbering})
         learner = self.learner.with_class_names(numbering, instead_of=names)
         return self.model_copy(update={"stream": stream, "learner": learner})
+
+    def fitted(self, fit: Fit) -> Experiment:
+        """This experiment with the steps that its budget came to."""
+        learner = with_steps(self.learner, fit.steps)
+        return self.model_copy(update={"learner": learner, "fit": fit})
 
     def record(self) -> dict[str, Any]:
         """Recorded beside outputs: the identity, the classes' names, the number of tasks."""

@@ -14,12 +14,10 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.catalog.datasets import OnDisk
 from gppdm_pipeline.catalog.registry import RegistryDataset
 from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.configuration.layers import ConfigurationError
 from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.evaluation.replay_quality import numbers_of
 from gppdm_pipeline.pipelines.audit.pipeline import RESULTS as AUDIT
@@ -133,10 +131,7 @@ class ExperimentHooks:
         return True
 
     def _check(self, pipeline: Pipeline) -> None:
-        try:
-            resolve_device(self._experiment.device)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
+        guard.device_of(self._experiment)
         guard.check_stream(self._experiment, pipeline)
 
     @hook_impl

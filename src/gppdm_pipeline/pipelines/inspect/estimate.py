@@ -91,8 +91,8 @@ def estimate_costs(
         device: where it will compute.
 
     Returns:
-        Plain JSON values: `device`, `seconds` (by stage, and `total`), `bytes` (by kind, and
-        `total`).
+        Plain JSON values: `device`, `seconds` (by stage, and `total`), `training_seconds` (those
+        of them that steps of trainings take), `bytes` (by kind, and `total`).
     """
     counts, tried = _read(stream, seed)
     new = [len(classes) for classes in first_seen(stream.classes_by_task(seed))]
@@ -102,6 +102,7 @@ def estimate_costs(
     classes = [len(task) for task in stream.classes_by_task(seed)]
     seen = [*accumulate(new)]
     seconds: dict[str, float] = {}
+    training = 0.0
     for task in range(len(classes)):
         trial = trials[min(task, len(trials) - 1)]
         for stage, loops in trial.loops.items():
@@ -110,13 +111,16 @@ def estimate_costs(
                 old = seen[task - 1] if task else 0
                 drawn = old if title == "synthesise_replay" else classes[task]
                 train = counts[task]["train"]
-                spent += loop.per_unit * _units(learner, title, drawn, train, first=not task)
+                took = loop.per_unit * _units(learner, title, drawn, train, first=not task)
+                spent += took
+                training += took if title.startswith("train_") else 0.0
             seconds[stage] = seconds.get(stage, 0.0) + spent
     seconds["evaluate"] = test_seconds * sum(accumulate(each["test"] for each in counts))
     size = _bytes(learner, stream, trials, counts, seen, images)
     return {
         "device": str(device),
         "seconds": {**seconds, "total": sum(seconds.values())},
+        "training_seconds": training,
         "bytes": {**size, "total": sum(size.values())},
     }
 
