@@ -145,6 +145,7 @@ def _parameters(experiment: Experiment) -> dict[str, Any]:
         "stream": experiment.stream.model_dump(mode="json"),
         "learner": experiment.learner.model_dump(mode="json"),
         "evaluation": experiment.evaluation.model_dump(mode="json"),
+        "space": experiment.space.model_dump(mode="json"),
         "configuration": experiment.settings(),
         **{name: getattr(experiment, name).model_dump(mode="json") for name in USES},
         **tasks,
