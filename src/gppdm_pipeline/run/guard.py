@@ -20,11 +20,12 @@ from gppdm_pipeline.catalog.retention import ReleasableImages
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import ConfigurationError, flatten
 from gppdm_pipeline.configuration.params import written
-from gppdm_pipeline.evaluation.extractors import ExtractorError, build_extractors
+from gppdm_pipeline.evaluation.extractors import build_extractors
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_FOLDER, FROM_MLFLOW
 from gppdm_pipeline.pipelines.continual.assessment import NAMESPACE
 from gppdm_pipeline.run.command import FILTERS, RefusedError
 from gppdm_pipeline.run.same_images import changed_images
+from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.streams.scenario import read_task
 
 
@@ -219,7 +220,7 @@ def check_images(experiment: Experiment) -> None:
     images = read_task(experiment.stream, experiment.seed, 1).train
     try:
         classes = len(experiment.stream.class_names)
-        experiment.learner.check(images.image_shape, classes)
+        experiment.learner.check(experiment.space.shape_of(images.image_shape), classes)
     except ValueError as error:
         raise RefusedError(f"{experiment.method} cannot learn these images: {error}") from error
 
@@ -251,7 +252,7 @@ def check_extractors(experiment: Experiment, pipeline: Pipeline) -> None:
     try:
         for extract in build_extractors(experiment.evaluation, CPU).values():
             extract(np.zeros((1, 8, 8, 1), np.uint8))
-    except ExtractorError as error:
+    except EncoderError as error:
         raise RefusedError(str(error)) from error
 
 

@@ -27,7 +27,7 @@ from gppdm_pipeline.pipelines.inspect.page import as_markdown
 from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
 from gppdm_pipeline.pipelines.publish.pipeline import REGISTRY
 from gppdm_pipeline.run import growing, guard, using
-from gppdm_pipeline.run.command import Command, Lock
+from gppdm_pipeline.run.command import Command, Lock, RefusedError
 from gppdm_pipeline.run.loader import ExperimentLoader
 from gppdm_pipeline.run.mlflow_places import database_uri
 from gppdm_pipeline.run.releasing import (
@@ -117,6 +117,13 @@ class ExperimentHooks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> bool:
         """Check what does not train; whether that is so."""
+        beside = _inspects(pipeline) or _audits(pipeline) or using.uses(pipeline)
+        if beside and self._experiment.space.encodes:
+            raise RefusedError(
+                f"space.name = {self._experiment.space.name}: inspect, predict, draw, publish and "
+                "audit work on what is learnt in pixels alone. Learn pixels (space.name=pixels) to "
+                "use them; the report of the pipeline continual tells what came out of features."
+            )
         if _compares(pipeline):
             guard.check_reports(self._experiment.benchmark, catalog)
         elif _inspects(pipeline):

@@ -142,6 +142,7 @@ def _parameters(experiment: Experiment) -> dict[str, Any]:
         "stream": experiment.stream.model_dump(mode="json"),
         "learner": experiment.learner.model_dump(mode="json"),
         "evaluation": experiment.evaluation.model_dump(mode="json"),
+        "space": experiment.space.model_dump(mode="json"),
         "configuration": experiment.settings(),
         "budget": experiment.fit.model_dump(mode="json") if experiment.fit else {},
         **{name: getattr(experiment, name).model_dump(mode="json") for name in USES},

@@ -30,6 +30,7 @@ from gppdm_pipeline.run.command import FILTERS, Command, RefusedError
 from gppdm_pipeline.run.growing import first_new_task, new_namespaces, read_record
 from gppdm_pipeline.run.loader import ExperimentLoader
 from gppdm_pipeline.run.tracking import TrackingError
+from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.streams.sources import SourceError
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ TOLD = (
     ConfigurationError,
     DatasetError,
     DivergedError,
+    EncoderError,
     RankError,
     RefusedError,
     RoomError,

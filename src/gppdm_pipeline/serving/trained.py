@@ -56,12 +56,19 @@ class Learned:
         """The state in `folder`.
 
         Raises:
-            StateError: if it is missing or damaged, or does not say what it was made with.
+            StateError: if it is missing or damaged, does not say what it was made with, or has
+                learnt something else than pixels.
         """
         manifest = verify_state(folder)
         if not manifest["configuration"]:
             raise StateError(
                 f"{folder} does not say what it was made with: make it again by running its task."
+            )
+        if space := manifest["configuration"].get("space"):
+            raise StateError(
+                f"{folder} has learnt {space['name']}, and what uses a state is given pixels: the "
+                "report and metrics.json tell what came out. To use a state, learn pixels "
+                "(space.name=pixels)."
             )
         return cls(folder, manifest, load_state(folder))
 

@@ -29,6 +29,7 @@ from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.ranks import on_all_ranks
 from gppdm_pipeline.pipelines.measure import measured
 from gppdm_pipeline.pipelines.progress import bars_of
+from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.scenario import StreamConfig, read_task
 from gppdm_pipeline.streams.sources import fingerprint
 
@@ -80,6 +81,17 @@ def split(
     """The task's images for training, validation and test."""
     images = read_task(stream, seed, task.number)
     return images.train, images.validation, images.test
+
+
+def encode(
+    space: SpaceConfig,
+    device: str,
+    train: LabelledImages,
+    validation: LabelledImages,
+    test: LabelledImages,
+) -> tuple[LabelledImages, ...]:
+    """The same images as they are learnt: what the encoder of the space makes of them."""
+    return tuple(space.encoded([train, validation, test], resolve_device(device)))
 
 
 def synthesise_replay(
