@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from diffusers import DiffusionPipeline
 from kedro.framework.project import configure_project
 from kedro.runner import SequentialRunner
 from PIL import Image
@@ -131,14 +132,24 @@ def test_drawing(shots):
         np.array_equal(image, np.asarray(Image.open(drawn / row["file"])))
         for image, row in zip(first, rows, strict=True)
     )
-    use("draw", classes="5", images=3, like=str(shots / "0.png"), signal=0.99)
+    assert not (OUTPUT / "drawn_interpolation.png").exists()
+    like = {"like": str(shots / "0.png"), "signal": 0.99}
+    use("draw", classes="5", images=3, towards="8", **like)
     assert len(list(drawn.glob("*.png"))) == 3
     like = np.asarray(Image.open(next(drawn.glob("*.png"))), float)
     given = np.asarray(Image.open(shots / "0.png").resize((8, 8), Image.Resampling.BOX), float)
     assert np.corrcoef(like.ravel(), given.ravel())[0, 1] > 0.5  # little noise was added
     assert (OUTPUT / "drawn_grid.png").exists()
+    with (OUTPUT / "drawn_interpolation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["class"], row["towards"]) for row in rows} == {("5", "8")}
+    assert [float(row["share"]) for row in rows] == [i / 8 for i in range(9)]
     with refused("draw.classes = 3-x: unknown 'x'", "Learnt are '0'"):
         use("draw", classes="3-x")
+    with refused("draw.towards = '8': it is the only class that is drawn"):
+        use("draw", classes="8", towards="8")
+    with refused("draw.towards = 'x': unknown 'x'. Learnt are '0'"):
+        use("draw", towards="x")
     with refused("draw.like", "no image"):
         use("draw", like=str(shots / "3.png"))
 
@@ -148,7 +159,7 @@ def published(learnt):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(learnt)
         configure_project("gppdm_pipeline")
-        use("publish")
+        use("publish", folder=str(learnt / "folder"))
     return ModelRegistry(f"sqlite:///{learnt}/mlflow.db", "digits")
 
 
@@ -174,6 +185,21 @@ def test_the_published_model_answers_as_the_pipeline_does(published, shots, lear
     with TestClient(serve.application(served, {"version": version})) as client:
         answer = client.post("/invocations", json={"inputs": pixels.tolist()})
     assert answer.json()["predictions"] == expected.where(expected.notna(), None).to_dict("records")
+
+
+def test_the_published_folder_draws_as_the_pipeline_does(published, learnt, monkeypatch, tmp_path):
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path))
+    folder = str(learnt / "folder")
+    pipeline = DiffusionPipeline.from_pretrained(
+        folder, custom_pipeline=folder, trust_remote_code=True
+    )
+    use("draw", classes="3-8", images=2)
+    drawn = [np.asarray(Image.open(file)) for file in sorted((OUTPUT / "drawn").glob("*.png"))]
+    again = pipeline(classes=["3", "8"], num_images_per_class=2).images
+    assert np.array_equal(np.stack(drawn), np.stack([*map(np.asarray, again)]))
+    (learnt / "folder/thesis.tex").touch()
+    with refused("publish.folder = ", "it holds thesis.tex, which a publication would replace"):
+        use("publish", folder=folder)
 
 
 def test_versions_follow_each_other_and_can_be_taken_back(published):
