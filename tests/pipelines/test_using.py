@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import shutil
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import mlflow
@@ -63,9 +67,10 @@ def use(pipeline, **params):
         session.run(pipeline_names=[pipeline], runner=SequentialRunner())
 
 
-@pytest.fixture
-def shots(tmp_path):
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
     """Digits as PNG files of another size and of colours, one of them damaged."""
+    tmp_path = tmp_path_factory.mktemp("shots")
     images = SklearnDigits().read("test").images[:6]
     for number, pixels in enumerate(images):
         picture = Image.fromarray(pixels[..., 0]).resize((16, 16), Image.Resampling.NEAREST)
@@ -74,8 +79,17 @@ def shots(tmp_path):
     return tmp_path
 
 
-def test_predictions(shots, capsys):
-    use("predict", images=str(shots), least_sure=2)
+@pytest.fixture(scope="module")
+def predicted(learnt, shots):
+    """What the pipeline has said."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
+        patch.chdir(learnt)
+        configure_project("gppdm_pipeline")
+        use("predict", images=str(shots), least_sure=2)
+    return said.getvalue()
+
+
+def test_predictions(shots, predicted):
     with (OUTPUT / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == [f"{n}.png" for n in range(6)]
@@ -99,7 +113,7 @@ def test_predictions(shots, capsys):
     sure = sorted(row["probability"] for row in table if row["label"])
     assert [row["probability"] for row in summary["least_sure"]] == sure[:2]
     assert sum(summary["labels"].values()) == 5
-    assert "6 images classified by digits/gppdm/seed_0, task_02" in capsys.readouterr().out
+    assert "6 images classified by digits/gppdm/seed_0, task_02" in predicted
     assert not list(OUTPUT.glob(".*"))
 
 
@@ -163,28 +177,39 @@ def published(learnt):
     return ModelRegistry(f"sqlite:///{learnt}/mlflow.db", "digits")
 
 
-def test_the_published_model_answers_as_the_pipeline_does(published, shots, learnt):
-    files = [str(shots / f"{n}.png") for n in (0, 1, 2, 4, 5)]
-    calibration = Calibration.of(json.loads((OUTPUT / "calibration.json").read_text()))
-    predictor = Learned.read(STATE).predictor(calibration)
-    expected = pd.DataFrame(answered(predictor, files, paths=True))
+@pytest.mark.usefixtures("predicted")
+def test_all_that_answer_agree_to_the_bit(published, shots, learnt, tmp_path):
+    """Pipeline, pyfunc, service and estimator."""
+    table = pq.read_table(OUTPUT / "predictions.parquet").to_pandas()
+    table = table[table["problem"].isna()].reset_index(drop=True)
+    expected = table.drop(columns=["file", "problem"])
+    files = [str(shots / name) for name in table["file"]]
+    predictor = Learned.read(STATE).predictor()
+    pixels = np.stack([predictor.pixels(Path(file)) for file in files])
+
     mlflow.set_tracking_uri(f"sqlite:///{learnt}/mlflow.db")
     try:
         model = mlflow.pyfunc.load_model("models:/digits-gppdm@champion")
     finally:
         mlflow.set_tracking_uri(None)
-    pd.testing.assert_frame_equal(model.predict(pd.DataFrame({"path": files})), expected)
-    pixels = np.stack([predictor.pixels(Path(file)) for file in files])
-    pd.testing.assert_frame_equal(model.predict(pixels), expected, check_exact=True)
+    same = partial(
+        pd.testing.assert_frame_equal, right=expected, check_exact=True, check_dtype=False
+    )
+    same(model.predict(pd.DataFrame({"path": files})))
+    same(model.predict(pixels))
+    same(model.predict([base64.b64encode(Path(file).read_bytes()).decode() for file in files]))
     assert model.metadata.signature.inputs is not None
-    place = published.download("digits-gppdm", 1, shots / "model")
+    place = published.download("digits-gppdm", 1, tmp_path / "model")
     assert not [*place.rglob("*.pkl"), *place.rglob("*.pickle")]
+
     estimator = ContinualClassifier.load(STATE, OUTPUT / "calibration.json")
     assert estimator.predict_proba(pixels).max(1).tolist() == expected["probability"].tolist()
+    assert estimator.predict(pixels).tolist() == expected["label"].tolist()
+
     served, version = serve.load(published, "digits-gppdm", "champion", "cpu")
     with TestClient(serve.application(served, {"version": version})) as client:
         answer = client.post("/invocations", json={"inputs": pixels.tolist()})
-    assert answer.json()["predictions"] == expected.where(expected.notna(), None).to_dict("records")
+    same(pd.DataFrame(answer.json()["predictions"]))
 
 
 def test_the_published_folder_draws_as_the_pipeline_does(published, learnt, monkeypatch, tmp_path):
@@ -209,6 +234,10 @@ def test_versions_follow_each_other_and_can_be_taken_back(published):
     assert record["validation_accuracy"] == record["champion_accuracy"]
     use("publish", version=1)
     assert published.version_of("digits-gppdm", "champion") == 1
+    run_id = published._client.get_model_version("digits-gppdm", "2").run_id
+    run = published._client.get_run(run_id)  # MLflow links a run with the versions that name it
+    assert (run.info.run_name, run.data.tags["method"]) == ("gppdm seed 0", "gppdm")
+    assert "average_accuracy" in run.data.metrics
     with refused("publish.version = 9: digits-gppdm has no such version; there are 1, 2."):
         use("publish", version=9)
 
@@ -240,3 +269,22 @@ def test_a_model_whose_files_were_changed_is_refused_by_name(published, learnt):
             mlflow.pyfunc.load_model(source)
     finally:
         file.write_bytes(content)
+
+
+@pytest.mark.slow  # writing takes ten seconds
+@pytest.mark.filterwarnings("ignore")  # what the exporter and its libraries warn of
+@pytest.mark.usefixtures("predicted")
+def test_onnx_agrees_with_the_pipeline(shots, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    use("publish", folder=str(tmp_path / "folder"))
+    table = pq.read_table(OUTPUT / "predictions.parquet").to_pandas()
+    table = table[table["problem"].isna()]
+    predictor = Learned.read(STATE).predictor()
+    pixels = np.stack([predictor.pixels(shots / name) for name in table["file"]])
+    file = str(tmp_path / "folder/classifier.onnx")
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (shares,) = session.run(None, {"images": pixels})
+    names = json.loads((tmp_path / "folder/classes.json").read_text())
+    assert [names[k] for k in shares.argmax(1)] == table["label"].tolist()
+    assert np.allclose(shares.max(1), table["probability"], rtol=0, atol=1e-4)
+    assert "classifier.onnx" in (tmp_path / "folder/README.md").read_text()
