@@ -65,7 +65,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         audit.create_pipeline([task_name(t) for t in range(1, tasks + 1)]),
         compare.create_pipeline(),
         learn,
-        draw.create_pipeline(),
+        draw.create_pipeline(experiment.draw.towards is not None),
         inspect.create_pipeline(experiment.shows_real_images),
         predict.create_pipeline(),
         publish.create_pipeline(),
