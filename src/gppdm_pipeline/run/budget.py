@@ -98,6 +98,11 @@ def settle(
 
 def _measured(experiment: Experiment) -> Fit:
     assert experiment.budget
+    if experiment.space.encodes:
+        raise ConfigurationError(
+            f"budget = {experiment.budget} with space.name = {experiment.space.name}: how long a "
+            "stream takes is measured in pixels alone. Set budget=none, and steps by hand."
+        )
     device = guard.device_of(experiment)
     guard.check_images(experiment)
     logger.info("budget %s: trying the method, to see how long it takes ...", experiment.budget)
