@@ -8,10 +8,7 @@ with the same settings, is not run again.
 from __future__ import annotations
 
 import json
-import os
-import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,11 +19,13 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gppdm_pipeline import sweep
 from gppdm_pipeline.catalog.datasets import ImagesDataset
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.params import TypedLoader, written
 from gppdm_pipeline.faults import PlainCommand
+from gppdm_pipeline.grids import executors, runs
+from gppdm_pipeline.grids.executors import Executor
+from gppdm_pipeline.grids.making import Wanted, make_all
 from gppdm_pipeline.plans.record_pictures import strip_of
 from gppdm_pipeline.plans.records import record_of
 from gppdm_pipeline.plans.retired import without_retired
@@ -108,26 +107,25 @@ class PlannedRun:
 @click.option("--streams", help="Only these, joined by commas.")
 @click.option("--variants", help="Only these, joined by commas.")
 @click.option("--seeds", help="Only these, joined by commas.")
-@click.option("--jobs", default=1, show_default=True, type=click.IntRange(1), help="Runs at once.")
 @click.option("--tables", is_flag=True, help="Run nothing, write the tables of what there is.")
+@executors.options
 def main(
     file: Path,
     streams: str | None,
     variants: str | None,
     seeds: str | None,
-    jobs: int,
     tables: bool,
+    **where: Any,
 ) -> None:
     """Run what has no record yet, and write the tables."""
-    sweep.work_in_project()
-    if jobs > 1:  # else each would have a thread on every core
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    runs.work_in_project()
+    executor = executors.chosen(**where)
     plan, folder = read_plan(file), RESULTS / file.stem
     on = _chosen("streams", streams, plan.streams)
     known = {str(seed): seed for name in on for seed in plan.streams[name].seeds}
     chosen = [known[seed] for seed in _chosen("seeds", seeds, known)]
     wanted = runs_of(plan, on, _chosen("variants", variants, plan.variants), chosen)
-    failed = [] if tables else run_all(wanted, folder, jobs)
+    failed = [] if tables else run_all(wanted, folder, executor)
     files = {name: _records(plan, folder, name) for name in plan.streams}
     text = differences({name: of for name, (of, _) in files.items()}, plan.differences)
     text += "\n".join(
@@ -137,7 +135,7 @@ def main(
     write_between(TABLES, file.stem, text)
     click.echo(text)
     if failed:
-        names = "\n".join(f"  {planned}" for planned in failed)
+        names = "\n".join(f"  {name}" for name in failed)
         raise click.ClickException(f"{len(failed)} of {len(wanted)} runs failed:\n{names}")
 
 
@@ -172,54 +170,50 @@ def runs_of(
     ]
 
 
-def run_all(wanted: list[PlannedRun], folder: Path, jobs: int = 1) -> list[PlannedRun]:
-    """Run what has no record, `jobs` runs at once; returns the runs that failed."""
-    experiments = sweep.experiments_of(planned.params for planned in wanted)
+def run_all(wanted: list[PlannedRun], folder: Path, executor: Executor) -> list[str]:
+    """Run what has no record; returns the names of the runs that failed."""
+    experiments = runs.experiments_of(planned.params for planned in wanted)
+    planned = {
+        Wanted(str(each), each.params, experiment): each
+        for each, experiment in zip(wanted, experiments, strict=True)
+    }
 
-    def run(number: int, planned: PlannedRun, experiment: Experiment) -> bool:
-        return _run(planned, experiment, planned.record(folder), f"[{number}/{len(wanted)}]")
+    def kept(run: Wanted) -> None:
+        keep(run.experiment, planned[run].record(folder), planned[run].pictured)
 
-    with ThreadPoolExecutor(jobs) as pool, sweep.runs_end_with_this():
-        try:
-            ended = list(pool.map(run, range(1, len(wanted) + 1), wanted, experiments))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [planned for planned, well in zip(wanted, ended, strict=True) if not well]
+    def there(run: Wanted) -> str | None:
+        if _has_record(run.experiment, planned[run].record(folder)):
+            return "recorded"
+        if not runs.is_finished(run.experiment):
+            return None
+        kept(run)
+        return f"finished, {runs.result(run.experiment)}"
+
+    return [run.name for run in make_all([*planned], executor, there, kept)]
 
 
-def _run(planned: PlannedRun, experiment: Experiment, file: Path, number: str) -> bool:
-    """Make the record of one run, unless it is there; False if the run failed."""
-    heading = f"{number} {planned}"
-    if record := _recorded(experiment, file):
-        if record != file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            for suffix in (".json", ".npz"):
-                if record.with_suffix(suffix).exists():
-                    file.with_suffix(suffix).write_bytes(record.with_suffix(suffix).read_bytes())
-        click.echo(f"{heading}: recorded")
-        return True
-    click.echo(f"{heading} ...")
-    start = time.monotonic()
-    if not sweep.is_finished(experiment) and not sweep.run(planned.params):
-        click.echo(f"{heading}: failed; its message is above", err=True)
-        return False
-    keep(experiment, file, planned.pictured)
-    click.echo(f"{heading}: {time.monotonic() - start:.0f} s, {sweep.result(experiment)}")
-    return True
+def _has_record(experiment: Experiment, file: Path) -> bool:
+    """Whether a run has a record, which may be that of another plan, and is copied then."""
+    record = _recorded(experiment, file)
+    if record and record != file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for suffix in (".json", ".npz"):
+            if record.with_suffix(suffix).exists():
+                file.with_suffix(suffix).write_bytes(record.with_suffix(suffix).read_bytes())
+    return record is not None
 
 
 def keep(experiment: Experiment, file: Path, pictured: bool) -> None:
     """Write the record of a finished run, and if `pictured`, a few of its replayed images."""
-    reports = sweep.REPORTS / experiment.run
-    last = max((sweep.STATES / experiment.run).glob("task_*/state/provenance.json"))
+    reports = runs.REPORTS / experiment.run
+    last = max((runs.STATES / experiment.run).glob("task_*/state/provenance.json"))
     logs = sorted(reports.glob("task_*/*.json"))
     record = record_of(
-        sweep.read(reports / "metrics.json"),
-        {f"{log.parent.name}.{log.stem}": sweep.read(log) for log in logs},
-        {**sweep.read(last), "date": datetime.now(UTC).date().isoformat()},
+        runs.read(reports / "metrics.json"),
+        {f"{log.parent.name}.{log.stem}": runs.read(log) for log in logs},
+        {**runs.read(last), "date": datetime.now(UTC).date().isoformat()},
     )
-    if images := sweep.learnt(experiment):
+    if images := runs.learnt(experiment):
         record["images"] = images
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, separators=(",", ":")) + "\n")
@@ -255,7 +249,7 @@ def _chosen(option: str, given: str | None, known: Mapping[str, object]) -> list
 def _recorded(experiment: Experiment, file: Path) -> Path | None:
     """A record of these settings: the run's own, or one of another plan."""
     for record in (file, *sorted(RESULTS.rglob("seed_*.json"))):
-        if record.exists() and _is_of(experiment, sweep.read(record)):
+        if record.exists() and _is_of(experiment, runs.read(record)):
             return record
     return None
 
@@ -266,12 +260,12 @@ def _records(
     """Files of a stream's records by variant, and the seeds of those that are of other settings."""
     records: dict[str, list[Path]] = {variant: [] for variant in plan.variants}
     others: dict[str, list[int]] = {}
-    runs = runs_of(plan, [stream], list(plan.variants))
-    there = [planned for planned in runs if planned.record(folder).exists()]
-    experiments = sweep.experiments_of(planned.params for planned in there)
+    wanted = runs_of(plan, [stream], list(plan.variants))
+    there = [planned for planned in wanted if planned.record(folder).exists()]
+    experiments = runs.experiments_of(planned.params for planned in there)
     for planned, experiment in zip(there, experiments, strict=True):
         file = planned.record(folder)
-        if _is_of(experiment, sweep.read(file)):
+        if _is_of(experiment, runs.read(file)):
             records[planned.variant].append(file)
         else:
             others.setdefault(planned.variant, []).append(planned.seed)
@@ -298,7 +292,7 @@ def _is_of(experiment: Experiment, record: Mapping[str, Any]) -> bool:
         )
     except ValidationError:  # of a key that there is no more
         return False
-    return same and sweep.of_same_images(experiment, record.get("images"))
+    return same and runs.of_same_images(experiment, record.get("images"))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tests.reference.experiments import experiment_of
 
 from gppdm_pipeline import sweep
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
+from gppdm_pipeline.grids import runs
 from gppdm_pipeline.run.session import Session
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +68,7 @@ def test_nothing_to_compare():
 
 
 def test_sweep_then_compare(monkeypatch, capsys):
-    monkeypatch.setattr(sweep, "run", in_this_process)
+    monkeypatch.setattr(runs, "run", in_this_process)
     done = swept("finetune,exemplar", "0,1")
     assert done.exit_code == 0, done.output
     assert "[4/4] digits/exemplar/seed_1: " in done.output
@@ -121,12 +122,12 @@ def test_only_a_whole_run_with_the_same_settings_is_finished():
     configuration = Path("data/06_models/digits/finetune/seed_0/configuration.json")
     configuration.parent.mkdir(parents=True)
     configuration.write_text(json.dumps(experiment.record()))
-    assert not sweep.is_finished(experiment)
+    assert not runs.is_finished(experiment)
     (REPORTS / "finetune" / "seed_0").mkdir(parents=True)
     (REPORTS / "finetune" / "seed_0" / "metrics.json").write_text("{}")
-    assert sweep.is_finished(experiment)
+    assert runs.is_finished(experiment)
     other = experiment_of("benchmark=digits,method=finetune,seed=0,classifier.steps=7")
-    assert not sweep.is_finished(other)
+    assert not runs.is_finished(other)
     *train, test = (f"{number}" for number in range(experiment.number_of_tasks + 1))
     last = f"task_{experiment.number_of_tasks:02d}"
     for folder, name, content in (
@@ -135,8 +136,8 @@ def test_only_a_whole_run_with_the_same_settings_is_finished():
     ):
         folder.mkdir(parents=True)
         (folder / name).write_text(json.dumps(content))
-    assert sweep.learnt(experiment) == digest(*train, test)
-    assert not sweep.is_finished(experiment)
+    assert runs.learnt(experiment) == digest(*train, test)
+    assert not runs.is_finished(experiment)
 
 
 def test_each_run_has_a_process_of_its_own(monkeypatch):
@@ -147,8 +148,8 @@ def test_each_run_has_a_process_of_its_own(monkeypatch):
         code = len(commands) - 1
         return Mock(wait=lambda: code)
 
-    monkeypatch.setattr(sweep.subprocess, "Popen", record)
-    assert [sweep.run("seed=1"), sweep.run("seed=2")] == [True, False]
+    monkeypatch.setattr(runs.subprocess, "Popen", record)
+    assert [runs.run("seed=1"), runs.run("seed=2")] == [True, False]
     assert [command[1:] for command in commands] == [
         ["-m", "gppdm_pipeline", f"--params=seed={seed}"] for seed in (1, 2)
     ]
@@ -158,11 +159,11 @@ STOPPED = """
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from gppdm_pipeline import sweep
+from gppdm_pipeline.grids import runs
 from gppdm_pipeline.run.session import Session
 sys.executable = sys.argv[1]  # what stands for Python, and for a run that takes long
-with ThreadPoolExecutor(2) as pool, sweep.runs_end_with_this():
-    list(pool.map(sweep.run, ("seed=0", "seed=1")))
+with ThreadPoolExecutor(2) as pool, runs.runs_end_with_this():
+    list(pool.map(runs.run, ("seed=0", "seed=1")))
 """
 
 
@@ -212,7 +213,7 @@ def test_comparing_in_a_process_of_its_own():
 
 def test_comparing_does_not_go_on_with_a_stopped_run(monkeypatch):
     """Else it would take its own earlier table for what is missing no more."""
-    monkeypatch.setattr(sweep, "run", in_this_process)
+    monkeypatch.setattr(runs, "run", in_this_process)
     swept("finetune")
     compare()
     table = REPORTS / "comparison" / "table.md"

@@ -20,7 +20,7 @@ from gppdm_pipeline.cli import run as kedro_run
 from gppdm_pipeline.run.mlflow_places import artifact_location, database_uri, follow_move
 from gppdm_pipeline.run.session import Session
 from gppdm_pipeline.run.summary import print_summary
-from gppdm_pipeline.run.tracking import LONGEST_KEY, _key
+from gppdm_pipeline.run.tracking import LONGEST_KEY, _experiment, _key
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -127,6 +127,28 @@ def test_a_database_that_is_not_the_projects_is_left_alone(tmp_path, caplog):
     assert (
         client.get_experiment_by_name("digits").artifact_location == (tmp_path / "files").as_uri()
     )
+
+
+def test_a_server_keeps_the_files_of_runs():
+    served = {**SETTINGS, "tracking_uri": "https://server:5000"}
+    assert artifact_location(served, Path("/project")) is None
+    for settings in (served, SETTINGS):
+        bucket = {**settings, "artifact_location": "s3://bucket/files"}
+        assert artifact_location(bucket, Path("/project")) == "s3://bucket/files"
+    assert artifact_location(SETTINGS, Path("/project")) == "file:///project/mlruns"
+
+
+def test_of_runs_that_make_an_experiment_at_once_all_have_it(tmp_path, monkeypatch):
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    settings = {**SETTINGS, "description": ""}
+    first = _experiment(client, settings, tmp_path, "digits")
+    look, seen = client.get_experiment_by_name, []
+    monkeypatch.setattr(
+        client, "get_experiment_by_name", lambda name: seen.append(name) or
+        (look(name) if len(seen) > 1 else None)
+    )  # fmt: skip
+    assert _experiment(client, settings, tmp_path, "digits") == first
+    assert len(seen) == 2
 
 
 def test_a_path_with_brackets_is_shown_as_it_is(tmp_path, capsys):

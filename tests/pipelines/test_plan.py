@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from kedro.runner import SequentialRunner
 from tests.reference.experiments import experiment_of
 
-from gppdm_pipeline import plan, sweep
+from gppdm_pipeline import plan
 from gppdm_pipeline.configuration.params import parse
+from gppdm_pipeline.grids import runs
 from gppdm_pipeline.run.same_images import hash_of_images
 from gppdm_pipeline.run.session import Session
 
@@ -46,7 +47,7 @@ PLAN = {
 
 @pytest.fixture(autouse=True)
 def project(project, monkeypatch):
-    monkeypatch.setattr(sweep, "run", in_this_process)
+    monkeypatch.setattr(runs, "run", in_this_process)
     Path("docs").mkdir()
     marks = "# Results\n<!-- trial: made by the plan -->\nold\n<!-- end of trial -->\nend\n"
     Path("docs/results.md").write_text(marks)
@@ -199,7 +200,7 @@ def test_runs_at_once(monkeypatch):
         together.wait()
         return False
 
-    monkeypatch.setattr(sweep, "run", run)
+    monkeypatch.setattr(runs, "run", run)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     done = planned("--jobs=2")
     assert os.environ.pop("OMP_NUM_THREADS") == str(max(1, (os.cpu_count() or 1) // 2))
@@ -218,7 +219,7 @@ def test_stopped_it_begins_no_further_run(monkeypatch):
         time.sleep(0.5)
         return False
 
-    monkeypatch.setattr(sweep, "run", run)
+    monkeypatch.setattr(runs, "run", run)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     try:
         assert planned().exit_code == 1
@@ -253,10 +254,10 @@ def test_records_of_other_settings_are_left_out_and_named():
 def test_experiments_read_together_are_those_read_alone():
     params = ["benchmark=digits,method=lwf,seed=3", "benchmark=my,method=joint", "seed=1"]
     with pytest.raises(click.ClickException, match="benchmark"):
-        sweep.experiments_of(params)
+        runs.experiments_of(params)
     del params[1]
-    assert sweep.experiments_of(params) == [experiment_of(each) for each in params]
-    assert [experiment.seed for experiment in sweep.experiments_of(params)] == [3, 1]
+    assert runs.experiments_of(params) == [experiment_of(each) for each in params]
+    assert [experiment.seed for experiment in runs.experiments_of(params)] == [3, 1]
 
 
 def test_a_setting_of_the_preset_may_be_null():

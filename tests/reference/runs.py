@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,9 @@ def outputs(layer: str, run: str = "digits/finetune/seed_0") -> Path:
 def contents(folder: Path) -> dict[str, bytes]:
     files = (file for file in folder.rglob("*") if file.is_file())
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def free_port() -> int:
+    """On loopback; nothing keeps others from it until it is taken."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])

@@ -155,7 +155,9 @@ class ModelRegistry:
         """
         try:
             found = self._client.get_model_version(name, str(version))
-            place = mlflow.artifacts.download_artifacts(found.source, dst_path=str(folder))
+            place = mlflow.artifacts.download_artifacts(
+                found.source, dst_path=str(folder), tracking_uri=self._client.tracking_uri
+            )
         except (MlflowException, OSError) as error:
             raise RegistryError(f"models:/{name}/{version} cannot be read: {error}") from error
         if folder_digest(Path(place)) != found.tags.get(DIGEST):

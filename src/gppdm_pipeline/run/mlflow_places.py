@@ -20,6 +20,7 @@ from gppdm_pipeline.locks import locked
 logger = logging.getLogger(__name__)
 
 SQLITE = "sqlite:///"
+SERVERS = ("http", "https")
 _OF_URLS = "?#%"  # mean something else in a URL, and SQLAlchemy has no way to write them
 
 
@@ -35,9 +36,18 @@ def database_uri(settings: Mapping[str, str], project: Path) -> str:
     return SQLITE + (os.path.relpath(file) if {*file} & {*_OF_URLS} else file)
 
 
-def artifact_location(settings: Mapping[str, str], project: Path) -> str:
-    """Where the files of new experiments are kept, as a URI."""
-    return (_home(project) / settings["artifact_location"]).as_uri()
+def artifact_location(settings: Mapping[str, str], project: Path) -> str | None:
+    """Where the files of new experiments are kept, as a URI.
+
+    None with a server, which keeps them itself: a folder here would be another one for each machine
+    that writes to it.
+    """
+    location = settings["artifact_location"]
+    if "://" in location:
+        return location
+    if urlsplit(settings["tracking_uri"]).scheme in SERVERS:
+        return None
+    return (_home(project) / location).as_uri()
 
 
 def alone(uri: str) -> AbstractContextManager[object]:
@@ -68,7 +78,7 @@ def follow_move(settings: Mapping[str, str], project: Path) -> None:
         ).fetchone():
             return
         for old in {*_moved(database, names[1], home)}:
-            runs = _correct(database, old, artifact_location(settings, project))
+            runs = _correct(database, old, (home / names[1]).as_uri())
             logger.info(
                 "The project stood in %s when MLflow's database was made: it names the files of %d "
                 "runs in %s now.",

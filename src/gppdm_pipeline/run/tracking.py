@@ -233,16 +233,20 @@ def log_comparison(
 def _experiment(
     client: MlflowClient, settings: Mapping[str, str], project: Path, benchmark: str
 ) -> str:
-    """The experiment's identifier; it is made if it is not there."""
+    """The experiment's identifier; it is made if it is not there, by the first of many writers."""
     found = client.get_experiment_by_name(benchmark)
-    if found is not None:
-        return str(found.experiment_id)
-    made = client.create_experiment(
-        benchmark,
-        artifact_location=artifact_location(settings, project),
-        tags={"mlflow.note.content": settings["description"]},
-    )
-    return str(made)
+    if found is None:
+        try:
+            return client.create_experiment(
+                benchmark,
+                artifact_location=artifact_location(settings, project),
+                tags={"mlflow.note.content": settings["description"]},
+            )
+        except MlflowException:
+            found = client.get_experiment_by_name(benchmark)
+            if found is None:
+                raise
+    return found.experiment_id
 
 
 def _create_run(

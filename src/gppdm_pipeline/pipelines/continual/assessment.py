@@ -26,6 +26,7 @@ from gppdm_pipeline.evaluation.replay_quality import (
 )
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
+from gppdm_pipeline.methods.ranks import on_all_ranks
 from gppdm_pipeline.pipelines.continual.nodes import Record, Task, given_to_stages
 from gppdm_pipeline.pipelines.measure import measured
 from gppdm_pipeline.streams.scenario import StreamConfig
@@ -79,7 +80,7 @@ def draw_last_replay(
     """A few images of every class, as a task after the last one would replay them."""
     few = learner.replaying(evaluation.images_per_class)
     context = replace(task.context(seed, device, drawn=scratch.drawn), task=task.number + 1)
-    return measured(lambda: few.synthesise_replay(state, context))
+    return measured(lambda: on_all_ranks(few, "synthesise_replay", context, state=state))
 
 
 def assess_replay(
