@@ -10,7 +10,7 @@ import pytest
 from kedro.runner import SequentialRunner
 from tests.reference.runs import TINY, outputs, refused, run
 
-from gppdm_pipeline import sweep
+from gppdm_pipeline.grids import runs
 from gppdm_pipeline.run import budget
 from gppdm_pipeline.run.session import Session
 
@@ -53,9 +53,9 @@ def test_steps_are_chosen_once_for_all_seeds_and_longer_streams(measured, caplog
 
     params = "benchmark=digits,device=cpu,method=finetune,classifier.width=8,classifier.steps=10"
     params += ",stream.source.train_per_class=10,stream.source.test_per_class=5"
-    (again,) = sweep.experiments_of([f"{params},stream.classes_per_task=5,budget=45s"])
-    assert sweep.is_finished(again)
-    (plain,) = sweep.experiments_of([f"{params},stream.classes_per_task=5,classifier.steps=5"])
+    (again,) = runs.experiments_of([f"{params},stream.classes_per_task=5,budget=45s"])
+    assert runs.is_finished(again)
+    (plain,) = runs.experiments_of([f"{params},stream.classes_per_task=5,classifier.steps=5"])
     assert again.fingerprint() == plain.fingerprint()
 
     with Session.create(
