@@ -32,10 +32,10 @@ publish: .venv/run.stamp  ## Make what was learnt a version of a registered mode
 	$(BIN)/kedro run --pipeline=publish $(ARGS)
 
 serve: .venv/run.stamp  ## Answer over HTTP on port 5001: make serve MODEL=digits-gppdm ARGS="--port=5002"
-	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.serve $(MODEL) $(ARGS)
+	PYTHONPATH=src exec $(BIN)/python -m gppdm_pipeline.serve $(MODEL) $(ARGS)
 
 demo: .venv-demo/run.stamp  ## Try and teach a learner on a local page: make demo ARGS="digits/gppdm/seed_0"
-	PYTHONPATH=src .venv-demo/bin/python -m gppdm_pipeline.demo $(ARGS)
+	PYTHONPATH=src exec .venv-demo/bin/python -m gppdm_pipeline.demo $(ARGS)
 
 sweep: .venv/run.stamp  ## Run methods x seeds: make sweep ARGS="--methods=lwf,joint --seeds=0,1,2"
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.sweep $(ARGS)

@@ -169,15 +169,15 @@ def page(showcase: Showcase, title: str) -> Any:
 
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {title}")
-        with gr.Tab("Classify"), gr.Row():
-            with gr.Column():
-                sketch = gr.Sketchpad(
-                    type="pil", canvas_size=CANVAS, layers=False, format="png", label="Draw"
-                )
+        with gr.Tab("Classify"):
+            sketch = gr.Sketchpad(
+                type="pil", canvas_size=CANVAS, layers=False, format="png", label="Draw"
+            )
+            with gr.Row():
                 dropped = gr.Image(
                     type="filepath", format="png", sources=["upload", "clipboard"], label="Or drop"
                 )
-            answer = gr.Label(num_top_classes=5, label="Class")
+                answer = gr.Label(num_top_classes=5, label="Class")
             sketch.change(of_sketch, sketch, answer, show_progress="hidden")
             dropped.change(of_file, dropped, answer)
         with gr.Tab("Replay"):
