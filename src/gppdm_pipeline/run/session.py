@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
-from copy import copy
 from typing import Any
 
 import click
@@ -89,10 +88,10 @@ class Session(KedroSession):
 
     def _going_on(self, only_missing_outputs: bool, options: dict[str, Any]) -> dict[str, Any]:
         """Which nodes to run, of those asked for."""
-        loader = self._get_config_loader()
-        catalog = copy(loader)["catalog"]  # of a copy: what it has been read with stays so
+        catalog = super()._get_config_loader()["catalog"]
         file = self._project_path / catalog["configuration"]["filepath"]
         record = read_record(file)
+        loader = self._get_config_loader()  # another: what a catalog has been read with stays so
         whole = not any(options.get(name) for name in FILTERS)
         experiment, there = loader.experiment, record
         if whole and experiment.overwrite:
