@@ -11,7 +11,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help dvc run inspect predict draw publish serve sweep compare ablation options results gpu test test-slow test-browser audit lint ui viz clean
+.PHONY: help dvc run inspect predict draw publish serve demo sweep compare ablation options results gpu test test-slow test-browser audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ publish: .venv/run.stamp  ## Make what was learnt a version of a registered mode
 
 serve: .venv/run.stamp  ## Answer over HTTP on port 5001: make serve MODEL=digits-gppdm ARGS="--port=5002"
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.serve $(MODEL) $(ARGS)
+
+demo: .venv-demo/run.stamp  ## Try and teach a learner on a local page: make demo ARGS="digits/gppdm/seed_0"
+	PYTHONPATH=src .venv-demo/bin/python -m gppdm_pipeline.demo $(ARGS)
 
 sweep: .venv/run.stamp  ## Run methods x seeds: make sweep ARGS="--methods=lwf,joint --seeds=0,1,2"
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.sweep $(ARGS)
@@ -87,11 +90,19 @@ viz: .venv/dev.stamp  ## Show the graph, in kedro-viz
 	$(BIN)/kedro viz run --no-browser
 
 clean:  ## Remove .venv and caches; data/, mlflow.db and mlruns/ stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
+	rm -rf .venv .venv-demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache build dist
 
 .venv/run.stamp: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# gradio takes an older Pillow than the rest: it is beside .venv, whose packages are behind its own.
+.venv-demo/run.stamp: pyproject.toml .venv/run.stamp
+	$(BIN)/python -m venv --clear .venv-demo
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+		> $$(.venv-demo/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth
+	.venv-demo/bin/python -m pip install --quiet --disable-pip-version-check "gradio>=6.0,<7"
 	touch $@
 
 .venv/dvc.stamp: requirements-dvc.txt .venv/run.stamp

@@ -26,7 +26,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-METHODS = ("cpdm ddgr diffusion_replay ewc exemplar finetune gppdm joint lwf vae_replay").split()
+METHODS = (
+    "cpdm ddgr diffusion_replay ewc exemplar finetune gaussian_replay gppdm joint lwf nearest_mean "
+    "ranpac slda vae_replay"
+).split()
 BENCHMARKS = ("digits", "digits_repetition")
 DIFFUSION = ("gppdm", "cpdm", "diffusion_replay", "ddgr")
 

@@ -82,7 +82,10 @@ def test_an_empty_section_is_no_setting():
         ),
         ({"method": "joit"}, "there is no such method; did you mean joint? Allowed: cpdm, ddgr,"),
         ({"sed": 1}, "sed = 1 (--params): unknown key; did you mean seed? Allowed: benchmark,"),
-        ({"steps": 1}, "unknown key; did you mean classifier.steps? Allowed: benchmark, check"),
+        (
+            {"steps": 1},
+            "unknown key; did you mean classifier.steps? Allowed: benchmark, budget, check",
+        ),
         (
             {"classifier": {"step": 1}},
             "classifier.step = 1 (--params): unknown key; did you mean classifier.steps? Allowed: ",
@@ -307,7 +310,8 @@ def test_shipped_presets_are_valid(file, method, class_folders):
     chosen = resolve({file.stem: Layer(presets[file.stem], str)}, layers)
     assert chosen.number_of_tasks > 1
     del parameters["evaluation"]  # which decides nothing, and is no parameter of the run
-    besides = {"overwrite", "checkpoint_seconds", "retention", "retention_of_test"}
+    assert parameters.pop("space") == {"name": "pixels"}  # of which no record tells
+    besides = {"budget", "overwrite", "checkpoint_seconds", "retention", "retention_of_test"}
     assert set(flatten(parameters)) - besides <= set(chosen.flatten())
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pydantic import TypeAdapter
+from tests.reference import tiny_encoder
 
 from gppdm_pipeline.configuration.experiment import resolve
 from gppdm_pipeline.configuration.layers import Layer, flatten
@@ -77,7 +78,8 @@ def test_the_table_of_options_names_each_with_its_default():
 
 
 @pytest.mark.parametrize("params", SHOWN)
-def test_settings_in_commands_are_valid(params):
+def test_settings_in_commands_are_valid(params, monkeypatch, tmp_path):
+    tiny_encoder.install(monkeypatch, tmp_path)
     conf = ROOT / "conf/base"
     presets = {
         file.stem: Layer(yaml.safe_load(file.read_text())[file.stem], lambda _, f=file: f.name)

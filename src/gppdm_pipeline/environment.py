@@ -7,9 +7,10 @@ import os
 import warnings
 
 DEFAULTS = {
-    # Nothing calls home: neither Kedro nor MLflow nor the Hugging Face libraries.
+    # Nothing calls home: neither Kedro nor MLflow nor gradio nor the Hugging Face libraries.
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # MLflow tells in a format of its own that it makes its tables.

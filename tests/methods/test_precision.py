@@ -16,7 +16,7 @@ from gppdm_pipeline.algorithm.diffusion.projection import input_moments
 from gppdm_pipeline.methods import learn_task
 
 TASKS = ((5, 2), (0,))
-STEPS = {"steps": 12, "learning_rate": 3e-2}
+STEPS = {"steps": 6, "learning_rate": 3e-2}
 NONE = {"weight_decay": 0.0, "gradient_clip": 1e6, "ema_decay": 0.0, "distillation": 0.0}
 LOOPS = {
     "decay": {**NONE, "weight_decay": 0.3},

@@ -15,7 +15,6 @@ from unittest.mock import Mock
 import click
 import pytest
 from click.testing import CliRunner
-from kedro.framework.project import configure_project
 from kedro.runner import SequentialRunner
 from mlflow import MlflowClient
 from tests.reference.experiments import experiment_of
@@ -34,13 +33,7 @@ REPORTS = Path("data/08_reporting/digits")
 DATA = {"average_accuracy.csv", "forgetting_against_cost.csv", "accuracy_by_class.csv"}
 
 
-@pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    configure_project("gppdm_pipeline")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("project")
 
 
 def in_this_process(params):

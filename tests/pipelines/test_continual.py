@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("project")
 
 
 # One of each kind: the contract suite runs on all.
+@pytest.mark.pictures
 @pytest.mark.parametrize("method", ["ddgr", "exemplar", "finetune", "gppdm", "joint", "vae_replay"])
 def test_whole_run(method):
     run({"method": method})
@@ -194,6 +195,7 @@ def test_an_extractor_that_is_not_there_is_told_before_training(monkeypatch):
     assert not outputs("06_models", "digits/vae_replay/seed_0").exists()
 
 
+@pytest.mark.pictures
 def test_results_and_their_pictures_are_the_same_to_the_byte():
     run({"method": "gppdm"})
     reports = outputs("08_reporting", "digits/gppdm/seed_0")

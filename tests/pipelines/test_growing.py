@@ -23,9 +23,9 @@ from tests.reference.runs import (
 )
 from tests.reference.tiny import Stopped
 
-from gppdm_pipeline import sweep
 from gppdm_pipeline.algorithm.disk.states import load_state
 from gppdm_pipeline.catalog import scratch
+from gppdm_pipeline.grids import runs
 from gppdm_pipeline.run import growing
 from gppdm_pipeline.run.guard import differences
 
@@ -233,7 +233,7 @@ def test_a_sweep_takes_a_grown_run_for_finished(tmp_path):
             )
         }
     )
-    assert sweep.is_finished(experiment.model_copy(update={"stream": stream}))
+    assert runs.is_finished(experiment.model_copy(update={"stream": stream}))
 
 
 def test_growing_a_class_that_comes_back(caplog):

@@ -44,7 +44,7 @@ def test_five_folders_are_learnt_by_setting_one_path(cache):
     report = json.loads((reports / "metrics.json").read_text())
     assert np.array(report["accuracy_matrix"], float).shape == (5, 5)
     with np.load(outputs("03_primary", RUN) / "task_02/train.npz") as task:
-        assert task["images"].shape[1:] == (32, 32, 3)
+        assert task["images"].shape[1:] == (24, 24, 1)  # as they are, of 20 to 24 x 24, grey
         assert set(task["labels"]) == {1}
     assert report["configuration"]["stream"]["source"]["class_names"] == list(NAMES)
     assert len([*cache.glob("image_folder-*/images.npy")]) == 2

@@ -35,6 +35,7 @@ def inspect(params=None):
         session.run(pipeline_names=["inspect"], runner=SequentialRunner())
 
 
+@pytest.mark.pictures
 def test_page_picture_and_json(capsys):
     inspect({"method": "gppdm"})
     assert {file.name for file in FOLDER.iterdir()} == {
@@ -138,7 +139,9 @@ class Slow(METHODS["finetune"]):
 
 def test_time_is_that_of_the_whole_budget_and_all_tasks():
     method = Slow(classifier={"steps": 1000, "width": 8})
-    seconds = estimate_costs(method, STREAM, 0, torch.device("cpu"))["seconds"]
+    costs = estimate_costs(method, STREAM, 0, torch.device("cpu"))
+    seconds = costs["seconds"]
+    assert costs["training_seconds"] == pytest.approx(3 * 1000 * 0.1, rel=0.05)
     assert seconds["train_classifier"] == pytest.approx(3 * (1000 * 0.1 + 0.2), rel=0.05)
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from kedro.framework.project import configure_project
 from kedro.runner import SequentialRunner
 from tests.reference.experiments import experiment_of
 
@@ -47,17 +46,13 @@ PLAN = {
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path, monkeypatch):
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+def project(project, monkeypatch):
     monkeypatch.setattr(runs, "run", in_this_process)
-    configure_project("gppdm_pipeline")
     Path("docs").mkdir()
     marks = "# Results\n<!-- trial: made by the plan -->\nold\n<!-- end of trial -->\nend\n"
     Path("docs/results.md").write_text(marks)
     Path("trial.yml").write_text(yaml.safe_dump(PLAN))
-    return tmp_path
+    return project
 
 
 ran = []

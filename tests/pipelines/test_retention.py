@@ -23,7 +23,7 @@ from tests.reference.tiny import Stopped
 from gppdm_pipeline.catalog.retention import Retention
 from gppdm_pipeline.run.session import Session
 
-pytestmark = pytest.mark.usefixtures("project")
+pytestmark = [pytest.mark.usefixtures("project"), pytest.mark.pictures]
 
 COLOUR = (254, 1, 203)  # half of every marked image
 MARKED = 20

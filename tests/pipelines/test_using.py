@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import shutil
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import mlflow
@@ -12,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from diffusers import DiffusionPipeline
 from kedro.framework.project import configure_project
 from kedro.runner import SequentialRunner
 from PIL import Image
@@ -62,9 +67,10 @@ def use(pipeline, **params):
         session.run(pipeline_names=[pipeline], runner=SequentialRunner())
 
 
-@pytest.fixture
-def shots(tmp_path):
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
     """Digits as PNG files of another size and of colours, one of them damaged."""
+    tmp_path = tmp_path_factory.mktemp("shots")
     images = SklearnDigits().read("test").images[:6]
     for number, pixels in enumerate(images):
         picture = Image.fromarray(pixels[..., 0]).resize((16, 16), Image.Resampling.NEAREST)
@@ -73,8 +79,17 @@ def shots(tmp_path):
     return tmp_path
 
 
-def test_predictions(shots, capsys):
-    use("predict", images=str(shots), least_sure=2)
+@pytest.fixture(scope="module")
+def predicted(learnt, shots):
+    """What the pipeline has said."""
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
+        patch.chdir(learnt)
+        configure_project("gppdm_pipeline")
+        use("predict", images=str(shots), least_sure=2)
+    return said.getvalue()
+
+
+def test_predictions(shots, predicted):
     with (OUTPUT / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == [f"{n}.png" for n in range(6)]
@@ -98,7 +113,7 @@ def test_predictions(shots, capsys):
     sure = sorted(row["probability"] for row in table if row["label"])
     assert [row["probability"] for row in summary["least_sure"]] == sure[:2]
     assert sum(summary["labels"].values()) == 5
-    assert "6 images classified by digits/gppdm/seed_0, task_02" in capsys.readouterr().out
+    assert "6 images classified by digits/gppdm/seed_0, task_02" in predicted
     assert not list(OUTPUT.glob(".*"))
 
 
@@ -131,14 +146,24 @@ def test_drawing(shots):
         np.array_equal(image, np.asarray(Image.open(drawn / row["file"])))
         for image, row in zip(first, rows, strict=True)
     )
-    use("draw", classes="5", images=3, like=str(shots / "0.png"), signal=0.99)
+    assert not (OUTPUT / "drawn_interpolation.png").exists()
+    like = {"like": str(shots / "0.png"), "signal": 0.99}
+    use("draw", classes="5", images=3, towards="8", **like)
     assert len(list(drawn.glob("*.png"))) == 3
     like = np.asarray(Image.open(next(drawn.glob("*.png"))), float)
     given = np.asarray(Image.open(shots / "0.png").resize((8, 8), Image.Resampling.BOX), float)
     assert np.corrcoef(like.ravel(), given.ravel())[0, 1] > 0.5  # little noise was added
     assert (OUTPUT / "drawn_grid.png").exists()
+    with (OUTPUT / "drawn_interpolation.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["class"], row["towards"]) for row in rows} == {("5", "8")}
+    assert [float(row["share"]) for row in rows] == [i / 8 for i in range(9)]
     with refused("draw.classes = 3-x: unknown 'x'", "Learnt are '0'"):
         use("draw", classes="3-x")
+    with refused("draw.towards = '8': it is the only class that is drawn"):
+        use("draw", classes="8", towards="8")
+    with refused("draw.towards = 'x': unknown 'x'. Learnt are '0'"):
+        use("draw", towards="x")
     with refused("draw.like", "no image"):
         use("draw", like=str(shots / "3.png"))
 
@@ -148,32 +173,58 @@ def published(learnt):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(learnt)
         configure_project("gppdm_pipeline")
-        use("publish")
+        use("publish", folder=str(learnt / "folder"))
     return ModelRegistry(f"sqlite:///{learnt}/mlflow.db", "digits")
 
 
-def test_the_published_model_answers_as_the_pipeline_does(published, shots, learnt):
-    files = [str(shots / f"{n}.png") for n in (0, 1, 2, 4, 5)]
-    calibration = Calibration.of(json.loads((OUTPUT / "calibration.json").read_text()))
-    predictor = Learned.read(STATE).predictor(calibration)
-    expected = pd.DataFrame(answered(predictor, files, paths=True))
+@pytest.mark.usefixtures("predicted")
+def test_all_that_answer_agree_to_the_bit(published, shots, learnt, tmp_path):
+    """Pipeline, pyfunc, service and estimator."""
+    table = pq.read_table(OUTPUT / "predictions.parquet").to_pandas()
+    table = table[table["problem"].isna()].reset_index(drop=True)
+    expected = table.drop(columns=["file", "problem"])
+    files = [str(shots / name) for name in table["file"]]
+    predictor = Learned.read(STATE).predictor()
+    pixels = np.stack([predictor.pixels(Path(file)) for file in files])
+
     mlflow.set_tracking_uri(f"sqlite:///{learnt}/mlflow.db")
     try:
         model = mlflow.pyfunc.load_model("models:/digits-gppdm@champion")
     finally:
         mlflow.set_tracking_uri(None)
-    pd.testing.assert_frame_equal(model.predict(pd.DataFrame({"path": files})), expected)
-    pixels = np.stack([predictor.pixels(Path(file)) for file in files])
-    pd.testing.assert_frame_equal(model.predict(pixels), expected, check_exact=True)
+    same = partial(
+        pd.testing.assert_frame_equal, right=expected, check_exact=True, check_dtype=False
+    )
+    same(model.predict(pd.DataFrame({"path": files})))
+    same(model.predict(pixels))
+    same(model.predict([base64.b64encode(Path(file).read_bytes()).decode() for file in files]))
     assert model.metadata.signature.inputs is not None
-    place = published.download("digits-gppdm", 1, shots / "model")
+    place = published.download("digits-gppdm", 1, tmp_path / "model")
     assert not [*place.rglob("*.pkl"), *place.rglob("*.pickle")]
+
     estimator = ContinualClassifier.load(STATE, OUTPUT / "calibration.json")
     assert estimator.predict_proba(pixels).max(1).tolist() == expected["probability"].tolist()
+    assert estimator.predict(pixels).tolist() == expected["label"].tolist()
+
     served, version = serve.load(published, "digits-gppdm", "champion", "cpu")
     with TestClient(serve.application(served, {"version": version})) as client:
         answer = client.post("/invocations", json={"inputs": pixels.tolist()})
-    assert answer.json()["predictions"] == expected.where(expected.notna(), None).to_dict("records")
+    same(pd.DataFrame(answer.json()["predictions"]))
+
+
+def test_the_published_folder_draws_as_the_pipeline_does(published, learnt, monkeypatch, tmp_path):
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path))
+    folder = str(learnt / "folder")
+    pipeline = DiffusionPipeline.from_pretrained(
+        folder, custom_pipeline=folder, trust_remote_code=True
+    )
+    use("draw", classes="3-8", images=2)
+    drawn = [np.asarray(Image.open(file)) for file in sorted((OUTPUT / "drawn").glob("*.png"))]
+    again = pipeline(classes=["3", "8"], num_images_per_class=2).images
+    assert np.array_equal(np.stack(drawn), np.stack([*map(np.asarray, again)]))
+    (learnt / "folder/thesis.tex").touch()
+    with refused("publish.folder = ", "it holds thesis.tex, which a publication would replace"):
+        use("publish", folder=folder)
 
 
 def test_versions_follow_each_other_and_can_be_taken_back(published):
@@ -183,6 +234,10 @@ def test_versions_follow_each_other_and_can_be_taken_back(published):
     assert record["validation_accuracy"] == record["champion_accuracy"]
     use("publish", version=1)
     assert published.version_of("digits-gppdm", "champion") == 1
+    run_id = published._client.get_model_version("digits-gppdm", "2").run_id
+    run = published._client.get_run(run_id)  # MLflow links a run with the versions that name it
+    assert (run.info.run_name, run.data.tags["method"]) == ("gppdm seed 0", "gppdm")
+    assert "average_accuracy" in run.data.metrics
     with refused("publish.version = 9: digits-gppdm has no such version; there are 1, 2."):
         use("publish", version=9)
 
@@ -214,3 +269,22 @@ def test_a_model_whose_files_were_changed_is_refused_by_name(published, learnt):
             mlflow.pyfunc.load_model(source)
     finally:
         file.write_bytes(content)
+
+
+@pytest.mark.slow  # writing takes ten seconds
+@pytest.mark.filterwarnings("ignore")  # what the exporter and its libraries warn of
+@pytest.mark.usefixtures("predicted")
+def test_onnx_agrees_with_the_pipeline(shots, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    use("publish", folder=str(tmp_path / "folder"))
+    table = pq.read_table(OUTPUT / "predictions.parquet").to_pandas()
+    table = table[table["problem"].isna()]
+    predictor = Learned.read(STATE).predictor()
+    pixels = np.stack([predictor.pixels(shots / name) for name in table["file"]])
+    file = str(tmp_path / "folder/classifier.onnx")
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (shares,) = session.run(None, {"images": pixels})
+    names = json.loads((tmp_path / "folder/classes.json").read_text())
+    assert [names[k] for k in shares.argmax(1)] == table["label"].tolist()
+    assert np.allclose(shares.max(1), table["probability"], rtol=0, atol=1e-4)
+    assert "classifier.onnx" in (tmp_path / "folder/README.md").read_text()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gppdm_pipeline import sweep
+from gppdm_pipeline.grids import runs
 
 
 def experiment_of(params):
     """Of one text of `--params`."""
-    (experiment,) = sweep.experiments_of([params])
+    (experiment,) = runs.experiments_of([params])
     return experiment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import socket
@@ -14,8 +15,16 @@ from kedro.framework.project import configure_project
 from kedro.runner import SequentialRunner
 from mlflow import MlflowClient
 
+from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.run.session import Session
 
+BLANK = {
+    "png": base64.b64decode(
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
+    ),
+    "svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+}
+"""A picture of nothing."""
 ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = {
     "method": "finetune",
@@ -45,8 +54,13 @@ def empty_database(tmp_path_factory):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, empty_database):
-    """The working folder: a project with the shipped configuration and no run."""
+def project(tmp_path, monkeypatch, request, empty_database):
+    """The working folder: a project with the shipped configuration and no run.
+
+    Pictures are drawn where the test is marked `pictures`: they take a third of a tiny run.
+    """
+    if not request.node.get_closest_marker("pictures"):
+        monkeypatch.setattr(Picture, "rendered", lambda _, kind: BLANK[kind])
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)

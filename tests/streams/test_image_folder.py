@@ -555,3 +555,51 @@ def test_threads_change_no_bit(tmp_path, monkeypatch):
     (tmp_path.parent / "other").mkdir(exist_ok=True)
     monkeypatch.setenv("GPPDM_CACHE", str(tmp_path.parent / "other"))
     np.testing.assert_array_equal(source.read("train").images, many)
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "resize", "colour"),
+    [
+        ((28, 28), "L", 28, "grey"),
+        ((16, 16), "RGB", 16, "grey"),  # grey, saved as colours
+        ((32, 20), "L", (20, 32), "grey"),
+        ((30, 30), "L", 32, "grey"),  # the next size that can be halved twice
+        ((3, 3), "L", 8, "grey"),
+        ((90, 60), "RGBA", 32, "grey"),
+    ],
+)
+def test_auto_leaves_small_images_as_they_are(tmp_path, size, mode, resize, colour):
+    for name in "ab":
+        for i in range(2):
+            draw(tmp_path / name / f"{i}.png", 7 if mode == "L" else (7,) * 3, size, "RGB")
+            with Image.open(tmp_path / name / f"{i}.png") as image:
+                image.convert(mode).save(tmp_path / name / f"{i}.png")
+    source = ImageFolder(folder=tmp_path, resize="auto", colour="auto")
+    assert (source.resize, source.colour) == (resize, colour)
+    height, width = (resize, resize) if isinstance(resize, int) else resize
+    assert source.read("train").image_shape == (height, width, 1)
+    assert ImageFolder.model_validate(source.model_dump(mode="json")) == source
+
+
+def test_auto_makes_images_of_several_sizes_squares_of_the_usual_one(tmp_path):
+    for i, side in enumerate((20, 21, 23, 60)):
+        draw(tmp_path / "a" / f"{i}.png", (7, 7, 7), (side + 5, side), "RGB")
+        draw(tmp_path / "b" / f"{i}.png", (7, 7, 8 if i == 2 else 7), (side, side), "RGB")
+    (tmp_path / "b/damaged.png").write_bytes(b"no image")
+    source = ImageFolder(folder=tmp_path, resize="auto", colour="auto", damaged="skip")
+    assert (source.resize, source.colour) == (24, "rgb")
+    assert ImageFolder(folder=tmp_path, resize="auto").colour == "as_is"
+    assert ImageFolder(folder=tmp_path, resize=12, colour="auto").resize == 12
+
+
+def test_auto_reads_the_size_of_a_turned_image_as_it_is_seen(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in "ab":
+        for i in range(2):
+            draw(tmp_path / name / f"{i}.png", 7, (32, 20))
+            with Image.open(tmp_path / name / f"{i}.png") as image:
+                image.save(tmp_path / name / f"{i}.png", exif=exif)
+    source = ImageFolder(folder=tmp_path, resize="auto")
+    assert source.resize == (32, 20)
+    assert source.read("test").image_shape == (32, 20, 1)

@@ -18,10 +18,20 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, create_model
 
 from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
 from gppdm_pipeline.algorithm.context import Precision
-from gppdm_pipeline.configuration.layers import Layer, Problems, choose, flatten, merged
+from gppdm_pipeline.configuration.budget import Budget, Fit, with_steps
+from gppdm_pipeline.configuration.layers import (
+    ConfigurationError,
+    Layer,
+    Problems,
+    choose,
+    flatten,
+    merged,
+)
 from gppdm_pipeline.configuration.uses import USES, DrawConfig, PredictConfig, PublishConfig
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import METHODS, Method
+from gppdm_pipeline.spaces.encoders import EncoderError
+from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.sources import PLACES
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
 
@@ -40,6 +50,7 @@ class Choices(BaseModel):
         variant: kept apart from the runs of other variants, under this name.
         overwrite: whether outputs of a run with other settings are removed first.
         checkpoint_seconds: how often a loop keeps what it needs to go on after it was stopped.
+        budget: how long the whole stream may take; it decides the steps of trainings.
         retention: whether training and validation images stay once nothing needs them.
         retention_of_test: the same of test images.
     """
@@ -56,6 +67,7 @@ class Choices(BaseModel):
     ) = None
     overwrite: bool = False
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
+    budget: Budget = None
     retention: Retention = "keep"
     retention_of_test: Retention = "keep"
 
@@ -66,13 +78,17 @@ class Experiment(Choices):
     Attributes:
         stream: the tasks.
         learner: the method with its settings.
+        space: in what the stream is learnt.
         evaluation: what is measured and drawn of it, which decides nothing.
+        fit: what the budget came to, once that is settled; its steps are those of the learner.
         predict, draw, publish: what is done with what was learnt, which decides nothing either.
     """
 
     stream: StreamConfig
     learner: SerializeAsAny[Method]
+    space: SpaceConfig = SpaceConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    fit: Fit | None = None
     predict: PredictConfig = PredictConfig()
     draw: DrawConfig = DrawConfig()
     publish: PublishConfig = PublishConfig()
@@ -104,7 +120,7 @@ class Experiment(Choices):
         file of label embeddings is named by its own.
         """
         besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation", *USES}
-        besides |= {"retention", "retention_of_test"}
+        besides |= {"budget", "fit", "retention", "retention_of_test", "space"}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
@@ -112,6 +128,7 @@ class Experiment(Choices):
             del values["stream"]["source"][place.rpartition(".")[2]]
         if (condition := learner.get("condition")) and condition["file"]:
             condition["file"] = _content(Path(condition["file"]))
+        values |= self.space.identity()
         return {**values, "classifier": learner.pop("classifier"), self.method: learner}
 
     def numbered(self, known: Sequence[str]) -> Experiment:
@@ -128,6 +145,11 @@ class Experiment(Choices):
         stream = self.stream.model_copy(update={"numbering": numbering})
         learner = self.learner.with_class_names(numbering, instead_of=names)
         return self.model_copy(update={"stream": stream, "learner": learner})
+
+    def fitted(self, fit: Fit) -> Experiment:
+        """This experiment with the steps that its budget came to."""
+        learner = with_steps(self.learner, fit.steps)
+        return self.model_copy(update={"learner": learner, "fit": fit})
 
     def record(self) -> dict[str, Any]:
         """Recorded beside outputs: the identity, the classes' names, the number of tasks."""
@@ -182,6 +204,7 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
         "stream": StreamConfig,
         "classifier": ClassifierConfig,
         "evaluation": EvaluationConfig,
+        "space": SpaceConfig,
         **USES,
         **METHODS,
         "generator": _generator(),
@@ -199,6 +222,7 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     evaluation = problems.validate(
         EvaluationConfig, merged(layers, "evaluation"), [("evaluation",)]
     )
+    space = problems.validate(SpaceConfig, merged(layers, "space"), [("space",)])
     problems.validate(sections["generator"], merged(layers, "generator"), [("generator",)])
     uses = {
         name: problems.validate(kind, merged(layers, name), [(name,)])
@@ -214,13 +238,33 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
         for name, kind in METHODS.items()
     }
     problems.check()
-    assert choices and stream and evaluation
+    assert choices and stream and evaluation and space
     learner = learners[method]
     assert learner is not None
     learner = learner.with_class_names(stream.class_names)
+    space = _usable(space, learner, choices)
     return Experiment(
-        **dict(choices), stream=stream, learner=learner, evaluation=evaluation, **uses
+        **dict(choices), stream=stream, learner=learner, space=space, evaluation=evaluation, **uses
     )
+
+
+def _usable(space: SpaceConfig, learner: Method, choices: Choices) -> SpaceConfig:
+    """The space with the hash of its encoder, if the method can learn in it."""
+    if space.encodes and learner.draws_pixels:
+        able = ", ".join(sorted(name for name, kind in METHODS.items() if not kind.draws_pixels))
+        raise ConfigurationError(
+            f"method = {learner.name}, space.name = {space.name}: its generator draws pixels. "
+            f"Learn pixels (space.name=pixels), or one of the methods that learn features: {able}."
+        )
+    if space.encodes and "release" in (choices.retention, choices.retention_of_test):
+        raise ConfigurationError(
+            f"retention = release, space.name = {space.name}: what was encoded of images stays in "
+            "the cache. Set retention=keep and retention_of_test=keep, or learn pixels."
+        )
+    try:
+        return space.resolved()
+    except EncoderError as error:
+        raise ConfigurationError(f"space.name = {space.name}: {error}") from error
 
 
 def _generator() -> type[BaseModel]:

@@ -32,6 +32,8 @@ class DrawConfig(BaseModel):
         images: how many of each class.
         like: an image that is noised and drawn anew as each class; None: noise is.
         signal: the share of signal (abar) of that image which noise leaves.
+        towards: a class, towards whose prototype that of each other class is moved step by step, on
+            a sheet of its own; None: no sheet.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -40,13 +42,15 @@ class DrawConfig(BaseModel):
     images: Annotated[int, Field(ge=1, le=100_000)] = 64
     like: UserPath | None = None
     signal: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    towards: str | None = None
 
 
 class PublishConfig(BaseModel):
     """What the pipeline `publish` does.
 
     Attributes:
-        folder: where the classifier is written as ONNX, besides; None: nowhere.
+        folder: where a pipeline of diffusers, the classifier as ONNX and a model card are written,
+            besides; None: nowhere.
         version: of the registered model, which becomes the champion; nothing is published then.
     """
 

@@ -18,7 +18,7 @@ from gppdm_pipeline.configuration.layers import flatten
 
 Report = Mapping[str, Any]
 
-SHARED = ("benchmark", "stream", "classifier")
+SHARED = ("benchmark", "stream", "space", "classifier")
 """Settings that comparable runs have in common."""
 _NOT_SETTINGS = ("seed", "device", "variant")
 _COLUMNS = {
@@ -216,7 +216,7 @@ def _name(report: Report) -> str:
 
 
 def _of(report: Report, key: str) -> Any:
-    return report["configuration"][key]
+    return report["configuration"].get(key, "unset")
 
 
 def _key(report: Report, without: Sequence[str]) -> str:

@@ -129,13 +129,7 @@ def projection_picture(logs: Logs) -> Picture:
         logs: of all stages, in the order of the tasks; metrics `basis_free/<layer>`,
             `basis_rank/<layer>` and `<what>_drift/<layer>` are drawn.
     """
-    rows: list[Row] = []
-    for stage, record in logs.items():
-        task = stage.partition(".")[0].removeprefix("task_")
-        for name, value in record.get("metrics", {}).items():
-            measure, _, layer = name.partition("/")
-            if layer and (measure in ("basis_free", "basis_rank") or measure.endswith("_drift")):
-                rows.append({"measure": measure, "layer": layer, "task": int(task), "value": value})
+    rows = _of_layers(logs)
     if not rows:
         return _nothing("No projected layer has left a log here.", ("measure", "layer", "task"))
     measures = ["basis_free", *sorted({str(r["measure"]) for r in rows if "drift" in str(r)})]
@@ -171,6 +165,18 @@ def projection_picture(logs: Logs) -> Picture:
     )
     figure.suptitle("Projected layers: what is left to learn in", fontsize=TITLE)
     return Picture(figure, rows)
+
+
+def _of_layers(logs: Logs) -> list[Row]:
+    """What was measured of each projected layer after each task."""
+    rows: list[Row] = []
+    for stage, record in logs.items():
+        task = stage.partition(".")[0].removeprefix("task_")
+        for name, value in record.get("metrics", {}).items():
+            measure, _, layer = name.partition("/")
+            if layer and (measure in ("basis_free", "basis_rank") or measure.endswith("_drift")):
+                rows.append({"measure": measure, "layer": layer, "task": int(task), "value": value})
+    return rows
 
 
 def bounds_picture(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from gppdm_pipeline.evaluation.figures import SMALL, WIDTH, montage, new_figure, show, wrapped
 from gppdm_pipeline.images.labelled import LabelledImages
@@ -27,8 +28,32 @@ def drawn_figure(images: LabelledImages, class_names: Sequence[str]) -> Figure:
         parts = [of_class[i : i + across] for i in range(0, len(of_class), across)]
         rows += parts
         names += [wrapped(class_names[label]), *[""] * (len(parts) - 1)]
-    rows, names = rows[:_DOWN], names[:_DOWN]
-    canvas = montage(rows, across, images.image_shape)
+    return _sheet(rows[:_DOWN], names[:_DOWN], across, images.image_shape)
+
+
+def interpolation_figure(drawn: Mapping[str, NDArray[np.uint8]], towards: str) -> Figure:
+    """For each class a row of prototypes, and below it what is drawn with them.
+
+    Args:
+        drawn: by class, uint8 [1 + images, steps, h, w, c], prototypes first; at least one class.
+        towards: the class of the last column's prototypes.
+    """
+    rows, names = [], []
+    for name, block in drawn.items():
+        rows += [*block]
+        names += [wrapped(f"{name} to {towards}"), "drawn", *[""] * (len(block) - 2)]
+    first = next(iter(drawn.values()))
+    across, height, width, channels = first.shape[1:]
+    return _sheet(rows[:_DOWN], names[:_DOWN], across, (height, width, channels))
+
+
+def _sheet(
+    rows: Sequence[NDArray[np.uint8]],
+    names: Sequence[str],
+    across: int,
+    image_shape: tuple[int, int, int],
+) -> Figure:
+    canvas = montage(rows, across, image_shape)
     height = (WIDTH - 1.2) * canvas.shape[0] / canvas.shape[1]
     figure = new_figure(WIDTH, min(height, 40.0) + 0.3)
     axes = figure.add_subplot()

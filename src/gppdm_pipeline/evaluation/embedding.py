@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 
 from gppdm_pipeline.evaluation.distances import Features
 from gppdm_pipeline.evaluation.figures import GREY, SMALL, TITLE, WIDTH, new_figure
@@ -33,16 +34,9 @@ def embedding_picture(
     Raises:
         ValueError: if there are fewer than five images in all.
     """
-    from sklearn.manifold import TSNE  # type: ignore[import-untyped]  # noqa: PLC0415 (slow)
-
-    points = np.concatenate([replayed[0], real[0]])
-    if len(points) < _LEAST:
-        raise ValueError(f"{len(points)} images are too few for a t-SNE: at least {_LEAST}")
-    perplexity = min(30.0, (len(points) - 1) / 4)
-    model = TSNE(perplexity=perplexity, random_state=seed, init="pca")
-    places = model.fit_transform(points.astype(np.float32))
+    places = _in_two_dimensions(np.concatenate([replayed[0], real[0]]), seed)
     labels = np.array([*replayed[1], *real[1]])
-    is_real = np.arange(len(points)) >= len(replayed[1])
+    is_real = np.arange(len(labels)) >= len(replayed[1])
     classes = list(dict.fromkeys(int(label) for label in labels))
     figure = new_figure(WIDTH, 6.2)
     axes = figure.add_subplot()
@@ -53,16 +47,7 @@ def embedding_picture(
         axes.scatter(x, y, s=22, facecolors="none", edgecolors=[colour], lw=0.9)
         x, y = places[of_class & ~is_real].T
         axes.scatter(x, y, s=22, marker="x", color=[colour], lw=0.9)
-        middle = np.median(places[of_class & is_real], axis=0)
-        axes.annotate(
-            class_names[label],
-            middle,
-            ha="center",
-            va="center",
-            fontsize=SMALL,
-            parse_math=False,
-            bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": GREY, "lw": 0.6, "alpha": 0.85},
-        )
+        _name(axes, class_names[label], np.median(places[of_class & is_real], axis=0))
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -79,3 +64,27 @@ def embedding_picture(
         for label, of_real, (x, y) in zip(labels, is_real, places, strict=True)
     ]
     return Picture(figure, rows)
+
+
+def _in_two_dimensions(points: Features, seed: int) -> Features:
+    """Where t-SNE puts them: [n, 2]."""
+    from sklearn.manifold import TSNE  # type: ignore[import-untyped]  # noqa: PLC0415 (slow)
+
+    if len(points) < _LEAST:
+        raise ValueError(f"{len(points)} images are too few for a t-SNE: at least {_LEAST}")
+    perplexity = min(30.0, (len(points) - 1) / 4)
+    model = TSNE(perplexity=perplexity, random_state=seed, init="pca")
+    places: Features = model.fit_transform(points.astype(np.float32))
+    return places
+
+
+def _name(axes: Axes, name: str, middle: Features) -> None:
+    axes.annotate(
+        name,
+        (middle[0], middle[1]),
+        ha="center",
+        va="center",
+        fontsize=SMALL,
+        parse_math=False,
+        bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": GREY, "lw": 0.6, "alpha": 0.85},
+    )

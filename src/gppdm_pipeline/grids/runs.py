@@ -19,6 +19,8 @@ from gppdm_pipeline.catalog.datasets import JsonDataset
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import ConfigurationError
 from gppdm_pipeline.configuration.params import parse
+from gppdm_pipeline.run.budget import settled
+from gppdm_pipeline.run.growing import read_record
 from gppdm_pipeline.run.same_images import hash_of_images, hash_of_learnt
 from gppdm_pipeline.stopping import stop_at_signals
 from gppdm_pipeline.streams.sources import SourceError
@@ -26,6 +28,7 @@ from gppdm_pipeline.streams.sources import SourceError
 _running: set[subprocess.Popen[bytes]] = set()
 
 REPORTS, STATES = Path("data/08_reporting"), Path("data/06_models")
+RECORD = "configuration.json"
 
 
 def work_in_project() -> None:
@@ -37,6 +40,8 @@ def work_in_project() -> None:
 def experiments_of(params: Iterable[str]) -> list[Experiment]:
     """What `kedro run --params=<params>` would run; files are read once, which takes half a second.
 
+    A budget is what it came to, where a run has begun with it; else steps are the settings' own.
+
     Raises:
         ClickException: if one of them is not valid.
     """
@@ -44,14 +49,18 @@ def experiments_of(params: Iterable[str]) -> list[Experiment]:
         conf_source=settings.CONF_SOURCE, **settings.CONFIG_LOADER_ARGS
     )
     try:
-        return [loader.experiment_with(parse(some)) for some in params]
+        asked = [loader.experiment_with(parse(some)) for some in params]
+        return [
+            settled(each, read_record(STATES / each.run / RECORD), (STATES / each.run).parent)
+            for each in asked
+        ]
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
 
 
 def is_finished(experiment: Experiment) -> bool:
     """Whether a whole run with these settings, of these images, has left its report."""
-    settings_file = STATES / experiment.run / "configuration.json"
+    settings_file = STATES / experiment.run / RECORD
     if not (settings_file.exists() and (REPORTS / experiment.run / "metrics.json").exists()):
         return False
     record = read(settings_file)

@@ -1,4 +1,4 @@
-"""Labelled images as .npz: uint8 `images` [n, h, w, c], int64 `labels` [n].
+"""Labelled images as .npz: uint8 or float16 `images` [n, h, w, c], int64 `labels` [n].
 
 Few images are compressed. Many are stored as they are, so that reading them is mapping the file:
 memory then holds what is looked at, and gives it back when something else needs room.
@@ -45,18 +45,18 @@ def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     return array
 
 
-def _mapped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: BinaryIO) -> NDArray[np.uint8]:
+def _mapped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: BinaryIO) -> NDArray[Any]:
     with archive.open(member) as stream:
         np.lib.format.read_magic(stream)
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-        if dtype != np.uint8 or fortran:
-            raise ValueError(f"images of {dtype}, not of uint8 row by row")
+        if dtype not in (np.uint8, np.float16) or fortran:
+            raise ValueError(f"images of {dtype}, not of uint8 or float16 row by row")
         start = stream.tell()
         _to_the_end(stream)
     file.seek(member.header_offset)
     header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     offset = member.header_offset + _LOCAL_HEADER.size + header[-2] + header[-1] + start
-    return np.asarray(np.memmap(file, np.uint8, "c", offset, shape))
+    return np.asarray(np.memmap(file, dtype, "c", offset, shape))
 
 
 def _to_the_end(stream: IO[bytes]) -> None:

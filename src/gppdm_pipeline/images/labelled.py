@@ -1,4 +1,7 @@
-"""The one form in which images travel between stages: 8-bit arrays with integer labels."""
+"""The one form in which images travel between stages: arrays with integer labels.
+
+Pixels are 8-bit; what a frozen encoder has made of them is float16 (see `gppdm_pipeline.spaces`).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 IN_MEMORY = 1 << 28
 """Bytes of images from which on they lie in a file and are mapped."""
@@ -28,18 +32,18 @@ class Room:
     where): memory holds what is in use.
 
     Attributes:
-        images: uint8, of the shape that was asked for and any content.
+        images: of the shape and dtype (uint8 by default) that were asked for, of any content.
 
     Raises:
         RoomError: if the disk has no room for it.
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> None:
         """An array of this shape, to be filled."""
-        size = math.prod(shape)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
         self._map: mmap.mmap | None = None
         if size <= IN_MEMORY:
-            self.images = np.empty(shape, np.uint8)
+            self.images: NDArray[Any] = np.empty(shape, dtype)
             return
         try:
             with tempfile.TemporaryFile() as file:
@@ -53,18 +57,23 @@ class Room:
                 f"({error.strerror or error}). Free space, or set the environment variable TMPDIR "
                 "to a folder elsewhere; the same command then goes on."
             ) from error
-        self.images = np.ndarray(shape, np.uint8, self._map)
+        self.images = np.ndarray(shape, dtype, self._map)
 
-    def put(self, start: int, images: NDArray[np.uint8]) -> None:
+    def put(self, start: int, images: NDArray[Any]) -> None:
         """Put a piece at `start`; a file takes it at once, so that it does not stay in memory."""
         self.images[start : start + len(images)] = images
         if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], pieces: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    def of(
+        cls,
+        shape: tuple[int, ...],
+        pieces: Iterable[NDArray[Any]],
+        dtype: DTypeLike = np.uint8,
+    ) -> NDArray[Any]:
         """An array of this shape, filled with pieces that come one after the other."""
-        room, start = cls(shape), 0
+        room, start = cls(shape, dtype), 0
         for piece in pieces:
             room.put(start, piece)
             start += len(piece)
@@ -76,20 +85,21 @@ class LabelledImages:
     """Images and their classes.
 
     Attributes:
-        images: uint8 [n, height, width, channels], 0 to 255.
+        images: uint8 [n, height, width, channels], 0 to 255; or float16, where an encoder has
+            made them: [n, 1, 1, d] of vectors.
         labels: int64 [n], class indices in the data set's own numbering.
 
     Raises:
         ValueError: if dtypes, dimensions or lengths are not as above.
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+        if self.images.dtype not in (np.uint8, np.float16) or self.images.ndim != 4:
             raise ValueError(
-                "images must be uint8 [n, height, width, channels], got "
+                "images must be uint8 or float16 [n, height, width, channels], got "
                 f"{self.images.dtype} {list(self.images.shape)}"
             )
         if self.labels.dtype != np.int64 or self.labels.shape != self.images.shape[:1]:
@@ -112,14 +122,20 @@ class LabelledImages:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
+    @property
+    def are_vectors(self) -> bool:
+        """Whether an encoder has made them, one vector each."""
+        return self.images.dtype == np.float16 and self.images.shape[1:3] == (1, 1)
+
     def select(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> LabelledImages:
         """The images at `index` (integers or a mask), copied."""
         labels = self.labels[index]
-        if len(labels) * math.prod(self.image_shape) <= IN_MEMORY:
+        if len(labels) * math.prod(self.image_shape) * self.images.itemsize <= IN_MEMORY:
             return LabelledImages(self.images[index], labels)
         places = np.arange(len(self))[index]
         pieces = (self.images[places[piece]] for piece in _pieces(len(places), self.image_shape))
-        return LabelledImages(Room.of((len(places), *self.image_shape), pieces), labels)
+        shape, dtype = (len(places), *self.image_shape), self.images.dtype
+        return LabelledImages(Room.of(shape, pieces, dtype), labels)
 
     def of_classes(self, classes: Iterable[int]) -> LabelledImages:
         """Only the images whose label is one of `classes`."""
@@ -140,7 +156,7 @@ class LabelledImages:
                 f"images of {sorted({part.image_shape for part in parts})} are not of one shape"
             )
         pieces = (part.images[piece] for part in parts for piece in _pieces(len(part), shape))
-        images = Room.of((sum(map(len, parts)), *shape), pieces)
+        images = Room.of((sum(map(len, parts)), *shape), pieces, parts[0].images.dtype)
         return cls(images, np.concatenate([part.labels for part in parts]))
 
     @classmethod

@@ -9,9 +9,13 @@ from gppdm_pipeline.methods.diffusion_replay import DiffusionReplay
 from gppdm_pipeline.methods.ewc import Ewc
 from gppdm_pipeline.methods.exemplar import Exemplar
 from gppdm_pipeline.methods.finetune import Finetune
+from gppdm_pipeline.methods.gaussian_replay import GaussianReplay
 from gppdm_pipeline.methods.gppdm import Gppdm
 from gppdm_pipeline.methods.joint import Joint
 from gppdm_pipeline.methods.lwf import Lwf
+from gppdm_pipeline.methods.nearest_mean import NearestMean
+from gppdm_pipeline.methods.ranpac import Ranpac
+from gppdm_pipeline.methods.slda import Slda
 from gppdm_pipeline.methods.vae_replay import VaeReplay
 from gppdm_pipeline.wording import nearest
 
@@ -22,9 +26,13 @@ METHODS: dict[str, type[Method]] = {
     "ewc": Ewc,
     "exemplar": Exemplar,
     "finetune": Finetune,
+    "gaussian_replay": GaussianReplay,
     "gppdm": Gppdm,
     "joint": Joint,
     "lwf": Lwf,
+    "nearest_mean": NearestMean,
+    "ranpac": Ranpac,
+    "slda": Slda,
     "vae_replay": VaeReplay,
 }
 

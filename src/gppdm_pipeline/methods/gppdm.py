@@ -48,6 +48,7 @@ TEMPERATURE = 2.0
 class Gppdm(Method):
     """Diffusion replay with learnable class prototypes and projected cross-attention."""
 
+    draws_pixels: ClassVar[bool] = True
     shares_generator: ClassVar[bool] = True
 
     name: Literal["gppdm"] = "gppdm"

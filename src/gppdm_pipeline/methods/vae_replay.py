@@ -8,7 +8,7 @@ needs no classifier to label it; see `order` and `distil` for two more, and how 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -39,6 +39,8 @@ class VaeReplayConfig(BaseModel):
 
 class VaeReplay(Method):
     """Replay from a VAE."""
+
+    draws_pixels: ClassVar[bool] = True
 
     name: Literal["vae_replay"] = "vae_replay"
     order: Literal["generator_first", "classifier_first"] = "generator_first"

@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-from gppdm_pipeline.algorithm.context import CPU
+from gppdm_pipeline.algorithm.context import CPU, resolve_device
 from gppdm_pipeline.catalog.datasets import JsonDataset, OnDisk, StateDataset
 from gppdm_pipeline.catalog.retention import ReleasableImages
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.configuration.layers import flatten
+from gppdm_pipeline.configuration.layers import ConfigurationError, flatten
 from gppdm_pipeline.configuration.params import written
-from gppdm_pipeline.evaluation.extractors import ExtractorError, build_extractors
+from gppdm_pipeline.evaluation.extractors import build_extractors
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_FOLDER, FROM_MLFLOW
 from gppdm_pipeline.pipelines.continual.assessment import NAMESPACE
 from gppdm_pipeline.run.command import FILTERS, RefusedError
 from gppdm_pipeline.run.same_images import changed_images
+from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.streams.scenario import read_task
 
 
@@ -205,14 +207,34 @@ def check_stream(experiment: Experiment, pipeline: Pipeline) -> None:
         SourceError: naming the file that is missing or damaged.
         RefusedError: naming the setting that does not fit the images.
     """
-    if not _reads_source(pipeline):
-        return
+    if _reads_source(pipeline):
+        check_images(experiment)
+
+
+def check_images(experiment: Experiment) -> None:
+    """The first task's images are there and whole, and the method can learn them.
+
+    Raises:
+        SourceError, RefusedError: as `check_stream`.
+    """
     images = read_task(experiment.stream, experiment.seed, 1).train
     try:
         classes = len(experiment.stream.class_names)
-        experiment.learner.check(images.image_shape, classes)
+        experiment.learner.check(experiment.space.shape_of(images.image_shape), classes)
     except ValueError as error:
         raise RefusedError(f"{experiment.method} cannot learn these images: {error}") from error
+
+
+def device_of(experiment: Experiment) -> torch.device:
+    """Where it computes.
+
+    Raises:
+        ConfigurationError: if that is not there.
+    """
+    try:
+        return resolve_device(experiment.device)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def _reads_source(pipeline: Pipeline) -> bool:
@@ -230,7 +252,7 @@ def check_extractors(experiment: Experiment, pipeline: Pipeline) -> None:
     try:
         for extract in build_extractors(experiment.evaluation, CPU).values():
             extract(np.zeros((1, 8, 8, 1), np.uint8))
-    except ExtractorError as error:
+    except EncoderError as error:
         raise RefusedError(str(error)) from error
 
 

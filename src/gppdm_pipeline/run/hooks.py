@@ -14,12 +14,10 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
-from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.catalog.datasets import OnDisk
 from gppdm_pipeline.catalog.registry import RegistryDataset
 from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.configuration.layers import ConfigurationError
 from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.evaluation.replay_quality import numbers_of
 from gppdm_pipeline.pipelines.audit.pipeline import RESULTS as AUDIT
@@ -29,7 +27,7 @@ from gppdm_pipeline.pipelines.inspect.page import as_markdown
 from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
 from gppdm_pipeline.pipelines.publish.pipeline import REGISTRY
 from gppdm_pipeline.run import growing, guard, using
-from gppdm_pipeline.run.command import Command, Lock
+from gppdm_pipeline.run.command import Command, Lock, RefusedError
 from gppdm_pipeline.run.loader import ExperimentLoader
 from gppdm_pipeline.run.mlflow_places import database_uri
 from gppdm_pipeline.run.releasing import (
@@ -87,18 +85,7 @@ class ExperimentHooks:
     ) -> None:
         """Refuse a run that could not end well, then open it in MLflow."""
         whole = guard.is_whole(run_params)
-        if _compares(pipeline):
-            guard.check_reports(self._experiment.benchmark, catalog)
-            return
-        if _inspects(pipeline):
-            self._check(pipeline)
-            return
-        if using.uses(pipeline):
-            using.check(self._experiment, pipeline, catalog)
-            return
-        if _audits(pipeline):
-            guard.check_outputs(self._experiment, pipeline, catalog, whole=False)
-            guard.check_states(pipeline, catalog, run_params)
+        if self._checked(run_params, pipeline, catalog):
             return
         self._scratch = catalog.load("scratch")
         first = self._first_new_task
@@ -126,11 +113,32 @@ class ExperimentHooks:
             self._scratch.mlflow_run.write_text(self._tracker.run_id)
         stop_at_signals()
 
+    def _checked(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> bool:
+        """Check what does not train; whether that is so."""
+        beside = _inspects(pipeline) or _audits(pipeline) or using.uses(pipeline)
+        if beside and self._experiment.space.encodes:
+            raise RefusedError(
+                f"space.name = {self._experiment.space.name}: inspect, predict, draw, publish and "
+                "audit work on what is learnt in pixels alone. Learn pixels (space.name=pixels) to "
+                "use them; the report of the pipeline continual tells what came out of features."
+            )
+        if _compares(pipeline):
+            guard.check_reports(self._experiment.benchmark, catalog)
+        elif _inspects(pipeline):
+            self._check(pipeline)
+        elif using.uses(pipeline):
+            using.check(self._experiment, pipeline, catalog)
+        elif _audits(pipeline):
+            guard.check_outputs(self._experiment, pipeline, catalog, whole=False)
+            guard.check_states(pipeline, catalog, run_params)
+        else:
+            return False
+        return True
+
     def _check(self, pipeline: Pipeline) -> None:
-        try:
-            resolve_device(self._experiment.device)
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
+        guard.device_of(self._experiment)
         guard.check_stream(self._experiment, pipeline)
 
     @hook_impl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,16 +58,12 @@ class ExperimentLoader(OmegaConfigLoader):
         """
         ignore_known_warnings()
         super().__init__(*args, **kwargs)
-        self._use(self._resolved(self.runtime_params or {}))
+        self.use(self._resolved(self.runtime_params or {}))
 
     @staticmethod
     def _initialise_filesystem_and_protocol(conf_source: str) -> tuple[Any, str]:
         files, protocol = OmegaConfigLoader._initialise_filesystem_and_protocol(conf_source)
         return (_Literally(conf_source) if protocol == "file" else files), protocol
-
-    def keep_numbering(self, known: Sequence[str]) -> None:
-        """Let the classes of a run that is there keep their labels (`Experiment.numbered`)."""
-        self._use(self.experiment.numbered(known))
 
     def experiment_with(self, params: Mapping[str, Any]) -> Experiment:
         """What `--params` would make of the files, of which this loader was made without any.
@@ -78,7 +74,8 @@ class ExperimentLoader(OmegaConfigLoader):
         assert not self.runtime_params
         return self._resolved(params)
 
-    def _use(self, experiment: Experiment) -> None:
+    def use(self, experiment: Experiment) -> None:
+        """Make it the one that parameters, catalog and pipelines are of."""
         self.experiment = experiment
         self["parameters"] = _parameters(self.experiment)
         names = {
@@ -145,7 +142,9 @@ def _parameters(experiment: Experiment) -> dict[str, Any]:
         "stream": experiment.stream.model_dump(mode="json"),
         "learner": experiment.learner.model_dump(mode="json"),
         "evaluation": experiment.evaluation.model_dump(mode="json"),
+        "space": experiment.space.model_dump(mode="json"),
         "configuration": experiment.settings(),
+        "budget": experiment.fit.model_dump(mode="json") if experiment.fit else {},
         **{name: getattr(experiment, name).model_dump(mode="json") for name in USES},
         **tasks,
     }

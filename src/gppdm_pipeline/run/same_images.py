@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from kedro.io import DataCatalog, DatasetError
 
+from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.catalog.datasets import JsonDataset, StateDataset
 from gppdm_pipeline.configuration.experiment import Experiment
@@ -135,7 +136,10 @@ def _kept(number: int, catalog: DataCatalog) -> list[str]:
 
 
 def _read(experiment: Experiment, numbers: Sequence[int]) -> Iterator[TaskSplit]:
-    return read_tasks(experiment.stream, experiment.seed, numbers)
+    """Each task's images, as they are learnt."""
+    for task in read_tasks(experiment.stream, experiment.seed, numbers):
+        parts = [task.train, task.validation, task.test]
+        yield TaskSplit(*experiment.space.encoded(parts, resolve_device(experiment.device)))
 
 
 def _difference(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
+from copy import copy
 from typing import Any
 
 import click
@@ -24,11 +25,12 @@ from gppdm_pipeline.configuration.layers import ConfigurationError, one_of
 from gppdm_pipeline.faults import explained
 from gppdm_pipeline.images.labelled import RoomError
 from gppdm_pipeline.pipeline_registry import NAMES
-from gppdm_pipeline.run import using
+from gppdm_pipeline.run import budget, using
 from gppdm_pipeline.run.command import FILTERS, Command, RefusedError
 from gppdm_pipeline.run.growing import first_new_task, new_namespaces, read_record
 from gppdm_pipeline.run.loader import ExperimentLoader
 from gppdm_pipeline.run.tracking import TrackingError
+from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.streams.sources import SourceError
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ TOLD = (
     ConfigurationError,
     DatasetError,
     DivergedError,
+    EncoderError,
     RankError,
     RefusedError,
     RoomError,
@@ -75,6 +78,7 @@ class Session(KedroSession):
                 options |= self._going_on(only_missing_outputs, options)
             else:
                 options["only_missing_outputs"] = only_missing_outputs
+                self._settle_beside(measures="inspect" in names)
             try:
                 return super().run(**options)
             except (KeyboardInterrupt, SystemExit) as stop:  # Kedro tells its hooks of errors only
@@ -85,12 +89,16 @@ class Session(KedroSession):
 
     def _going_on(self, only_missing_outputs: bool, options: dict[str, Any]) -> dict[str, Any]:
         """Which nodes to run, of those asked for."""
-        catalog = super()._get_config_loader()["catalog"]
-        record = read_record(self._project_path / catalog["configuration"]["filepath"])
-        loader = self._get_config_loader()  # another: what a catalog has been read with stays so
+        loader = self._get_config_loader()
+        catalog = copy(loader)["catalog"]  # of a copy: what it has been read with stays so
+        file = self._project_path / catalog["configuration"]["filepath"]
+        record = read_record(file)
         whole = not any(options.get(name) for name in FILTERS)
-        if not (whole and loader.experiment.overwrite):
-            loader.keep_numbering(record.get("classes", ()))
+        experiment, there = loader.experiment, record
+        if whole and experiment.overwrite:
+            there = {}
+        experiment = experiment.numbered(there.get("classes", ()))
+        loader.use(budget.settle(experiment, there, file.parents[1], keeps=True))
         scratch = self._project_path / catalog["scratch"]["filepath"]
         command = Command(scratch, loader.experiment, options)
         if whole:
@@ -107,6 +115,16 @@ class Session(KedroSession):
             )
             only_missing_outputs = True
         return {"only_missing_outputs": only_missing_outputs}
+
+    def _settle_beside(self, measures: bool) -> None:
+        """A budget is what it came to in the run that is there; else it is measured or left."""
+        loader = self._get_config_loader()
+        if loader.experiment.budget is None:
+            return
+        catalog = super()._get_config_loader()["catalog"]
+        file = self._project_path / catalog["configuration"]["filepath"]
+        given = loader.experiment, read_record(file), file.parents[1]
+        loader.use(budget.settle(*given, keeps=False) if measures else budget.settled(*given))
 
     def _get_config_loader(self) -> ExperimentLoader:
         """One for the session: it knows the run that is there."""

@@ -266,6 +266,7 @@ def _tags(project: Path, experiment: Experiment) -> dict[str, object]:
         "seed": experiment.seed,
         "variant": experiment.variant or "",
         "fingerprint": experiment.fingerprint(),
+        "budget": experiment.budget or "",
         **{key: _text(place) for key, place in experiment.places().items() if place},
         "git_commit": commit,
         "mlflow.source.git.commit": commit,

@@ -15,18 +15,20 @@ from gppdm_pipeline.catalog.registry import RegistryError
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.uses import DrawConfig
 from gppdm_pipeline.methods import Method
+from gppdm_pipeline.pipelines.draw.pipeline import INTERPOLATION
 from gppdm_pipeline.pipelines.draw.pipeline import RESULTS as DRAWN
 from gppdm_pipeline.pipelines.predict.pipeline import RESULTS as PREDICTIONS
 from gppdm_pipeline.pipelines.predict.pipeline import TRAINED
 from gppdm_pipeline.pipelines.publish.pipeline import RESULT as PUBLISHED
 from gppdm_pipeline.run.command import RefusedError
-from gppdm_pipeline.serving.onnx_file import OnnxError, check_onnx
+from gppdm_pipeline.serving.onnx_file import OnnxError
+from gppdm_pipeline.serving.published_folder import FolderError, check_folder
 from gppdm_pipeline.serving.trained import TrainedRun, UntrainedError
 from gppdm_pipeline.streams.conversion import UndecodableError
 from gppdm_pipeline.streams.unlabelled import unlabelled
 
 PIPELINES = ("draw", "predict", "publish")
-FAULTS = (OnnxError, RegistryError, StateError, UntrainedError)
+FAULTS = (FolderError, OnnxError, RegistryError, StateError, UntrainedError)
 """What is wrong with what was learnt; the message is the whole story."""
 
 
@@ -52,7 +54,7 @@ def check(experiment: Experiment, pipeline: Pipeline, catalog: DataCatalog) -> N
     if PREDICTIONS[0] in pipeline.all_outputs():
         _check_images(experiment.predict.images)
     if PUBLISHED in pipeline.all_outputs() and experiment.publish.folder is not None:
-        check_onnx()
+        check_folder(experiment.publish.folder, trained.learned.learner)
     if DRAWN[0] in pipeline.all_outputs():
         _check_drawing(experiment.draw, trained)
 
@@ -78,6 +80,8 @@ def _check_drawing(draw: DrawConfig, trained: TrainedRun) -> None:
             f"method = {learned.learner.name}: it has no {what.removeprefix('a ')}. Draw with "
             "gppdm, cpdm, diffusion_replay or ddgr."
         )
+    if draw.towards is not None:
+        _check_interpolation(draw, trained)
     if draw.like is not None:
         try:
             learned.predictor().pixels(draw.like)
@@ -85,6 +89,21 @@ def _check_drawing(draw: DrawConfig, trained: TrainedRun) -> None:
             raise RefusedError(
                 f"draw.like = {draw.like}: {error}. Name the path of an image file."
             ) from error
+
+
+def _check_interpolation(draw: DrawConfig, trained: TrainedRun) -> None:
+    learned = trained.learned
+    if not learned.learner.has_prototypes:
+        raise RefusedError(
+            f"draw.towards = {draw.towards!r}: {learned.learner.name} was run without prototypes, "
+            "which are moved. Leave draw.towards out, or use a run of gppdm or cpdm."
+        )
+    (goal,) = learned.labels([str(draw.towards)], "draw.towards")
+    if learned.labels(draw.classes) == [goal]:
+        raise RefusedError(
+            f"draw.towards = {draw.towards!r}: it is the only class that is drawn. Name others in "
+            "draw.classes."
+        )
 
 
 def tell(catalog: DataCatalog, pipeline: Pipeline) -> None:
@@ -95,9 +114,22 @@ def tell(catalog: DataCatalog, pipeline: Pipeline) -> None:
     if DRAWN[0] in outputs:
         folder = catalog[DRAWN[0]].path  # type: ignore[attr-defined]
         click.echo(f"{len([*folder.glob('*.png')])} images in {folder}")
+    if INTERPOLATION in outputs:
+        click.echo(f"prototypes between classes: {catalog[INTERPOLATION].path}")  # type: ignore[attr-defined]
     if PUBLISHED in outputs:
         made = catalog.load(PUBLISHED)
         click.echo("models:/{model}/{version}, champion is {champion}".format_map(made))
+        if "folder" in made:
+            _tell_folder(made)
+
+
+def _tell_folder(made: dict[str, Any]) -> None:
+    parts = ["a pipeline of diffusers"] if made["diffusers"] else []
+    if made["onnx_difference"] is not None:
+        parts.append("the classifier as ONNX")
+    click.echo(f"{' and '.join(parts)}, with a model card, in {made['folder']}")
+    if made["onnx_difference"] is None:
+        click.echo("without ONNX: the packages of the extra onnx are not installed")
 
 
 def _tell_predictions(summary: dict[str, Any], catalog: DataCatalog) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from gppdm_pipeline.streams.conversion import UndecodableError
 from gppdm_pipeline.streams.preparing import Image
 
 Columns = dict[str, list[Any]]
+_PART = 32  # images that a thread decodes at once
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Rows:
 
 
 def classified(predictor: Predictor, items: Iterable[tuple[str, Image]]) -> Iterator[Columns]:
-    """Classify images, `BATCH` at a time.
+    """Classify images, `BATCH` at a time; the next ones are read while the network computes.
 
     Args:
         predictor: what answers.
@@ -48,21 +49,37 @@ def classified(predictor: Predictor, items: Iterable[tuple[str, Image]]) -> Iter
         Columns `file`, those of `Answers.columns`, and `problem`: what is wrong with an image that
         is damaged, whose other columns are None; else None. One row for each item, in their order.
     """
+    batches = _batches(predictor, items)
+    with ThreadPoolExecutor(1, "reader") as reader:
+        coming = reader.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, batches, None)
+            yield _rows(predictor, *batch)
+
+
+def _batches(
+    predictor: Predictor, items: Iterable[tuple[str, Image]]
+) -> Iterator[tuple[list[str], list[NDArray[np.uint8] | str]]]:
+    """Names, and pixels or what is wrong; files are decoded in parts, each in a thread."""
     iterator = iter(items)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         while batch := list(islice(iterator, BATCH)):
             names, images = zip(*batch, strict=True)
+            parts = [images[start : start + _PART] for start in range(0, len(images), _PART)]
             decoded = all(isinstance(image, np.ndarray) for image in images)
-            each = (map if decoded else pool.map)(partial(_pixels, predictor), images)
-            yield _rows(predictor, list(names), list(each))
+            each = (map if decoded else pool.map)(partial(_pixels, predictor), parts)
+            yield list(names), [pixels for part in each for pixels in part]
 
 
-def _pixels(predictor: Predictor, image: Image) -> NDArray[np.uint8] | str:
-    """The pixels, or what is wrong."""
-    try:
-        return predictor.pixels(image)
-    except UndecodableError as error:
-        return str(error)
+def _pixels(predictor: Predictor, images: Sequence[Image]) -> list[NDArray[np.uint8] | str]:
+    """The pixels of each, or what is wrong."""
+    found: list[NDArray[np.uint8] | str] = []
+    for image in images:
+        try:
+            found.append(predictor.pixels(image))
+        except UndecodableError as error:
+            found.append(str(error))
+    return found
 
 
 def _rows(

@@ -35,18 +35,9 @@ class _Whole(nn.Module):
         return torch.softmax(self.network(scaled) / self.temperature, 1)
 
 
-def check_onnx() -> None:
-    """Whether the packages are there.
-
-    Raises:
-        OnnxError: naming those that are not.
-    """
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise OnnxError(
-            f"publish.folder is set, but the packages {', '.join(missing)} are not installed: "
-            "install the project's extra onnx, or leave publish.folder out."
-        )
+def missing_packages() -> list[str]:
+    """Those of `PACKAGES` that are not installed."""
+    return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
 def write_onnx(predictor: Predictor, images: NDArray[np.uint8], file: Path) -> float:

@@ -56,12 +56,19 @@ class Learned:
         """The state in `folder`.
 
         Raises:
-            StateError: if it is missing or damaged, or does not say what it was made with.
+            StateError: if it is missing or damaged, does not say what it was made with, or has
+                learnt something else than pixels.
         """
         manifest = verify_state(folder)
         if not manifest["configuration"]:
             raise StateError(
                 f"{folder} does not say what it was made with: make it again by running its task."
+            )
+        if space := manifest["configuration"].get("space"):
+            raise StateError(
+                f"{folder} has learnt {space['name']}, and what uses a state is given pixels: the "
+                "report and metrics.json tell what came out. To use a state, learn pixels "
+                "(space.name=pixels)."
             )
         return cls(folder, manifest, load_state(folder))
 
@@ -102,11 +109,12 @@ class Learned:
         own = {"name": name, "classifier": self.configuration["classifier"]}
         return Method.model_validate({**own, **self.configuration[name]})
 
-    def labels(self, names: Sequence[str] | str | None) -> list[int]:
+    def labels(self, names: Sequence[str] | str | None, setting: str = "draw.classes") -> list[int]:
         """The labels of classes, each of which was learnt.
 
         Args:
             names: a list, or joined by "-"; None: all classes.
+            setting: where they come from, for the message.
 
         Raises:
             UntrainedError: naming those that were not, with the nearest right spelling.
@@ -118,8 +126,9 @@ class Learned:
         faults = unknown_names(asked, known)
         if faults or not asked:
             raise UntrainedError(
-                f"draw.classes = {names}: {'; '.join(faults) or 'no class'}. Learnt are "
-                f"{listed([*known])}; join several by -."
+                f"{setting} = {names if isinstance(names, str) else listed(names)}: "
+                f"{'; '.join(faults) or 'no class'}. Learnt are {listed([*known])}"
+                f"{'; join several by -' if setting == 'draw.classes' else ''}."
             )
         return [known[name] for name in dict.fromkeys(asked)]
 

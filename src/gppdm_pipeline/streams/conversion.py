@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 MOST_PIXELS = 89_478_485  # of Pillow's own warning: a quarter of a gigabyte in colour
 
-_GREY = {"1", "L", "LA", "La"}
+GREY_MODES = {"1", "L", "LA", "La"}
 _WIDE = {"I", "F", "I;16", "I;16L", "I;16B", "I;16N"}
 
 
@@ -89,7 +89,7 @@ class Conversion(BaseModel):
         return pixels[..., np.newaxis] if pixels.ndim == 2 else pixels
 
     def _coloured(self, image: Image.Image) -> Image.Image:
-        grey = self.colour == "grey" or (self.colour == "as_is" and image.mode in _GREY)
+        grey = self.colour == "grey" or (self.colour == "as_is" and image.mode in GREY_MODES)
         if image.has_transparency_data:
             behind = Image.new("RGBA", image.size, (self.pad_value,) * 3 + (255,))
             image = Image.alpha_composite(behind, image.convert("RGBA"))

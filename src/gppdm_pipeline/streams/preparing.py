@@ -132,12 +132,7 @@ def write_images(
             bar.update(len(batch))
     assert done == len(chosen)
     if not shape:
-        raise source_error(
-            contents.where,
-            f"no image that can be decoded ({damaged[0] if damaged else 'none at all'})",
-            "some",
-            "Correct the path.",
-        )
+        raise _nothing(damaged, contents.where)
     shape = (int(kept.sum()), *shape)
     file.seek(0)
     _header(file, shape)
@@ -191,6 +186,11 @@ def _refused(damaged: Sequence[str], tried: int, where: Path) -> SourceError:
         + more
         + "\nPut them right or remove them, or set `damaged: skip` to leave such images out."
     )
+
+
+def _nothing(damaged: Sequence[str], where: Path) -> SourceError:
+    found = f"no image that can be decoded ({damaged[0] if damaged else 'none at all'})"
+    return source_error(where, found, "some", "Correct the path.")
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -1,22 +1,24 @@
 """The classifier over all classes seen: build, fit, predict.
 
 n = images, k = classes seen, (h, w, c) = height, width, channels. Images enter as uint8
-[n, h, w, c]; inside they are float32 [n, c, h, w] in [-1, 1].
+[n, h, w, c]; inside they are float32 [n, c, h, w] in [-1, 1]. What an encoder has made of images
+enters as float16, and has its numbers inside, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
+from gppdm_pipeline.algorithm.classifier.vectors import Head, VectorNet
 from gppdm_pipeline.algorithm.context import Context, autocast
 from gppdm_pipeline.algorithm.fitting.batches import Pixels, to_unit_range
 from gppdm_pipeline.algorithm.fitting.graphs import on, rate
@@ -45,6 +47,14 @@ class ClassifierConfig(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     start: Literal["previous", "anew"] = "previous"
     """Whether a task starts from the previous task's classifier (its head grows) or from noise."""
+    head: Head | None = None
+    """linear, or two_layer with 16 times `width` hidden units, of all numbers of an image; None: a
+    small convolutional network of maps, and linear of vectors."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if (key, value) != ("head", None)}
 
 
 class SmallConvNet(nn.Module):
@@ -89,21 +99,40 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
     ]
 
 
-def build_classifier(weights: Weights) -> SmallConvNet:
+Network = SmallConvNet | VectorNet
+
+
+def untrained(config: Mapping[str, Any]) -> Network:
+    """The network that a classifier's config describes, with weights of noise."""
+    return VectorNet(**config) if "head" in config else SmallConvNet(**config)
+
+
+def build_classifier(weights: Weights) -> Network:
     """The network that `weights` describes, in evaluation mode, on the CPU."""
-    network = SmallConvNet(**weights.config)
+    network = untrained(weights.config)
     network.load_state_dict(weights.tensors)
     return network.eval().requires_grad_(False)
 
 
-def _grown(state: LearnerState, config: ClassifierConfig, context: Context) -> SmallConvNet:
+def _grown(
+    state: LearnerState, described: Mapping[str, Any], config: ClassifierConfig, context: Context
+) -> Network:
     """A network with an output for every class of `state`, old outputs where they were."""
-    assert state.image_shape is not None
     with context.initialisation("classifier"):
-        network = SmallConvNet(state.image_shape, config.width, len(state.classes))
+        network = untrained(described)
     if state.classifier is not None and config.start == "previous":
         load_grown(network, state.classifier.tensors)
     return network
+
+
+def _described(state: LearnerState, config: ClassifierConfig) -> dict[str, Any]:
+    """What builds the network: plain JSON values."""
+    assert state.image_shape is not None
+    head = config.head or ("linear" if state.image_shape[:2] == (1, 1) else None)
+    width = 16 * config.width if head else config.width
+    described = {"image_shape": list(state.image_shape), "width": width}
+    described["classes"] = len(state.classes)
+    return {**described, "head": head} if head else described
 
 
 def cross_entropy(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
@@ -136,7 +165,8 @@ def fit_classifier(
         The state with the new classifier, and the log: curve `classifier_loss`, metric
         `validation_accuracy`.
     """
-    network, device = _grown(state, config, context).to(context.device).train(), context.device
+    described, device = _described(state, config), context.device
+    network = _grown(state, described, config, context).to(device).train()
     index_of = {label: index for index, label in enumerate(state.classes)}
     outputs = torch.tensor([index_of[int(label)] for label in train.labels], device=device)
     parameters = list(network.parameters())
@@ -150,9 +180,7 @@ def fit_classifier(
     objective = _Classification(network, examples, loss, alter, context)
     budget, moving = Budget(config.steps, config.batch_size), Moving(parameters, optimiser)
     log = fit(objective, moving, outputs, budget, context, "train_classifier")
-    shape = {"image_shape": list(state.image_shape or ()), "width": config.width}
-    weights = Weights({**shape, "classes": len(state.classes)}, tensors_of(network))
-    trained = replace(state, classifier=weights)
+    trained = replace(state, classifier=Weights(described, tensors_of(network)))
     metrics = {}
     if len(validation):
         metrics["validation_accuracy"] = accuracy(trained, validation, context)
@@ -188,13 +216,13 @@ class _Classification(Objective):
 
 @torch.no_grad()
 def predict_logits(
-    state: LearnerState, images: NDArray[np.uint8], context: Context
+    state: LearnerState, images: NDArray[Any], context: Context
 ) -> NDArray[np.float32]:
     """Classify among all classes seen, with no task label.
 
     Args:
         state: after at least one task.
-        images: uint8 [n, h, w, c].
+        images: uint8 or float16 [n, h, w, c].
         context: its device is used.
 
     Returns:

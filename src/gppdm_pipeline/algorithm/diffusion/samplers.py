@@ -30,6 +30,23 @@ LogLikelihood = Callable[[Tensor], Tensor]
 """x float32 [b, c, h, w] -> log p(y | x) of each image's class, [b]."""
 
 
+def solver_of(process: Process, prediction: str) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ with steps even in the logarithm of the noise.
+
+    Args:
+        process: its noise schedule.
+        prediction: what a step is given: "sample" (x_0), "v_prediction" or "epsilon".
+    """
+    from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415 (takes two seconds)
+
+    return DPMSolverMultistepScheduler(
+        **process.schedule,
+        prediction_type=prediction,
+        timestep_spacing="linspace",
+        use_lu_lambdas=True,
+    )
+
+
 @dataclass(frozen=True)
 class Multistep:
     """DPM-Solver++(2M): Lu et al. 2022, arXiv 2211.01095. It draws no random numbers of its own.
@@ -56,14 +73,7 @@ class Multistep:
 
     def __call__(self, clean: Clean, x: Tensor, generator: torch.Generator) -> Tensor:
         """From noise to images, float32 [b, c, h, w]."""
-        from diffusers import DPMSolverMultistepScheduler  # noqa: PLC0415 (takes two seconds)
-
-        solver = DPMSolverMultistepScheduler(
-            **self.process.schedule,
-            prediction_type="sample",
-            timestep_spacing="linspace",
-            use_lu_lambdas=True,
-        )
+        solver = solver_of(self.process, "sample")
         first = self._set_steps(solver, x.device)
         if self.images is not None:
             noisiest = math.sqrt((1 - self.signal) / self.signal)

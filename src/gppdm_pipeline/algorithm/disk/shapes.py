@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from gppdm_pipeline.algorithm.classifier.network import SmallConvNet
+from gppdm_pipeline.algorithm.classifier.network import untrained
 from gppdm_pipeline.algorithm.diffusion.adapters import adapter_shapes
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -43,7 +43,7 @@ def _expected(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[s
     found: dict[str, Shapes] = {}
     with torch.device("meta"):  # shapes without memory
         if manifest["classifier"] is not None:
-            found["classifier.safetensors"] = _of(SmallConvNet(**manifest["classifier"]))
+            found["classifier.safetensors"] = _of(untrained(manifest["classifier"]))
         if f"denoiser/{UNET_WEIGHTS}" in files:
             from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
 

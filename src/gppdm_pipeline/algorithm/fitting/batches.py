@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 _COPIED = 1024  # images at a time
 
 
-def to_unit_range(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
-    """Uint8 [n, h, w, c] -> float32 [n, c, h, w] in [-1, 1] on `device`."""
+def to_unit_range(images: NDArray[Any] | Tensor, device: torch.device) -> Tensor:
+    """Uint8 [n, h, w, c] -> float32 [n, c, h, w] in [-1, 1] on `device`; float16 as it is."""
     if isinstance(images, np.ndarray) and not images.flags.writeable:
         images = images.copy()  # of a mapped file; torch takes no array that cannot be written
     tensor = torch.as_tensor(images).to(device).permute(0, 3, 1, 2)
-    return tensor.contiguous().to(torch.float32).div_(127.5).sub_(1)
+    numbers = tensor.contiguous().to(torch.float32)
+    return numbers.div_(127.5).sub_(1) if tensor.dtype == torch.uint8 else numbers
+
+
+def from_unit_range(x: Tensor, dtype: DTypeLike) -> NDArray[Any]:
+    """What `to_unit_range` makes x of: float [n, c, h, w] -> [n, h, w, c] of `dtype`.
+
+    Numbers that uint8 cannot hold become the nearest that it can.
+    """
+    if np.dtype(dtype) == np.uint8:
+        x = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return x.permute(0, 2, 3, 1).cpu().numpy().astype(dtype, copy=False)
 
 
 class Pixels:
     """Images as a training draws them: bytes, of which a batch becomes numbers when it is drawn.
 
     Args:
-        images: uint8 [n, h, w, c]. For the CPU they stay where they are, be it in a mapped file;
-            another device gets a copy.
+        images: uint8 or float16 [n, h, w, c]. For the CPU they stay where they are, be it in a
+            mapped file; another device gets a copy.
         device: where batches are wanted.
     """
 
-    def __init__(self, images: NDArray[np.uint8], device: torch.device) -> None:
+    def __init__(self, images: NDArray[Any], device: torch.device) -> None:
         self.device = device
-        self._images: NDArray[np.uint8] | Tensor = images
+        self._images: NDArray[Any] | Tensor = images
         if device.type != "cpu":
-            self._images = torch.empty(images.shape, dtype=torch.uint8, device=device)
+            dtype = torch.uint8 if images.dtype == np.uint8 else torch.float16
+            self._images = torch.empty(images.shape, dtype=dtype, device=device)
             for start in range(0, len(images), _COPIED):
                 piece = np.array(images[start : start + _COPIED])
                 self._images[start : start + _COPIED] = torch.from_numpy(piece)
@@ -40,7 +54,7 @@ class Pixels:
         return len(self._images)
 
     def __getitem__(self, batch: Tensor) -> Tensor:
-        """Int64 [b], indices -> float32 [b, c, h, w] in [-1, 1]."""
+        """Int64 [b], indices -> float32 [b, c, h, w] (see `to_unit_range`)."""
         if isinstance(self._images, Tensor):
             return to_unit_range(self._images[batch], self.device)
         return to_unit_range(self._images[batch.numpy()], self.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline, node
 
 from gppdm_pipeline.pipelines.audit import nodes
+from gppdm_pipeline.pipelines.continual.privacy import given_to_privacy
 
 RESULTS = ("audit.json", "audit.page")
 
@@ -15,18 +16,11 @@ def create_pipeline(tasks: list[str]) -> Pipeline:
     Args:
         tasks: the namespaces of all tasks.
     """
-    context = ["params:learner", "params:seed", "params:device"]
-    settings = ["params:evaluation", "params:stream", "oracles"]
-    parts = ("state", "train_if_there", "test_if_there", "privacy_if_there")
+    there = {name: f"{name}_if_there" for name in ("train", "test")}
     looks = [
         node(
             nodes.look_into,
-            [
-                *context,
-                f"params:{task}.task",
-                *settings,
-                *(f"{task}.{part}" for part in parts),
-            ],
+            given_to_privacy(task, state="state", record="privacy_if_there", **there),
             [f"audit.{task}_record", f"audit.{task}_pairs"],
             name=f"look_into_{task}",
         )

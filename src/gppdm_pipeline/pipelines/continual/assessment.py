@@ -27,7 +27,7 @@ from gppdm_pipeline.evaluation.replay_quality import (
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.ranks import on_all_ranks
-from gppdm_pipeline.pipelines.continual.nodes import Record, Task
+from gppdm_pipeline.pipelines.continual.nodes import Record, Task, given_to_stages
 from gppdm_pipeline.pipelines.measure import measured
 from gppdm_pipeline.streams.scenario import StreamConfig
 
@@ -68,6 +68,7 @@ def measure_reference(
 
 
 def draw_last_replay(
+    *,
     learner: Method,
     seed: int,
     device: str,
@@ -122,18 +123,14 @@ def replay_after(tasks: list[str]) -> dict[str, str]:
 def assessment_nodes(tasks: list[str]) -> list[Node]:
     """The template for all tasks of a method with a generator."""
     device = "params:device"
-    inputs: dict[Callable[..., object], list[str]] = {
+    inputs: dict[Callable[..., object], list[str] | dict[str, str]] = {
         train_oracle: ["params:learner", device, "params:stream", "oracles"],
         measure_reference: ["params:evaluation", device, "params:stream", ORACLE],
-        draw_last_replay: [
-            "params:learner",
-            "params:seed",
-            device,
-            f"params:{tasks[-1]}.task",
-            "scratch",
-            "params:evaluation",
-            f"{tasks[-1]}.state",
-        ],
+        draw_last_replay: {
+            **given_to_stages(tasks[-1]),
+            "evaluation": "params:evaluation",
+            "state": f"{tasks[-1]}.state",
+        },
     }
     outputs = (ORACLE, REFERENCE, LAST_REPLAY)
     once = [

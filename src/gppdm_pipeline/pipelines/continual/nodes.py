@@ -29,6 +29,7 @@ from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.ranks import on_all_ranks
 from gppdm_pipeline.pipelines.measure import measured
 from gppdm_pipeline.pipelines.progress import bars_of
+from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.scenario import StreamConfig, read_task
 from gppdm_pipeline.streams.sources import fingerprint
 
@@ -63,6 +64,12 @@ class Task(BaseModel):
         return Context(seed, self.number, where, progress, checkpoints, self.precision, drawn)
 
 
+def given_to_stages(task: str) -> dict[str, str]:
+    """The data sets that every stage of a method reads besides data, by argument."""
+    named = {name: f"params:{name}" for name in ("learner", "seed", "device")}
+    return {**named, "task": f"params:{task}.task", "scratch": "scratch"}
+
+
 def resolve_settings(learner: Method) -> Record:
     """The method with all its settings, those that nobody wrote among them."""
     return learner.model_dump(mode="json")
@@ -74,6 +81,17 @@ def split(
     """The task's images for training, validation and test."""
     images = read_task(stream, seed, task.number)
     return images.train, images.validation, images.test
+
+
+def encode(
+    space: SpaceConfig,
+    device: str,
+    train: LabelledImages,
+    validation: LabelledImages,
+    test: LabelledImages,
+) -> tuple[LabelledImages, ...]:
+    """The same images as they are learnt: what the encoder of the space makes of them."""
+    return tuple(space.encoded([train, validation, test], resolve_device(device)))
 
 
 def synthesise_replay(
@@ -97,6 +115,7 @@ def synthesise_replay(
 
 
 def train_classifier(
+    *,
     learner: Method,
     seed: int,
     device: str,
@@ -120,6 +139,7 @@ def train_classifier(
 
 
 def train_generator(
+    *,
     learner: Method,
     seed: int,
     device: str,

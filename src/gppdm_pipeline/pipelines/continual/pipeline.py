@@ -15,7 +15,7 @@ from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.continual import nodes
 from gppdm_pipeline.pipelines.continual.assessment import assessment_nodes
 from gppdm_pipeline.pipelines.continual.privacy import privacy_node
-from gppdm_pipeline.pipelines.continual.report_graph import report_nodes
+from gppdm_pipeline.pipelines.continual.report_graph import Shown, report_nodes
 
 
 def task_name(number: int) -> str:
@@ -30,6 +30,7 @@ def create_pipeline(
     *,
     releases: bool = False,
     shows_real: bool = True,
+    encodes: bool = False,
 ) -> Pipeline:
     """The whole graph for one method and stream.
 
@@ -40,17 +41,20 @@ def create_pipeline(
         releases: whether training images go after their task, so that what a state tells of them
             has to be measured before.
         shows_real: whether pictures may have real images in them.
+        encodes: whether something else than pixels is learnt, of which there are no pictures.
     """
     evaluation = evaluation or EvaluationConfig()
     tasks = [task_name(number) for number in range(number_of_tasks + 1)]
     copies = [_settings()]
-    copies += [_task(learner, tasks[: number + 1]) for number in range(1, number_of_tasks + 1)]
+    ends = range(2, number_of_tasks + 2)
+    copies += [_task(learner, tasks[:end], encodes) for end in ends]
     if releases:
         copies += [_named([privacy_node(task).tag(task)], task) for task in tasks[1:]]
-    assessed = learner.has_generator and evaluation.replay
+    assessed = learner.has_generator and evaluation.replay and not encodes
     if assessed:
         copies.append(_tagged(assessment_nodes(tasks[1:]), "assessment"))
-    report = report_nodes(learner, tasks[1:], assessed, evaluation.embedding, shows_real)
+    shown = Shown(assessed, evaluation.embedding, shows_real, pixels=not encodes)
+    report = report_nodes(learner, tasks[1:], shown)
     return Pipeline([*copies, _tagged(report, "report")])
 
 
@@ -65,27 +69,21 @@ def _tagged(template: list[Node], namespace: str) -> Pipeline:
     return _named([each.tag("report") for each in template], namespace)
 
 
-def _task(learner: Method, tasks: list[str]) -> Pipeline:
+def _task(learner: Method, tasks: list[str], encodes: bool) -> Pipeline:
     """The template for the last of `tasks`, after the others."""
     *_, before, task = tasks
     earlier = tasks[1:-1]
     trains = _each(earlier, "train") if learner.reads_earlier_images else []
     context = ["params:seed", "params:device", f"params:{task}.task"]
     template = [
-        node(
-            nodes.split,
-            ["params:stream", "params:seed", f"params:{task}.task"],
-            [f"{task}.train", f"{task}.validation", f"{task}.test"],
-            name="split",
-            tags="data",
-        ),
+        *_data(task, encodes),
         node(
             nodes.synthesise_replay,
             ["params:learner", *context, "scratch", f"{before}.state", *trains],
             [f"{task}.replay", f"{task}.synthesise_replay_log"],
             name="synthesise_replay",
         ),
-        *_trainings(learner, before, task, context),
+        *_trainings(learner, before, task),
         node(
             nodes.evaluate,
             [*context, f"{task}.state", *_each([*earlier, task], "test")],
@@ -93,10 +91,22 @@ def _task(learner: Method, tasks: list[str]) -> Pipeline:
             name="evaluate",
         ),
     ]
-    return _named([*template[:1], *(each.tag(task) for each in template[1:])], task)
+    return _named([each if "data" in each.tags else each.tag(task) for each in template], task)
 
 
-def _trainings(learner: Method, before: str, task: str, context: list[str]) -> list[Node]:
+def _data(task: str, encodes: bool) -> list[Node]:
+    """The task's images, as they are learnt."""
+    learnt = [f"{task}.{name}" for name in ("train", "validation", "test")]
+    pixels = [f"{name}_pixels" for name in learnt] if encodes else learnt
+    split = ["params:stream", "params:seed", f"params:{task}.task"]
+    found = [node(nodes.split, split, pixels, name="split", tags="data")]
+    if encodes:
+        given = ["params:space", "params:device", *pixels]
+        found.append(node(nodes.encode, given, learnt, name="encode", tags="data"))
+    return found
+
+
+def _trainings(learner: Method, before: str, task: str) -> list[Node]:
     """Classifier and generator in the method's order, a state between the two."""
     states = [f"{before}.state", f"{task}.midway_state", f"{task}.state"]
     stages: list[tuple[Callable[..., object], list[str]]] = [
@@ -108,13 +118,11 @@ def _trainings(learner: Method, before: str, task: str, context: list[str]) -> l
     return [
         node(
             stage,
-            [
-                "params:learner",
-                *context,
-                "scratch",
-                states[i],
-                *(f"{task}.{name}" for name in data),
-            ],
+            {
+                **nodes.given_to_stages(task),
+                "state": states[i],
+                **{name: f"{task}.{name}" for name in data},
+            },
             [states[i + 1], f"{task}.{stage.__name__}_log"],
             name=stage.__name__,
         )

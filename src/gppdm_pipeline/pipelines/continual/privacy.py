@@ -35,25 +35,13 @@ SPACES = ("pixels", "oracle")
 """Where drawn images are set beside real ones."""
 
 
-def measure_privacy(
-    learner: Method,
-    seed: int,
-    device: str,
-    task: Task,
-    evaluation: EvaluationConfig,
-    stream: StreamConfig,
-    oracles: OracleFolder,
-    state: LearnerState,
-    train: LabelledImages,
-    test: LabelledImages,
-) -> Record:
-    """Membership, memorisation and prototypes of a task's training images; plain JSON values."""
-    return looked_into(
-        learner, seed, device, task, evaluation, stream, oracles, state, train, test
-    )[0]
+def measure_privacy(**given: Any) -> Record:
+    """The record of `looked_into`, whose arguments it takes."""
+    return looked_into(**given)[0]
 
 
 def looked_into(
+    *,
     learner: Method,
     seed: int,
     device: str,
@@ -65,7 +53,12 @@ def looked_into(
     train: LabelledImages,
     test: LabelledImages,
 ) -> tuple[Record, dict[int, LabelledImages]]:
-    """As `measure_privacy`, and of each class the pairs of `pairs_of`."""
+    """What a state tells of its task's training images.
+
+    Returns:
+        Membership, memorisation and prototypes as plain JSON values; and of each class the pairs of
+        `pairs_of`.
+    """
     context = task.context(seed, device)
     of_task = test.of_classes(train.classes)
     record: Record = {
@@ -84,10 +77,19 @@ def looked_into(
 
 def privacy_node(task: str) -> Node:
     """The template for one task."""
-    of_task = [f"{task}.{name}" for name in ("state", "train", "test")]
-    context = ["params:learner", "params:seed", "params:device", f"params:{task}.task"]
-    inputs = [*context, "params:evaluation", "params:stream", "oracles", *of_task]
+    inputs = given_to_privacy(task, state="state", train="train", test="test")
     return node(measure_privacy, inputs, f"{task}.privacy", name="measure_privacy")
+
+
+def given_to_privacy(task: str, **of_task: str) -> dict[str, str]:
+    """The data sets that are the arguments of `looked_into`, `of_task` those of one task."""
+    settings = ("learner", "seed", "device", "evaluation", "stream")
+    return {
+        **{name: f"params:{name}" for name in settings},
+        "task": f"params:{task}.task",
+        "oracles": "oracles",
+        **{name: f"{task}.{dataset}" for name, dataset in of_task.items()},
+    }
 
 
 def drawn_after(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from kedro.pipeline import Node, node
 
@@ -24,24 +25,37 @@ REPORT = "report.metrics"
 _STREAM = "params:stream"
 
 
-def report_nodes(
-    learner: Method, tasks: list[str], assessed: bool, embedded: bool, shows_real: bool
-) -> list[Node]:
+@dataclass(frozen=True)
+class Shown:
+    """What a report shows besides accuracies.
+
+    Attributes:
+        assessed: whether the quality of replay was measured.
+        embedded: whether a t-SNE is drawn, if it was.
+        real: whether pictures may have real images in them.
+        pixels: whether what is learnt can be shown.
+    """
+
+    assessed: bool
+    embedded: bool
+    real: bool
+    pixels: bool
+
+
+def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
     """The template for all tasks.
 
     Args:
         learner: what its states carry is drawn.
         tasks: all of them.
-        assessed: whether the quality of replay was measured.
-        embedded: whether a t-SNE is drawn, if it was.
-        shows_real: whether pictures may have real images in them.
+        shown: what there is to show.
     """
-    records, logs = _records(tasks, assessed)
+    records, logs = _records(tasks, shown.assessed)
     drawings = [
         _drawing(reporting.draw_accuracy_over_tasks, [REPORT]),
         _drawing(reporting.draw_accuracy_matrix, [REPORT]),
         _drawing(reporting.draw_memory, [_STREAM, REPORT]),
-        *_of_replay(learner, tasks, assessed, embedded, shows_real),
+        *(_of_replay(learner, tasks, shown) if shown.pixels else []),
         _drawing(reporting.draw_confusion, [_STREAM, REPORT]),
         _drawing(reporting.draw_bounds, [REPORT, FROM_FOLDER]),
         *_of_learning(learner, tasks, logs),
@@ -79,26 +93,24 @@ def _records(tasks: list[str], assessed: bool) -> tuple[dict[str, str], dict[str
     return records, logs
 
 
-def _of_replay(
-    learner: Method, tasks: list[str], assessed: bool, embedded: bool, shows_real: bool
-) -> list[Node]:
+def _of_replay(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
     if not learner.has_generator:
         return []
     tests = [f"{task}.test" for task in tasks]
-    shown = tests if shows_real else []
-    alone = "" if shows_real else "_alone"
+    real = tests if shown.real else []
+    alone = "" if shown.real else "_alone"
     drawings = []
-    if assessed:
+    if shown.assessed:
         total = f"params:{tasks[-1]}.task"
         replays = [*replay_after(tasks).values()]
         drawings += [
-            _drawing(reporting.draw_drift, [_STREAM, REPORT, total, *replays, *shown], alone),
+            _drawing(reporting.draw_drift, [_STREAM, REPORT, total, *replays, *real], alone),
             _drawing(reporting.draw_replay_quality, [_STREAM, REPORT]),
         ]
-    replay = [_STREAM, f"{tasks[-1]}.replay", *(shown[:-1] or shown)]
-    if shows_real or len(tasks) > 1:  # the first task replays nothing
+    replay = [_STREAM, f"{tasks[-1]}.replay", *(real[:-1] or real)]
+    if shown.real or len(tasks) > 1:  # the first task replays nothing
         drawings.append(_drawing(reporting.draw_replay, replay, alone))
-    if assessed and embedded:
+    if shown.assessed and shown.embedded:
         context = ["params:evaluation", "params:seed", "params:device", _STREAM]
         inputs = [*context, ORACLE, LAST_REPLAY, *tests]
         drawings.append(_drawing(reporting.draw_embedding, inputs))

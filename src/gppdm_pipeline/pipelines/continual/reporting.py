@@ -59,6 +59,8 @@ def summarise(
         "state_bytes": [record["state_bytes"] for record in evaluations],
         "configuration": configuration,
     }
+    if "space" in configuration:
+        results["space"] = configuration["space"]
     if qualities:
         results["replay_quality"] = replay_report(records["assessment.reference"], qualities)
     return results, {**results, "ranks": launched().size, **_costs(logs)}

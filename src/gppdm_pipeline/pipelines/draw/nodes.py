@@ -7,10 +7,11 @@ import numpy as np
 from gppdm_pipeline.algorithm.context import Context, resolve_device
 from gppdm_pipeline.catalog.drawn import Drawn
 from gppdm_pipeline.configuration.uses import DrawConfig
-from gppdm_pipeline.evaluation.drawn_figure import drawn_figure
+from gppdm_pipeline.evaluation.drawn_figure import drawn_figure, interpolation_figure
 from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.pipelines.progress import bars_of
+from gppdm_pipeline.serving.interpolation import STEPS, interpolated
 from gppdm_pipeline.serving.trained import TrainedRun
 
 
@@ -28,6 +29,22 @@ def draw(trained: TrainedRun, draw: DrawConfig, seed: int, device: str) -> Drawn
         begun = LabelledImages(np.repeat(pixels[None], len(labels), 0), labels)
         images = learned.learner.draw_like(learned.state, begun, draw.signal, context)
     return Drawn(images, learned.class_names, seed)
+
+
+def interpolate(trained: TrainedRun, draw: DrawConfig, seed: int, device: str) -> Picture:
+    """What is drawn of each class while its prototype moves towards that of another class."""
+    assert draw.towards is not None
+    learned, names = trained.learned, trained.learned.class_names
+    (goal,) = learned.labels([draw.towards])
+    context = Context(seed, len(learned.state.tasks) + 1, resolve_device(device))
+    drawn = {
+        names[label]: interpolated(learned, label, goal, context)
+        for label in learned.labels(draw.classes)
+        if label != goal
+    }
+    steps = np.linspace(0, 1, STEPS).round(3).tolist()
+    rows = [{"class": name, "towards": names[goal], "share": s} for name in drawn for s in steps]
+    return Picture(interpolation_figure(drawn, names[goal]), rows)
 
 
 def arrange(drawn: Drawn) -> Picture:

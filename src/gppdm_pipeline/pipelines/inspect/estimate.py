@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from statistics import median
 from typing import Any
@@ -91,8 +91,8 @@ def estimate_costs(
         device: where it will compute.
 
     Returns:
-        Plain JSON values: `device`, `seconds` (by stage, and `total`), `bytes` (by kind, and
-        `total`).
+        Plain JSON values: `device`, `seconds` (by stage, and `total`), `training_seconds` (those
+        of them that steps of trainings take), `bytes` (by kind, and `total`).
     """
     counts, tried = _read(stream, seed)
     new = [len(classes) for classes in first_seen(stream.classes_by_task(seed))]
@@ -102,6 +102,7 @@ def estimate_costs(
     classes = [len(task) for task in stream.classes_by_task(seed)]
     seen = [*accumulate(new)]
     seconds: dict[str, float] = {}
+    training = 0.0
     for task in range(len(classes)):
         trial = trials[min(task, len(trials) - 1)]
         for stage, loops in trial.loops.items():
@@ -110,13 +111,16 @@ def estimate_costs(
                 old = seen[task - 1] if task else 0
                 drawn = old if title == "synthesise_replay" else classes[task]
                 train = counts[task]["train"]
-                spent += loop.per_unit * _units(learner, title, drawn, train, first=not task)
+                took = loop.per_unit * _units(learner, title, drawn, train, first=not task)
+                spent += took
+                training += took if title.startswith("train_") else 0.0
             seconds[stage] = seconds.get(stage, 0.0) + spent
     seconds["evaluate"] = test_seconds * sum(accumulate(each["test"] for each in counts))
     size = _bytes(learner, stream, trials, counts, seen, images)
     return {
         "device": str(device),
         "seconds": {**seconds, "total": sum(seconds.values())},
+        "training_seconds": training,
         "bytes": {**size, "total": sum(size.values())},
     }
 
@@ -157,7 +161,7 @@ def _try(
     state, trials, earlier = LearnerState.empty(), [], list[LabelledImages]()
     for number, split in enumerate(splits, start=1):
         given = earlier if learner.reads_earlier_images else []
-        state, trial = _try_task(learner, state, split, number, seed, device, given)
+        state, trial = _try_task(learner, state, split, Context(seed, number, device), given)
         trials.append(trial)
         earlier.append(split.train)
     context, images = Context(seed, len(splits), device), splits[0].train.images
@@ -171,9 +175,7 @@ def _try_task(
     learner: Method,
     state: LearnerState,
     split: TaskSplit,
-    number: int,
-    seed: int,
-    device: torch.device,
+    context: Context,
     earlier: Sequence[LabelledImages],
 ) -> tuple[LearnerState, _Trial]:
     loops: dict[str, dict[str, _Loop]] = {}
@@ -183,20 +185,20 @@ def _try_task(
     def timed(stage: str) -> Iterator[Context]:
         watch = _Stopwatch(loops.setdefault(stage, {}))
         start = time.perf_counter()
-        yield Context(seed, number, device, progress=watch)
+        yield replace(context, progress=watch)
         inside = sum(loop.seconds for loop in watch.loops.values())
         besides[stage] = time.perf_counter() - start - inside
 
-    with timed("synthesise_replay") as context:
-        replay, _ = learner.synthesise_replay(state, context, earlier)
+    with timed("synthesise_replay") as watched:
+        replay, _ = learner.synthesise_replay(state, watched, earlier)
     order = ["train_classifier", "train_generator"]
     for stage in reversed(order) if learner.generator_first else order:
-        with timed(stage) as context:
+        with timed(stage) as watched:
             if stage == "train_generator":
-                state, _ = learner.train_generator(state, split.train, replay, context)
+                state, _ = learner.train_generator(state, split.train, replay, watched)
             else:
                 state, _ = learner.train_classifier(
-                    state, split.train, split.validation, replay, context
+                    state, split.train, split.validation, replay, watched
                 )
     return state, _Trial(loops, besides, state.bytes(), len(replay))
 

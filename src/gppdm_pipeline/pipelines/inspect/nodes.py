@@ -33,18 +33,22 @@ def draw(found: Inspection) -> Picture:
     return Picture(stream_figure(found.samples), rows)
 
 
-def describe(configuration: Record, found: Inspection, costs: Record) -> tuple[Record, str]:
+def describe(
+    configuration: Record, budget: Record, found: Inspection, costs: Record
+) -> tuple[Record, str]:
     """All of it as JSON, and as a page in Markdown beside the picture."""
-    record = _record(configuration, found, costs)
+    record = _record(configuration, budget, found, costs)
     return record, as_markdown(record, picture="images.png")
 
 
-def describe_alone(configuration: Record, found: Inspection, costs: Record) -> tuple[Record, str]:
+def describe_alone(
+    configuration: Record, budget: Record, found: Inspection, costs: Record
+) -> tuple[Record, str]:
     """As `describe`, where no picture is made."""
-    record = _record(configuration, found, costs)
+    record = _record(configuration, budget, found, costs)
     return record, as_markdown(record)
 
 
-def _record(configuration: Record, found: Inspection, costs: Record) -> Record:
+def _record(configuration: Record, budget: Record, found: Inspection, costs: Record) -> Record:
     names = {key: configuration[key] for key in ("benchmark", "method", "seed")}
-    return {**names, **found.record, "estimate": costs}
+    return {**names, **found.record, "budget": budget, "estimate": costs}

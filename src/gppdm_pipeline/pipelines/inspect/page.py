@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gppdm_pipeline.configuration.budget import Fit
+
 _MOST_NAMES, _MOST_FAULTS = 12, 5  # on the console
 
 
@@ -111,10 +113,12 @@ def _costs(record: Mapping[str, Any]) -> list[str]:
         f"{stage} {_duration(value)}" for stage, value in seconds.items() if stage != "total"
     )
     by_kind = ", ".join(f"{kind} {_size(value)}" for kind, value in size.items() if kind != "total")
+    budget = record["budget"]
     return [
         f"## About what {record['method']} takes ({estimate['device']})",
         "",
         f"- time: {_duration(seconds['total'])} ({by_stage})",
+        *([f"- {Fit.model_validate(budget).told()}"] if budget else []),
         f"- disk: at most {_size(size['total'])} ({by_kind})",
         "",
         "From a few steps of each training at the true shapes, multiplied. Whatever else runs on "

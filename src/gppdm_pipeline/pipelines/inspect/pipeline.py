@@ -26,7 +26,7 @@ def create_pipeline(shows_real: bool = True) -> Pipeline:
             node(nodes.estimate, ["params:learner", "params:device", *stream], costs, name="try"),
             node(
                 describe,
-                ["params:configuration", found, costs],
+                ["params:configuration", "params:budget", found, costs],
                 list(RESULTS[1:]),
                 name="describe",
             ),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.catalog.registry import ModelRegistry
 from gppdm_pipeline.configuration.uses import PublishConfig
 from gppdm_pipeline.images.labelled import LabelledImages
-from gppdm_pipeline.serving.onnx_file import write_onnx
-from gppdm_pipeline.serving.predictor import Calibration
+from gppdm_pipeline.serving.published_folder import write_folder
 from gppdm_pipeline.serving.trained import TrainedRun
 
 Record = dict[str, Any]
@@ -37,7 +36,7 @@ def publish(
     Returns:
         Plain JSON values: `model`, `version`, `champion` (the version that is one now),
         `validation_accuracy` and `champion_accuracy` (on the same images; None where there are
-        none, or no other version); with `publish.folder`, `onnx` (the file) and `onnx_difference`.
+        none, or no other version); with `publish.folder`, what `write_folder` says.
     """
     name = f"{configuration['benchmark']}-{configuration['method']}"
     if publish.version is not None:
@@ -48,7 +47,12 @@ def publish(
     mine = trained.learned.accuracy(images, names, where)
     present = registry.champion(name)
     theirs = None if present is None else present.learned.accuracy(images, names, where)
-    written = _as_onnx(trained, calibration, publish, images)
+    written = {}
+    if publish.folder is not None:
+        told = {"run": trained.run, "state": trained.newest.parent.name}
+        compared = _compared(trained, images)
+        card = {**told, "validation_accuracy": mine}
+        written = write_folder(publish.folder, trained.learned, calibration, compared, card)
     version = registry.publish(name, trained, calibration, configuration, mine)
     better = theirs is None or mine is None or mine >= theirs
     if better:
@@ -63,19 +67,8 @@ def publish(
     }
 
 
-def _as_onnx(
-    trained: TrainedRun,
-    calibration: Record,
-    publish: PublishConfig,
-    validation: Sequence[LabelledImages],
-) -> Record:
-    """Write classifier.onnx and the names of its outputs, if they are asked for."""
-    if publish.folder is None:
-        return {}
-    predictor = trained.learned.predictor(Calibration.of(calibration))
-    noise = np.random.default_rng(0).integers(0, 256, (16, *predictor.image_shape), np.uint8)
-    images = np.concatenate([noise, *(part.images for part in validation)])[:COMPARED]
-    file = publish.folder / "classifier.onnx"
-    difference = write_onnx(predictor, images, file)
-    file.with_name("classes.json").write_text(json.dumps(predictor.names))
-    return {"onnx": str(file), "onnx_difference": difference}
+def _compared(trained: TrainedRun, validation: Sequence[LabelledImages]) -> NDArray[np.uint8]:
+    """Noise and validation images, uint8 [n, h, w, c]."""
+    shape = trained.learned.state.image_shape or ()
+    noise = np.random.default_rng(0).integers(0, 256, (16, *shape), np.uint8)
+    return np.concatenate([noise, *(part.images for part in validation)])[:COMPARED]

@@ -49,7 +49,7 @@ def choose_per_class(
     chosen = np.zeros(len(labels), np.bool_)
     order = np.argsort(labels, kind="stable")
     present, firsts = np.unique(labels[order], return_index=True)
-    for label, members in zip(present, np.split(order, firsts[1:]), strict=True):
+    for label, members in zip(present, np.split(order, firsts)[1:], strict=True):
         shuffled = np.random.default_rng([*seed, int(label)]).permutation(members)
         chosen[shuffled[: count(len(members))]] = True
     return chosen

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from gppdm_pipeline.streams.errors import printable, source_error
 from gppdm_pipeline.streams.folders.entries import (
@@ -24,6 +24,7 @@ from gppdm_pipeline.streams.folders.entries import (
 )
 from gppdm_pipeline.streams.folders.layout import ANNOTATIONS, Layout, find_layout
 from gppdm_pipeline.streams.folders.layout import Split as Folders
+from gppdm_pipeline.streams.folders.looks import look_of
 from gppdm_pipeline.streams.folders.names import composed
 from gppdm_pipeline.streams.folders.places import ClassFolders
 from gppdm_pipeline.streams.names import number_hint
@@ -51,6 +52,7 @@ class ImageFolder(FileReader):
         class_folders: of folders that hold no image but folders, whether the "outermost" ones are
             the classes or the "innermost" ones, named by their path; None refuses them. Places365's
             a/airfield is understood without it.
+        resize, colour: as every reader's; "auto": as `look_of` finds, small images as they are.
         class_names: the classes that are used, in this order, by the names of their folders or by
             those in words.txt; all of them, in alphabetical order, unless they are given.
     """
@@ -60,6 +62,8 @@ class ImageFolder(FileReader):
     test_fraction: float = Field(0.2, gt=0, le=0.5)
     damaged: Literal["refuse", "skip"] = "refuse"
     class_folders: ClassFolders | None = None
+    resize: PositiveInt | tuple[PositiveInt, PositiveInt] | Literal["auto"] | None = None  # type: ignore[assignment]
+    colour: Literal["as_is", "grey", "rgb", "auto"] = "as_is"  # type: ignore[assignment]
     _where_lacking: ClassVar[str] = (
         "Add images (two of a class, one to learn from and one to be tested on; PNG, JPEG, BMP, "
         "GIF, WebP, TIFF or PPM), or name the classes to use in class_names."
@@ -69,6 +73,16 @@ class ImageFolder(FileReader):
     @classmethod
     def _compose(cls, names: ClassNames) -> ClassNames:
         return tuple(map(composed, names))
+
+    @model_validator(mode="after")
+    def _find_look(self) -> Self:
+        if "auto" not in (self.resize, self.colour):
+            return self
+        size, colour = look_of(self._listing(self._layout(), "train", Skipped())[1])
+        for key, found in (("resize", size), ("colour", colour)):
+            if getattr(self, key) == "auto":
+                object.__setattr__(self, key, found)  # part of the settings from here on
+        return self
 
     def notes(self) -> tuple[str, ...]:  # noqa: D102
         layout, skipped = self._layout(), Skipped()

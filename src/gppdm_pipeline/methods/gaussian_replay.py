@@ -1,0 +1,66 @@
+"""Gaussian replay: a Gaussian of each class stands in for its images.
+
+The means and spreads of old classes on frozen features, as PASS (Zhu et al. 2021) and FeTrIL
+(Petit et al. 2023, arXiv 2211.13131) keep them, with the covariance that all classes share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from gppdm_pipeline.algorithm.classifier.gaussians import draw_from_gaussians
+from gppdm_pipeline.algorithm.classifier.moments import check_size, with_moments
+from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.methods.finetune import Finetune
+
+
+class GaussianReplayConfig(BaseModel):
+    """How much is replayed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images_per_class: Annotated[int, Field(ge=1)] = 300
+
+
+class GaussianReplay(Finetune):
+    """The classifier on this task's images, and on what the Gaussians of old classes draw."""
+
+    name: Literal["gaussian_replay"] = "gaussian_replay"  # type: ignore[assignment]
+    replay: GaussianReplayConfig = GaussianReplayConfig()
+
+    @property
+    def has_generator(self) -> bool:
+        """Always: the Gaussians."""
+        return True
+
+    def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        """Refuse images whose covariance is too large."""
+        check_size(self.name, image_shape)
+
+    def draw(
+        self, state: LearnerState, classes: Sequence[int], per_class: int, context: Context
+    ) -> LabelledImages:
+        """From the Gaussians."""
+        return draw_from_gaussians(state, classes, per_class, context, "draw")
+
+    def synthesise_replay(
+        self, state: LearnerState, context: Context, earlier: Sequence[LabelledImages] = ()
+    ) -> tuple[LabelledImages, StageLog]:
+        """Images of every old class."""
+        old, count = state.classes_before(context.task), self.replay.images_per_class
+        if not old:
+            return super().synthesise_replay(state, context)
+        return draw_from_gaussians(state, old, count, context, "synthesise_replay"), StageLog()
+
+    def train_generator(
+        self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
+    ) -> tuple[LearnerState, StageLog]:
+        """Add this task's images to the sums."""
+        state = state.begin(context.task, train.classes, train.image_shape)
+        return with_moments(state, train, context)[0], StageLog()
