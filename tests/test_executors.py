@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from collections import Counter
 
 import click
@@ -39,6 +42,25 @@ def test_a_run_that_fails_is_tried_again(tries, jobs, monkeypatch):
     assert ended == {"seed=0": True, "seed=1": True, "seed=2": True, "seed=3": False}
     assert Counter(tries) == {"seed=0": 1, "seed=1": 2, "seed=2": 3, "seed=3": 3}
     assert sorted(begun) == wanted
+
+
+def test_what_is_stopped_is_not_tried_again(monkeypatch):
+    begun = []
+
+    def run(params):
+        begun.append(params)
+        os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C, which the run gets, too
+        time.sleep(0.3)
+        return False
+
+    monkeypatch.setattr(runs, "run", run)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Local(retries=3).run(["seed=0", "seed=1"], lambda _: None, lambda *_: None)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert begun == ["seed=0"]
 
 
 def test_what_is_there_is_not_made_and_failures_come_in_the_order_of_the_grid(tries, monkeypatch):

@@ -7,6 +7,7 @@ again. Machines share the project's folder.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -47,18 +48,21 @@ class Local:
         """As `Executor`."""
         if self.jobs > 1:  # else each would have a thread on every core
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.jobs)))
+        stopped = threading.Event()
+
+        def tried(params: str) -> bool:
+            begun(params)
+            return any(runs.run(params) for _ in range(1 + self.retries) if not stopped.is_set())
+
         with ThreadPoolExecutor(self.jobs) as pool, runs.runs_end_with_this():
             try:
-                tried = {pool.submit(self._try, params, begun): params for params in wanted}
-                for future in as_completed(tried):
-                    ended(tried[future], future.result())
+                made = {pool.submit(tried, params): params for params in wanted}
+                for future in as_completed(made):
+                    ended(made[future], future.result())
             except BaseException:
+                stopped.set()  # before its runs are: they are not tried again
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-
-    def _try(self, params: str, begun: Begun) -> bool:
-        begun(params)
-        return any(runs.run(params) for _ in range(1 + self.retries))
 
 
 def cores() -> int:

@@ -11,6 +11,7 @@ import click
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.grids import runs
 from gppdm_pipeline.grids.executors import Executor
+from gppdm_pipeline.stopping import stop_at_signals
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def make_all(
         else:
             left[each.params] = each
     progress = _Progress(headings, left, keep)
+    stop_at_signals()
     executor.run([*left], progress.begun, progress.ended)
     return [each for each in wanted if each.params in progress.failed]
 
