@@ -202,7 +202,7 @@ def test_what_a_folder_is_found_to_be_and_its_near_copies_are_told(tmp_path):
     assert sum(task["train"] + task["validation"] for task in record["tasks"]) == 24
     assert record["near_copies"]["across"] >= 20
     costs = {"device": "cpu", "seconds": {"total": 1}, "bytes": {"total": 1}}
-    about = {"benchmark": "b", "method": "m", "seed": 0, "estimate": costs}
+    about = {"benchmark": "b", "method": "m", "seed": 0, "estimate": costs, "budget": None}
     page = as_markdown({**record, **about})
     assert "- Training images are those of Training/, test images those of Testing/." in page
     assert "1 @eaDir/" in page

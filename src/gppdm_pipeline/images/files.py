@@ -1,7 +1,8 @@
 """Labelled images as .npz: uint8 or float16 `images` [n, h, w, c], int64 `labels` [n].
 
 Few images are compressed. Many are stored as they are, so that reading them is mapping the file:
-memory then holds what is looked at, and gives it back when something else needs room.
+memory then holds what is looked at, and gives it back when something else needs room. What an
+encoder has made of images is stored as it is, too: it hardly becomes smaller.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a member in a zip file
 
 def write_images(data: LabelledImages, file: BinaryIO) -> None:
     """Write .npz, the same to the byte for the same images."""
-    save = np.savez if data.images.nbytes > IN_MEMORY else np.savez_compressed
+    packs = data.images.dtype == np.uint8 and data.images.nbytes <= IN_MEMORY
+    save = np.savez_compressed if packs else np.savez
     save(file, images=data.images, labels=data.labels)
 
 

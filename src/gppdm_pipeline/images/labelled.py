@@ -25,6 +25,15 @@ class RoomError(OSError):
     """There is no room for many images; the message says where, and what to do."""
 
 
+def let_go(images: NDArray[Any]) -> None:
+    """Give memory back that a mapped file takes; the images stay as they are, in the file."""
+    base: object = images
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
 class Room:
     """Room for images that come in pieces.
 
@@ -41,7 +50,6 @@ class Room:
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> None:
         """An array of this shape, to be filled."""
         size = math.prod(shape) * np.dtype(dtype).itemsize
-        self._map: mmap.mmap | None = None
         if size <= IN_MEMORY:
             self.images: NDArray[Any] = np.empty(shape, dtype)
             return
@@ -50,20 +58,19 @@ class Room:
                 file.truncate(size)
                 if hasattr(os, "posix_fallocate"):  # a full disk is an error now, no crash later
                     os.posix_fallocate(file.fileno(), 0, size)
-                self._map = mmap.mmap(file.fileno(), size)
+                mapped = mmap.mmap(file.fileno(), size)
         except OSError as error:
             raise RoomError(
                 f"{tempfile.gettempdir()}: {size / 1e9:.1f} GB of images do not fit "
                 f"({error.strerror or error}). Free space, or set the environment variable TMPDIR "
                 "to a folder elsewhere; the same command then goes on."
             ) from error
-        self.images = np.ndarray(shape, dtype, self._map)
+        self.images = np.ndarray(shape, dtype, mapped)
 
     def put(self, start: int, images: NDArray[Any]) -> None:
         """Put a piece at `start`; a file takes it at once, so that it does not stay in memory."""
         self.images[start : start + len(images)] = images
-        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        let_go(self.images)
 
     @classmethod
     def of(

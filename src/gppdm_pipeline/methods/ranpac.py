@@ -28,7 +28,7 @@ class Ranpac(Finetune):
     name: Literal["ranpac"] = "ranpac"  # type: ignore[assignment]
     features: Annotated[int, Field(ge=1, le=20_000)] = 4000
     """Random features. A state keeps the square of this many numbers of eight bytes."""
-    strength: Annotated[float, Field(gt=0)] = 10.0
+    strength: Annotated[float, Field(gt=0)] = 100.0
     """Lambda of the ridge; features are of about unit scale, and summed over images."""
 
     def train_classifier(

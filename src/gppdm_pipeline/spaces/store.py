@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from gppdm_pipeline.images.labelled import Room
+from gppdm_pipeline.images.labelled import Room, let_go
 from gppdm_pipeline.spaces.encoders import EncoderError
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Store:
         Raises:
             EncoderError: if the folder cannot be written.
         """
-        keys = [hashlib.blake2b(image.tobytes(), digest_size=_KEY).hexdigest() for image in images]
+        keys = [key for start in range(0, len(images), SHARD) for key in _keys(images, start)]
         shards = [*self._shards()]
         known = {key for shard in shards for key in shard["key"].astype(str)}
         wanted = {key: place for place, key in enumerate(keys) if key not in known}
@@ -72,6 +72,7 @@ class Store:
             rows = np.empty(len(part), self._dtype)
             rows["key"], rows["code"] = [keys[place] for place in part], encode(images[part])
             shards.append(self._write(rows))
+            let_go(images)
         return self._gathered(keys, shards)
 
     def _gathered(self, keys: Sequence[str], shards: Sequence[NDArray[np.void]]) -> Codes:
@@ -116,3 +117,11 @@ class Store:
             ) from error
         mapped: NDArray[np.void] = np.load(file, mmap_mode="r", allow_pickle=False)
         return mapped
+
+
+def _keys(images: NDArray[np.uint8], start: int) -> list[str]:
+    """The hashes of `SHARD` images from `start` on; they do not stay in memory."""
+    piece = images[start : start + SHARD]
+    keys = [hashlib.blake2b(image.tobytes(), digest_size=_KEY).hexdigest() for image in piece]
+    let_go(images)
+    return keys
