@@ -187,8 +187,9 @@ class ModelRegistry:
             self._client.create_experiment(self._experiment) if found is None
             else found.experiment_id
         )  # fmt: skip
+        asked = {key: configuration[key] for key in ("method", "variant", "seed")}
         chosen = " and ".join(
-            f"tags.{key} = '{configuration[key] or ''}'" for key in ("method", "variant", "seed")
+            f"tags.{key} = '{'' if value is None else value}'" for key, value in asked.items()
         )
         runs = self._client.search_runs([identifier], chosen, max_results=1)
         if runs:
