@@ -67,3 +67,8 @@ def test_too_small_a_budget_is_refused_with_one_that_does(training, fixed):
         fitting("60s", learner, training, fixed, "cpu")
     enough = str(error.value).partition("Give budget=")[2].split()[0]
     assert fitting(enough, learner, training, fixed, "cpu").factor >= LEAST
+
+
+def test_a_method_that_trains_nothing_is_told_so():
+    with pytest.raises(ConfigurationError, match="nearest_mean trains nothing"):
+        fitting("20m", METHODS["nearest_mean"](), 0.0, 60.0, "cpu")

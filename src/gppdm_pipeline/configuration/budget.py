@@ -110,9 +110,14 @@ def fitting(budget: str, learner: Method, training: float, fixed: float, device:
         device: that both were measured on.
 
     Raises:
-        ConfigurationError: if the steps would be fewer than `LEAST` of the settings' own; it says
-            which budget would do.
+        ConfigurationError: if the method trains nothing; or if the steps would be fewer than
+            `LEAST` of the settings' own, and then it says which budget would do.
     """
+    if not training:
+        raise ConfigurationError(
+            f"budget = {budget}: {learner.name} trains nothing whose steps could be chosen. Leave "
+            "budget out (budget=none)."
+        )
     factor = (seconds_of(budget) - fixed) / training
     if factor < LEAST:
         least = fixed + 1.1 * LEAST * training
