@@ -11,8 +11,10 @@ from gppdm_pipeline.algorithm.classifier.network import (
     build_classifier,
 )
 from gppdm_pipeline.algorithm.classifier.regularisation import (
+    competing_outputs,
     fisher_diagonal,
     quadratic_penalty,
+    with_distillation,
     with_soft_labels,
 )
 from gppdm_pipeline.algorithm.context import Context
@@ -61,7 +63,8 @@ def test_ewc_penalty_pulls_back_to_the_anchor():
         assert not parameter.grad[old:].any()
 
 
-def test_fisher_diagonal(monkeypatch):
+@pytest.mark.parametrize("columns", [[0, 1, 2, 3], [1, 3]])
+def test_fisher_diagonal(columns, monkeypatch):
     network, images = network_of(4, 0), images_of(1, 2, 3, per_class=30)
     weights = Weights({"image_shape": list(SHAPE), "width": 8, "classes": 4}, tensors_of(network))
     drawn = []
@@ -73,10 +76,10 @@ def test_fisher_diagonal(monkeypatch):
 
     monkeypatch.setattr(torch, "multinomial", spy)
     context = Context(0, 2)
-    found = fisher_diagonal(weights, images, 70, context)
+    found = fisher_diagonal(weights, images, torch.tensor(columns), 70, context)
     order = torch.randperm(90, generator=context.generator("importance"))[:70]
     x = to_unit_range(images.images[order.numpy()], context.device)
-    expected = reference.fisher(network, x, drawn[0].squeeze(1))
+    expected = reference.fisher(network, x, columns, drawn[0].squeeze(1))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-7)
@@ -87,13 +90,13 @@ def test_fisher_diagonal(monkeypatch):
     ("softmax", "task", "columns"),
     [("current", (7, 1), [1, 3]), ("all", (7, 1), [0, 1, 2, 3]), ("current", (9,), [3])],
 )
-def test_lwf_loss(softmax, task, columns):
+def test_distillation(softmax, task, columns):
     """A class that comes back (1) competes where its output is."""
     tasks = ((0, 1, 5), task)
     teacher, student = network_of(3, 0), network_of(4, 1)
     before, state = state_with(teacher, tasks[0]), state_with(student, *tasks)
-    settings = {"name": "lwf", "weight": 0.7, "temperature": 3, "softmax": softmax}
-    objective = Method.model_validate(settings)._loss(before, state, Context(0, 2))
+    competing = competing_outputs(state, softmax, torch.device("cpu"))
+    objective = with_distillation(before.classifier, 0.7, 3.0, competing)
     data = images_of(*task)
     x = to_unit_range(data.images, torch.device("cpu"))
     outputs = [state.classes.index(label) for label in data.labels]
@@ -104,12 +107,20 @@ def test_lwf_loss(softmax, task, columns):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-def test_lwf_holds_the_old_outputs():
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "lwf", "weight": 100, "softmax": "all"},
+        {"name": "exemplar", "images": 1, "distillation": 100},
+    ],
+)
+def test_distillation_holds_the_old_outputs(settings):
     data = images_of(5)
     x = to_unit_range(data.images, torch.device("cpu"))
     moved = {}
+    key = "weight" if "weight" in settings else "distillation"
     for weight in (0, 100):
-        settings = {"name": "lwf", "weight": weight, "softmax": "all", "classifier": LONGER}
+        settings = {**settings, key: weight, "classifier": LONGER}
         states = learn(Method.model_validate(settings), ((0, 1), (5,)))
         old, new = (build_classifier(state.classifier)(x)[:, :2] for state in states[1:])
         moved[weight] = float((old.softmax(1) - new.softmax(1)).abs().mean())

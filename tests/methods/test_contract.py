@@ -42,6 +42,7 @@ SETTINGS = {
         "classifier": CLASSIFIER,
         "replay": {"images_per_class": 3},
     },
+    "gdumb": {"name": "gdumb", "classifier": CLASSIFIER, "images": 2},
     "gppdm": GPPDM,
     "joint": {"name": "joint", "classifier": CLASSIFIER},
     "lwf": {"name": "lwf", "classifier": CLASSIFIER},
@@ -72,6 +73,12 @@ VARIANTS = {
         **PARTS,
         "memory": "adapters",
         "adapters": {"rank": 2, "batch_size": 8},
+    },
+    "exemplar, distilled": {
+        "name": "exemplar",
+        "classifier": CLASSIFIER,
+        "images": 2,
+        "distillation": 1.0,
     },
     "gaussian_replay, two layers": {
         "name": "gaussian_replay",

@@ -10,6 +10,7 @@ from gppdm_pipeline.methods.ewc import Ewc
 from gppdm_pipeline.methods.exemplar import Exemplar
 from gppdm_pipeline.methods.finetune import Finetune
 from gppdm_pipeline.methods.gaussian_replay import GaussianReplay
+from gppdm_pipeline.methods.gdumb import Gdumb
 from gppdm_pipeline.methods.gppdm import Gppdm
 from gppdm_pipeline.methods.joint import Joint
 from gppdm_pipeline.methods.lwf import Lwf
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     "exemplar": Exemplar,
     "finetune": Finetune,
     "gaussian_replay": GaussianReplay,
+    "gdumb": Gdumb,
     "gppdm": Gppdm,
     "joint": Joint,
     "lwf": Lwf,

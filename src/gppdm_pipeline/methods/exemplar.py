@@ -1,8 +1,8 @@
 """Exemplar replay: a buffer of real images stands in for the old classes.
 
-Rebuffi et al. 2017 (iCaRL, arXiv 1611.07725) for the buffer and herding; the classifier is the same
-as everywhere here, without iCaRL's nearest-mean rule and distillation. It keeps images, and a
-state's `kept` says which.
+Rebuffi et al. 2017 (iCaRL, arXiv 1611.07725) for the buffer, herding and, with `distillation`, the
+outputs of the classifier before; the classifier is the same as everywhere here, without iCaRL's
+nearest-mean rule. It keeps images, and a state's `kept` says which.
 """
 
 from __future__ import annotations
@@ -14,11 +14,20 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from gppdm_pipeline.algorithm.classifier.exemplars import Choice, choose_exemplars
+from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
+from gppdm_pipeline.algorithm.classifier.regularisation import (
+    competing_outputs,
+    with_distillation,
+)
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.methods.base import all_images
 from gppdm_pipeline.methods.finetune import Finetune
+
+TEMPERATURE = 2.0
+"""Of the distillation, as in LwF."""
 
 
 class Exemplar(Finetune):
@@ -34,6 +43,9 @@ class Exemplar(Finetune):
     equally by the classes seen; old classes give up their least wanted ones."""
     choice: Choice = "herding"
     """herding: those whose mean feature is closest to the class's; or at random."""
+    distillation: Annotated[float, Field(ge=0)] = 0.0
+    """Weight, in the classifier's loss, of what the classifier before says of this task's images
+    and of the buffer (as LwF; iCaRL has it on both, too)."""
 
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """A buffer shared by all classes has room for each."""
@@ -63,6 +75,24 @@ class Exemplar(Finetune):
         if len(new):
             parts.append(choose_exemplars(state, new, count, self.choice, context))
         return replace(state, kept=LabelledImages.concatenate(parts)), StageLog()
+
+    def train_classifier(
+        self,
+        state: LearnerState,
+        train: LabelledImages,
+        validation: LabelledImages,
+        replay: LabelledImages,
+        context: Context,
+    ) -> tuple[LearnerState, StageLog]:
+        """On this task's images and the buffer."""
+        before = state.classifier
+        state = state.begin(context.task, train.classes, train.image_shape)
+        loss: Loss = cross_entropy
+        if self.distillation and before is not None:
+            columns = competing_outputs(state, "all", context.device)
+            loss = with_distillation(before, self.distillation, TEMPERATURE, columns)
+        both = all_images(train, replay)
+        return fit_classifier(state, self.classifier, both, validation, context, loss=loss)
 
     def images_of_each(self, classes: int) -> int:
         """How many images the buffer has for each of `classes` classes."""

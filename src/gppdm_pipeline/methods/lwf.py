@@ -8,21 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.classifier.network import (
-    Loss,
-    build_classifier,
-    cross_entropy,
-    fit_classifier,
-)
+from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
 from gppdm_pipeline.algorithm.classifier.regularisation import (
     Softmax,
     competing_outputs,
-    cross_entropy_among,
-    distillation,
+    with_distillation,
 )
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
@@ -49,22 +41,10 @@ class Lwf(Finetune):
         context: Context,
     ) -> tuple[LearnerState, StageLog]:
         """Train on this task's images, with their labels and with the old classifier's outputs."""
-        before = state
+        before = state.classifier
         state = state.begin(context.task, train.classes, train.image_shape)
-        loss = self._loss(before, state, context) if before.classifier else cross_entropy
+        loss: Loss = cross_entropy
+        if before is not None:
+            columns = competing_outputs(state, self.softmax, context.device)
+            loss = with_distillation(before, self.weight, self.temperature, columns)
         return fit_classifier(state, self.classifier, train, validation, context, loss=loss)
-
-    def _loss(self, before: LearnerState, state: LearnerState, context: Context) -> Loss:
-        """lambda_o L_old + L_new (figure 2 of the paper)."""
-        assert before.classifier is not None
-        teacher = build_classifier(before.classifier).to(context.device)
-        columns = competing_outputs(state, self.softmax, context.device)
-
-        def loss(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
-            with torch.no_grad():
-                said = teacher(x)
-            logits = network(x)
-            learnt = cross_entropy_among(logits, outputs, columns)
-            return learnt + self.weight * distillation(logits, said, self.temperature).mean()
-
-        return loss
