@@ -35,9 +35,20 @@ pytestmark = pytest.mark.usefixtures("project")
 
 # One of each kind: the contract suite runs on all.
 @pytest.mark.pictures
-@pytest.mark.parametrize("method", ["ddgr", "exemplar", "finetune", "gppdm", "joint", "vae_replay"])
-def test_whole_run(method):
-    run({"method": method})
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("ddgr", {}),
+        ("exemplar", {}),
+        ("finetune", {}),
+        ("gppdm", {"memory": "shared"}),
+        ("gppdm", {"memory": "adapters"}),
+        ("joint", {}),
+        ("vae_replay", {}),
+    ],
+)
+def test_whole_run(method, settings):
+    run({"method": method, method: {**TINY.get(method, {}), **settings}})
     reports = outputs("08_reporting", f"digits/{method}/seed_0")
     report = json.loads((reports / "metrics.json").read_text())
     assert np.array(report["accuracy_matrix"], float).shape == (2, 2)
@@ -62,15 +73,14 @@ def test_whole_run(method):
     assert report["configuration"]["classifier"]["steps"] == 10
     figures = {"accuracy_matrix", "accuracy_over_tasks", "confusion", "memory"}
     diagnostics = {"bounds", "losses", "seconds"}
-    learner = METHODS[method]()
+    learner = METHODS[method](**settings)
     if learner.has_generator:
         figures |= {"drift", "replay", "replay_quality"}
         assert costs["evaluation_seconds"].keys() == {*STAGES, "assess_replay"}
         assert report["replay_quality"]["after_task"][1].keys() == set(map(str, range(10)))
-    if learner.has_prototypes:
-        figures |= {"prototypes"}
-        diagnostics |= {"projection"}
-        assert costs["free_directions"]
+    figures |= {"prototypes"} if learner.has_prototypes else set()
+    diagnostics |= {"projection"} if learner.measures_keys_and_values else set()
+    assert bool(costs["free_directions"]) == (settings.get("memory") == "shared")
     for folder, pictures in (("figures", figures), ("diagnostics", diagnostics)):
         files = {file.name for file in reports.glob(f"{folder}/*")}
         assert files == {f"{name}.{kind}" for name in pictures for kind in ("png", "svg", "csv")}

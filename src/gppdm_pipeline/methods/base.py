@@ -56,6 +56,11 @@ class Method(BaseModel, ABC):
         """Whether states carry class prototypes."""
         return False
 
+    @property
+    def measures_keys_and_values(self) -> bool:
+        """Whether tasks say how keys and values of old classes change, and what projection leaves."""
+        return False
+
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """Refuse images that this method cannot learn with these settings, before it learns any.
 

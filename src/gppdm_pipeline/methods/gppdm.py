@@ -95,6 +95,11 @@ class Gppdm(Method):
         """Unless the denoiser is given none."""
         return self.prototypes.route != "none"
 
+    @property
+    def measures_keys_and_values(self) -> bool:
+        """With prototypes, where all tasks train one network: adapters leave old ones as they are."""
+        return self.has_prototypes and self.memory == "shared"
+
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """Refuse images that the generator cannot draw."""
         check_images(self, image_shape, classes)

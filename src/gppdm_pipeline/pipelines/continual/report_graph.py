@@ -124,6 +124,7 @@ def _of_learning(learner: Method, tasks: list[str], logs: dict[str, str]) -> lis
     if learner.has_prototypes:
         state = f"{tasks[-1]}.state"
         drawings.append(_drawing(reporting.draw_prototypes, [_STREAM, state]))
+    if learner.measures_keys_and_values:
         drawings.append(_drawing(reporting.draw_projection, trained))
     return drawings
 
