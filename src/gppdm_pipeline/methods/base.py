@@ -58,7 +58,7 @@ class Method(BaseModel, ABC):
 
     @property
     def measures_keys_and_values(self) -> bool:
-        """Whether tasks say how keys and values of old classes change, and what projection leaves."""
+        """Whether tasks say how keys and values of old classes change."""
         return False
 
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:

@@ -97,7 +97,7 @@ class Gppdm(Method):
 
     @property
     def measures_keys_and_values(self) -> bool:
-        """With prototypes, where all tasks train one network: adapters leave old ones as they are."""
+        """With prototypes, where all tasks train one network; adapters leave old ones alone."""
         return self.has_prototypes and self.memory == "shared"
 
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
