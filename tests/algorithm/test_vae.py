@@ -9,15 +9,14 @@ from gppdm_pipeline.algorithm import vae as module
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.vae import (
-    ConvVae,
     VaeConfig,
     build_vae,
-    check_image_shape,
     draw_from_vae,
     fit_vae,
     negative_elbo,
     reconstruction_residuals,
 )
+from gppdm_pipeline.algorithm.vae_networks import ConvVae, check_image_shape
 from gppdm_pipeline.methods import Method
 
 TINY = {"width": 8, "latent_dim": 4}

@@ -7,7 +7,7 @@ import pytest
 from tests.reference import tiny_encoder
 from tests.reference.runs import TINY, contents, outputs, refused, run
 
-from gppdm_pipeline.algorithm.disk.states import verify_state
+from gppdm_pipeline.algorithm.disk.states import load_state, verify_state
 from gppdm_pipeline.spaces import encoders
 
 FEATURES = {"space": {"name": "features", "side": 32}}
@@ -59,6 +59,29 @@ def test_a_run_on_features_from_end_to_end(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("project", "_encoder")
+def test_a_generator_learns_features_from_end_to_end():
+    denoiser = {**TINY["gppdm"]["denoiser"], "width": 8, "blocks": 1}
+    gppdm = {**TINY["gppdm"], "denoiser": denoiser, "memory": "adapters"}
+    run({**FEATURES, "method": "gppdm", "gppdm": gppdm})
+    name = "digits/gppdm/seed_0"
+    state = outputs("06_models", name) / "task_02/state"
+    assert verify_state(state)["image_shape"] == [1, 1, 1280]
+    scale = load_state(state).extras["scale"].tensors
+    assert scale["matrix"].shape == (1280, 1280)
+    with np.load(outputs("05_model_input", name) / "task_02/replay.npz") as archive:
+        assert archive["images"].dtype == np.float16
+        assert archive["images"].shape == (5 * 2, 1, 1, 1280)
+    # A vector has no picture, and the page says so.
+    shown = outputs("08_reporting", name)
+    assert not {f"{name}.png" for name in UNSEEN} & {file.name for file in shown.rglob("*.png")}
+    (page,) = shown.rglob("*.html")
+    assert "a vector has no picture" in page.read_text()
+
+
+UNSEEN = ("replay", "drift", "prototypes")
+
+
+@pytest.mark.usefixtures("project", "_encoder")
 def test_a_longer_stream_goes_on_from_features():
     stream = {**TINY["stream"], "classes_per_task": None, "tasks": ["0-1", "2-3"]}
     params = {**FEATURES, "method": "nearest_mean", "stream": {**stream, "unlisted": "leave_out"}}
@@ -75,8 +98,10 @@ def test_a_longer_stream_goes_on_from_features():
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({"method": "gppdm"}, "method = gppdm, space.name = features: its generator draws pixels"),
-        ({"method": "vae_replay"}, "methods that learn features: ewc, exemplar, finetune"),
+        (
+            {"method": "gppdm", "gppdm": {"denoiser": {"patch": 2}}},
+            "denoiser.patch is 2, which cuts images; what is learnt are vectors of 1280 numbers",
+        ),
         ({"retention": "release"}, "retention = release, space.name = features"),
         ({"retention_of_test": "release"}, "Set retention=keep and retention_of_test=keep"),
         ({"space": {"name": "pixels", "side": 64}}, "space.side is for features"),

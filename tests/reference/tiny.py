@@ -42,7 +42,18 @@ def images_of(*classes, per_class=6, shape=SHAPE):
     return LabelledImages(np.concatenate(images), np.repeat(np.array(classes), per_class))
 
 
-def learn(method, tasks, seed=0, **context):
+def vectors_of(*classes, per_class=6, numbers=12):
+    """Vectors of an encoder: correlated noise around a mean of each class, far from [-1, 1]."""
+    mixed = np.eye(numbers) + 0.2 * np.random.default_rng(99).normal(size=(numbers, numbers))
+    vectors = []
+    for label in classes:
+        rng = np.random.default_rng(label)
+        mean, noise = rng.normal(5, 1, numbers), rng.normal(size=(per_class, numbers)) @ mixed
+        vectors.append((mean + noise).astype(np.float16)[:, None, None])
+    return LabelledImages(np.concatenate(vectors), np.repeat(np.array(classes), per_class))
+
+
+def learn(method, tasks, seed=0, images_of=images_of, **context):
     """States before the first and after each task; joint methods get what they may read."""
     states, earlier = [LearnerState.empty()], []
     for number, classes in enumerate(tasks, start=1):

@@ -1,8 +1,9 @@
-"""A conditional convolutional VAE: the cheap generator.
+"""A conditional VAE: the cheap generator.
 
 Kingma & Welling 2014 (arXiv 1312.6114), with the class given to encoder and decoder (Sohn et al.
 2015, "Learning structured output representation using deep conditional generative models").
-b images a batch; (c, h, w) channels, height, width; d latent dimensions; x in [0, 1] the pixels.
+b images a batch; (c, h, w) channels, height, width; d latent dimensions; x what the VAE is shown:
+pixels in [0, 1], or vectors of about unit scale.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Annotated
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
 from gppdm_pipeline.algorithm.context import Context
@@ -22,7 +23,9 @@ from gppdm_pipeline.algorithm.fitting.batches import Pixels
 from gppdm_pipeline.algorithm.fitting.graphs import on, rate
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, Objective, fit
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.algorithm.vae_networks import Vae, vae_class
 from gppdm_pipeline.images.labelled import IN_MEMORY, LabelledImages, Room
 
 DRAWING_BATCH = 1024
@@ -34,7 +37,8 @@ class VaeConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 32
-    """Channels at half the resolution; doubled at a quarter of it."""
+    """Channels at half the resolution; doubled at a quarter of it. Of vectors, which an MLP learns,
+    a sixteenth of its hidden units."""
     latent_dim: Annotated[int, Field(ge=1)] = 32
     kl_weight: Annotated[float, Field(gt=0)] = 1.0
     """Of the divergence from the prior; 1 is the evidence lower bound."""
@@ -43,87 +47,23 @@ class VaeConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
 
 
-class ConvVae(nn.Module):
-    """Encoder and decoder with two halvings each.
-
-    Args:
-        image_shape: (height, width, channels), for which `check_image_shape` holds.
-        width: channels at half the resolution.
-        latent_dim: d.
-        classes: number of classes that it is told apart.
-    """
-
-    def __init__(
-        self, image_shape: Sequence[int], width: int, latent_dim: int, classes: int
-    ) -> None:
-        super().__init__()
-        height, breadth, channels = image_shape
-        self.lowest = (2 * width, height // 4, breadth // 4)
-        features = 2 * width * self.lowest[1] * self.lowest[2]
-        self.encoder_labels = nn.Embedding(classes, 2 * width)
-        self.decoder_labels = nn.Embedding(classes, latent_dim)
-        self.encoder = nn.Sequential(
-            nn.Conv2d(channels, width, 4, stride=2, padding=1),
-            nn.GroupNorm(8, width),
-            nn.SiLU(inplace=True),
-            nn.Conv2d(width, 2 * width, 4, stride=2, padding=1),
-        )
-        self.to_latent = nn.Sequential(
-            nn.GroupNorm(8, 2 * width), nn.SiLU(), nn.Flatten(), nn.Linear(features, 2 * latent_dim)
-        )
-        self.from_latent = nn.Linear(2 * latent_dim, features)
-        self.decoder = nn.Sequential(
-            nn.GroupNorm(8, 2 * width),
-            nn.SiLU(inplace=True),
-            nn.Conv2d(2 * width, 4 * width, 3, padding=1),
-            nn.PixelShuffle(2),
-            nn.GroupNorm(8, width),
-            nn.SiLU(inplace=True),
-            nn.Conv2d(width, 4 * channels, 5, padding=2),
-            nn.PixelShuffle(2),
-        )
-
-    def encode(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """X [b, c, h, w] in [0, 1] and classes int64 [b] -> mean and log variance, each [b, d]."""
-        features = self.encoder(2 * x - 1) + self.encoder_labels(rows)[:, :, None, None]
-        mean, log_variance = self.to_latent(features).chunk(2, dim=1)
-        return mean, log_variance
-
-    def decode(self, z: Tensor, rows: Tensor) -> Tensor:
-        """Latents [b, d] and classes int64 [b] -> logits of the pixels [b, c, h, w]."""
-        features = self.from_latent(torch.cat([z, self.decoder_labels(rows)], dim=1))
-        logits: Tensor = self.decoder(features.unflatten(1, self.lowest))
-        return logits
-
-
-def check_image_shape(image_shape: tuple[int, int, int]) -> None:
-    """Raise ValueError if images of this (height, width, channels) cannot be halved twice."""
-    height, width, _ = image_shape
-    if height % 4 or width % 4:
-        raise ValueError(
-            f"images of {height}x{width} cannot be halved twice, which the VAE does; use images "
-            "whose sides are multiples of 4, or another method"
-        )
-
-
-def negative_elbo(vae: ConvVae, x: Tensor, rows: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def negative_elbo(vae: Vae, x: Tensor, rows: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Kingma & Welling 2014, eq. 10, per image: reconstruction, and divergence from N(0, 1).
 
     Args:
         vae: the model.
-        x: float32 [b, c, h, w] in [0, 1].
+        x: float32 [b, c, h, w].
         rows: int64 [b], classes.
         noise: float32 [b, d], of the latents.
     """
     mean, log_variance = vae.encode(x, rows)
-    logits = vae.decode(mean + (log_variance / 2).exp() * noise, rows)
-    reconstruction = nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+    reconstruction = vae.distance(vae.decode(mean + (log_variance / 2).exp() * noise, rows), x)
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum() / 2
     return reconstruction / len(x), divergence / len(x)
 
 
-def decoder_distance(vae: ConvVae, teacher: ConvVae, z: Tensor, rows: Tensor) -> Tensor:
-    """How far the decoder is from an earlier one: cross-entropy with its pixels, per image.
+def decoder_distance(vae: Vae, teacher: Vae, z: Tensor, rows: Tensor) -> Tensor:
+    """How far the decoder is from what an earlier one says, per image.
 
     Args:
         vae: the one that learns.
@@ -132,9 +72,8 @@ def decoder_distance(vae: ConvVae, teacher: ConvVae, z: Tensor, rows: Tensor) ->
         rows: int64 [m], classes that both know.
     """
     with torch.no_grad():
-        x = teacher.decode(z, rows).sigmoid()
-    logits = vae.decode(z, rows)
-    return nn.functional.binary_cross_entropy_with_logits(logits, x, reduction="sum") / len(z)
+        x = teacher.said(teacher.decode(z, rows))
+    return vae.distance(vae.decode(z, rows), x) / len(z)
 
 
 class _Vae(Objective):
@@ -147,11 +86,11 @@ class _Vae(Objective):
 
     def __init__(
         self,
-        vae: ConvVae,
+        vae: Vae,
         images: Pixels,
         rows: Tensor,
         config: VaeConfig,
-        teacher: ConvVae | None,
+        teacher: Vae | None,
         held: Tensor,
     ) -> None:
         self._vae, self._images, self._rows, self._config = vae, images, rows, config
@@ -164,7 +103,7 @@ class _Vae(Objective):
         """Images, classes, noise; and latents with classes that are held, if there are any."""
         device, width = batch.device, self._vae.decoder_labels.embedding_dim
         noise = torch.randn(len(batch), width, generator=generator, device=device)
-        shown = (self._images[batch] + 1) / 2, self._rows[batch], noise
+        shown = self._vae.shown(self._images[batch]), self._rows[batch], noise
         if not self._latents:
             return shown
         count = (self._latents,)
@@ -213,7 +152,8 @@ def fit_vae(
     rows = _rows(state, images.labels.tolist(), context)
     held = _rows(state, [k for k in state.classes if k not in images.classes], context)
     teacher = build_vae(state.extras["vae"]).to(context.device) if len(held) else None
-    objective = _Vae(vae, Pixels(images.images, context.device), rows, config, teacher, held)
+    given = scale_of(state, context.device).given
+    objective = _Vae(vae, Pixels(images.images, context.device, given), rows, config, teacher, held)
     parameters, device = list(vae.parameters()), context.device
     optimiser = torch.optim.Adam(parameters, lr=rate(config.learning_rate, device), **on(device))
     budget = Budget(config.steps, objective.from_images)
@@ -238,19 +178,20 @@ def draw_from_vae(
         stage: names the random numbers, and the bar.
 
     Returns:
-        uint8 images, class after class.
+        Images as they are stored (uint8 or float16), class after class.
     """
     vae = build_vae(state.extras["vae"]).to(context.device)
     latent_dim = vae.decoder_labels.embedding_dim
     labels = torch.tensor(classes).repeat_interleave(per_class)
     rows = _rows(state, labels.tolist(), context)
     assert state.image_shape is not None
-    generator, room, done = context.generator(stage), Room((len(rows), *state.image_shape)), 0
+    generator, scale, done = context.generator(stage), scale_of(state, context.device), 0
+    room = Room((len(rows), *state.image_shape), scale.dtype)
     with context.progress(len(rows), stage) as bar:
         for part in rows.split(DRAWING_BATCH):
             z = torch.randn(len(part), latent_dim, generator=generator, device=rows.device)
-            pixels = (vae.decode(z, part).sigmoid() * 255).round().to(torch.uint8)
-            room.put(done, pixels.permute(0, 2, 3, 1).cpu().numpy())
+            stored = vae.stored(vae.decode(z, part), scale)
+            room.put(done, stored.permute(0, 2, 3, 1).cpu().numpy())
             done += len(part)
             bar.advance(len(part))
     return LabelledImages(room.images, labels.numpy())
@@ -260,7 +201,7 @@ def draw_from_vae(
 def reconstruction_residuals(
     state: LearnerState, images: LabelledImages, context: Context
 ) -> Tensor:
-    """What the VAE leaves out of images: float32 [n, c, h, w], in units of [-1, 1].
+    """What the VAE leaves out of images: float32 [n, c, h, w], in units that a classifier is given.
 
     Of all of them, or of as many, drawn at random, as `IN_MEMORY` bytes hold.
     """
@@ -271,17 +212,19 @@ def reconstruction_residuals(
         images = images.select(drawn[:most].cpu().numpy())
     vae = build_vae(state.extras["vae"]).to(context.device)
     rows = _rows(state, images.labels.tolist(), context)
-    pixels, parts = Pixels(images.images, context.device), []
+    scale, parts = scale_of(state, context.device), []
+    pixels = Pixels(images.images, context.device, scale.given)
     for part in torch.arange(len(rows), device=rows.device).split(DRAWING_BATCH):
         x = pixels[part]
-        mean, _ = vae.encode((x + 1) / 2, rows[part])
-        parts.append(x - (2 * vae.decode(mean, rows[part]).sigmoid() - 1))
+        mean, _ = vae.encode(vae.shown(x), rows[part])
+        said = vae.given(vae.decode(mean, rows[part]))
+        parts.append(scale.numbers(x) - scale.numbers(said))
     return torch.cat(parts)
 
 
-def build_vae(weights: Weights) -> ConvVae:
+def build_vae(weights: Weights) -> Vae:
     """The VAE that `weights` describes, in evaluation mode, on the CPU."""
-    vae = ConvVae(**weights.config)
+    vae = vae_class(weights.config["image_shape"])(**weights.config)
     vae.load_state_dict(weights.tensors)
     return vae.eval().requires_grad_(False)
 
@@ -291,10 +234,11 @@ def _rows(state: LearnerState, labels: Sequence[int], context: Context) -> Tenso
     return torch.tensor([row_of[k] for k in labels], dtype=torch.long, device=context.device)
 
 
-def _grown(state: LearnerState, config: VaeConfig, context: Context) -> ConvVae:
-    assert state.image_shape is not None
+def _grown(state: LearnerState, config: VaeConfig, context: Context) -> Vae:
+    shape = state.image_shape
+    assert shape is not None
     with context.initialisation("vae"):
-        vae = ConvVae(state.image_shape, config.width, config.latent_dim, len(state.classes))
+        vae = vae_class(shape)(shape, config.width, config.latent_dim, len(state.classes))
     if "vae" in state.extras:
         load_grown(vae, state.extras["vae"].tensors)
     return vae

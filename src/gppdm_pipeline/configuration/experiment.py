@@ -242,20 +242,14 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     learner = learners[method]
     assert learner is not None
     learner = learner.with_class_names(stream.class_names)
-    space = _usable(space, learner, choices)
+    space = _usable(space, choices)
     return Experiment(
         **dict(choices), stream=stream, learner=learner, space=space, evaluation=evaluation, **uses
     )
 
 
-def _usable(space: SpaceConfig, learner: Method, choices: Choices) -> SpaceConfig:
-    """The space with the hash of its encoder, if the method can learn in it."""
-    if space.encodes and learner.draws_pixels:
-        able = ", ".join(sorted(name for name, kind in METHODS.items() if not kind.draws_pixels))
-        raise ConfigurationError(
-            f"method = {learner.name}, space.name = {space.name}: its generator draws pixels. "
-            f"Learn pixels (space.name=pixels), or one of the methods that learn features: {able}."
-        )
+def _usable(space: SpaceConfig, choices: Choices) -> SpaceConfig:
+    """The space with the hash of its encoder, if a run can learn in it."""
     if space.encodes and "release" in (choices.retention, choices.retention_of_test):
         raise ConfigurationError(
             f"retention = release, space.name = {space.name}: what was encoded of images stays in "

@@ -122,6 +122,11 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"{layer} has {_percent(free)} % of its directions left and can learn little more."
             )
+    if report.get("space", {}).get("name") == "features":
+        found.append(
+            "Vectors of a frozen encoder were learnt: a vector has no picture, so that no replay "
+            "is shown here, nor its quality measured."
+        )
     if not report["seconds"]:
         found.append("It was learnt elsewhere: seconds, memory and losses are not known here.")
     return found

@@ -32,8 +32,6 @@ class Method(BaseModel, ABC):
     """Whether `synthesise_replay` is given the images of earlier tasks. A learner must not be."""
     keeps_images: ClassVar[bool] = False
     """Whether states carry real images."""
-    draws_pixels: ClassVar[bool] = False
-    """Whether its generator draws pixels, so that it learns no features."""
     shares_generator: ClassVar[bool] = False
     """Whether this method's settings may be written once for all of its kind, in `generator`. It
     takes those that it has."""

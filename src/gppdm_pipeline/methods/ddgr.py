@@ -21,6 +21,7 @@ from gppdm_pipeline.algorithm.classifier.network import build_classifier
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.diffusion.samplers import GuidedAncestral
+from gppdm_pipeline.algorithm.fitting.scale import PIXELS, Scale, scale_of
 from gppdm_pipeline.algorithm.generator.draw import replay_of
 from gppdm_pipeline.algorithm.generator.parts import ReplayConfig
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -46,12 +47,14 @@ class Guided:
         columns: int64 [n], the output of each image that will be drawn.
         steps: of the sampler.
         scale: of the gradient.
+        space: the scale of what is drawn.
     """
 
     network: nn.Module
     columns: Tensor
     steps: int
     scale: float
+    space: Scale = PIXELS
     random: ClassVar[bool] = True
 
     def of(self, process: Process, piece: slice) -> GuidedAncestral:
@@ -59,10 +62,11 @@ class Guided:
         columns = self.columns[piece]
 
         def log_likelihood(x: Tensor) -> Tensor:
-            logits: Tensor = self.network(x)
+            logits: Tensor = self.network(self.space.numbers(x))
             return logits.log_softmax(1).gather(1, columns[:, None]).squeeze(1)
 
-        return GuidedAncestral(process, self.steps, log_likelihood, self.scale)
+        bounded = self.space.bounded
+        return GuidedAncestral(process, self.steps, log_likelihood, self.scale, bounded)
 
 
 class Ddgr(DiffusionReplay):
@@ -94,6 +98,7 @@ class Ddgr(DiffusionReplay):
             columns.repeat_interleave(of_each).to(context.device),
             self.replay.sampler_steps,
             self.guide.scale,
+            scale_of(state, context.device),
         )
         classes, numbers = tuple(counts), tuple(of_each.tolist())
         return replay_of(state, classes, numbers, self, context, stage, samplers=guided)

@@ -23,6 +23,7 @@ from gppdm_pipeline.algorithm.diffusion.adapters import AdapterConfig
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.fitting.scale import scale_of, with_scale
 from gppdm_pipeline.algorithm.generator.bases import extend_bases
 from gppdm_pipeline.algorithm.generator.draw import redrawn, replay_of
 from gppdm_pipeline.algorithm.generator.exact import exact_replay
@@ -48,7 +49,6 @@ TEMPERATURE = 2.0
 class Gppdm(Method):
     """Diffusion replay with learnable class prototypes and projected cross-attention."""
 
-    draws_pixels: ClassVar[bool] = True
     shares_generator: ClassVar[bool] = True
 
     name: Literal["gppdm"] = "gppdm"
@@ -163,6 +163,7 @@ class Gppdm(Method):
         With `memory: adapters`, from the second task on, an adapter in place of the denoiser.
         """
         state = state.begin(context.task, train.classes, train.image_shape)
+        state = with_scale(state, train)
         state = add_classes(state, train, self, context)
         if self.memory == "adapters" and state.denoiser is not None:
             return train_adapter(state, train, replay, self, context)
@@ -191,7 +192,8 @@ class Gppdm(Method):
         if self.soft_labels and before is not None:
             loss = with_soft_labels(before, self.soft_labels, TEMPERATURE, context.device)
         if self.texture:
-            alter = texture_of(denoising_residuals(state, train, self, context))
+            residuals = denoising_residuals(state, train, self, context)
+            alter = texture_of(residuals, scale_of(state, context.device))
         return fit_classifier(
             state, self.classifier, images, validation, context, loss=loss, alter=alter
         )

@@ -8,7 +8,7 @@ needs no classifier to label it; see `order` and `distil` for two more, and how 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -17,14 +17,15 @@ from gppdm_pipeline.algorithm.classifier.network import fit_classifier
 from gppdm_pipeline.algorithm.classifier.texture import texture_of
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.fitting.scale import scale_of, with_scale
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.vae import (
     VaeConfig,
-    check_image_shape,
     draw_from_vae,
     fit_vae,
     reconstruction_residuals,
 )
+from gppdm_pipeline.algorithm.vae_networks import check_image_shape
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.base import Method, all_images
 
@@ -39,8 +40,6 @@ class VaeReplayConfig(BaseModel):
 
 class VaeReplay(Method):
     """Replay from a VAE."""
-
-    draws_pixels: ClassVar[bool] = True
 
     name: Literal["vae_replay"] = "vae_replay"
     order: Literal["generator_first", "classifier_first"] = "generator_first"
@@ -93,6 +92,7 @@ class VaeReplay(Method):
     ) -> tuple[LearnerState, StageLog]:
         """The VAE on this task's images and, for old classes, the VAE before or its replay."""
         state = state.begin(context.task, train.classes, train.image_shape)
+        state = with_scale(state, train)
         images = train if self.distil else all_images(train, replay)
         return fit_vae(state, self.vae, images, context)
 
@@ -111,9 +111,8 @@ class VaeReplay(Method):
             return fit_classifier(state, self.classifier, images, validation, context)
         images = all_images(self._draw(state, train.classes, context, "draw_new_classes"), replay)
         residuals = reconstruction_residuals(state, train, context)
-        return fit_classifier(
-            state, self.classifier, images, validation, context, alter=texture_of(residuals)
-        )
+        alter = texture_of(residuals, scale_of(state, context.device))
+        return fit_classifier(state, self.classifier, images, validation, context, alter=alter)
 
     def _draw(
         self, state: LearnerState, classes: Sequence[int], context: Context, stage: str

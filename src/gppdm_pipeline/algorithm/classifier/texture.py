@@ -12,17 +12,19 @@ import torch
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import Alteration
+from gppdm_pipeline.algorithm.fitting.scale import PIXELS, Scale
 
 
-def texture_of(residuals: Tensor) -> Alteration:
+def texture_of(residuals: Tensor, scale: Scale = PIXELS) -> Alteration:
     """Images with a residual drawn for each.
 
     Args:
+        scale: whether images have a bound.
         residuals: real images less their reconstructions, float32 [n, c, h, w], on the device.
     """
 
     def textured(x: Tensor, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(residuals), (len(x),), generator=generator, device=x.device)
-        return (x + residuals[chosen]).clamp(-1, 1)
+        return scale.bounded(x + residuals[chosen])
 
     return textured

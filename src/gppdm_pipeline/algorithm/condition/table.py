@@ -102,7 +102,7 @@ class ConditionTable(nn.Module):
 
 
 def prototype_tokens(prototypes: Tensor, token_map: Tensor) -> Tensor:
-    """Patches of prototypes through the fixed linear map.
+    """Patches of prototypes through the fixed linear map; of vectors, parts of equal length.
 
     Args:
         prototypes: float32 [b, c, h, w].
@@ -113,6 +113,9 @@ def prototype_tokens(prototypes: Tensor, token_map: Tensor) -> Tensor:
     """
     side = math.isqrt(len(token_map))
     height, width = prototypes.shape[2] // side, prototypes.shape[3] // side
+    if prototypes.shape[2:] == (1, 1):
+        patches = prototypes.flatten(1).unflatten(1, (len(token_map), -1)).transpose(1, 2)
+        return torch.einsum("bfp,pdf->bpd", patches, token_map)
     patches = nn.functional.unfold(prototypes, (height, width), stride=(height, width))
     return torch.einsum("bfp,pdf->bpd", patches, token_map)
 
@@ -132,18 +135,25 @@ def make_token_map(
         float32 [side**2, dim, c * h/side * w/side].
     """
     height, width, channels = image_shape
-    features = channels * (height // side) * (width // side) if side else 0
+    features = height * width * channels // side**2 if side else 0
     noise = torch.randn(side**2, dim, features, generator=generator)
     return noise / math.sqrt(max(features, 1))
 
 
 def check_token_side(image_shape: tuple[int, int, int], side: int) -> None:
-    """Whether a prototype can be cut into side x side patches.
+    """Whether a prototype can be cut into side x side patches, or a vector into as many parts.
 
     Raises:
-        ValueError: if `side` does not divide height and width.
+        ValueError: if `side` does not divide height and width, or its square a vector's length.
     """
-    height, width, _ = image_shape
+    height, width, numbers = image_shape
+    if height == width == 1:
+        if numbers % side**2:
+            raise ValueError(
+                f"prototypes of {numbers} numbers cannot be cut into {side**2} parts; choose "
+                "prototypes.token_side so that its square divides them"
+            )
+        return
     if height % side or width % side:
         raise ValueError(
             f"prototypes of {height}x{width} cannot be cut into {side}x{side} patches; choose "

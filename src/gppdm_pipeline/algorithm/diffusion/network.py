@@ -6,10 +6,11 @@ condition token; tau in 0..T-1 a diffusion step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.condition.table import Conditions
@@ -17,7 +18,7 @@ from gppdm_pipeline.algorithm.context import Precision, autocast
 from gppdm_pipeline.algorithm.state import Weights
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers import ModelMixin as Network
     from diffusers.models.attention_processor import Attention
 
 DIFFUSION_STEPS = 1000
@@ -70,15 +71,26 @@ class DenoiserConfig(BaseModel):
     """Share of images of this task's new classes that a batch draws at least, the rest being old
     ones. 0: all classes alike, so that the more there are, the less is seen of new ones."""
 
+    width: Width | None = None
+    """Of vectors, whose network is a residual MLP (`mlp.py`) in place of a U-Net: units of its
+    residual stream; None: 256. `channels`, `layers_per_block` and `patch` are of images."""
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    """Likewise: how many blocks; None: 2."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if value is not None}
+
     def steps_of(self, *, first: bool) -> int:
         """How many steps a task's training has: the first task's, or another one's."""
         return max(1, round(self.first_task * self.steps)) if first else self.steps
 
 
-def unet_config(
+def network_config(
     config: DenoiserConfig, image_shape: tuple[int, int, int], concatenates: bool
 ) -> dict[str, Any]:
-    """Arguments of diffusers' UNet2DConditionModel.
+    """Arguments of the network that `network_class` names: a U-Net; of vectors, an MLP.
 
     Args:
         config: of the denoiser.
@@ -86,7 +98,35 @@ def unet_config(
         concatenates: whether the prototype enters on the channel axis.
 
     Raises:
-        ValueError: if the image cannot be halved as often as there are resolutions.
+        ValueError: if the image cannot be halved as often as there are resolutions, or a vector
+            should be cut into patches.
+    """
+    if image_shape[:2] != (1, 1):
+        return unet_config(config, image_shape, concatenates)
+    if config.patch > 1:
+        raise ValueError(
+            f"denoiser.patch is {config.patch}, which cuts images; what is learnt are vectors of "
+            f"{image_shape[2]} numbers, so leave it out"
+        )
+    return {
+        "in_channels": image_shape[2] * (2 if concatenates else 1),
+        "out_channels": image_shape[2],
+        "width": config.width or 256,
+        "blocks": config.blocks or 2,
+        "cross_attention_dim": config.condition_dim,
+        "attention_head_dim": config.heads,
+    }
+
+
+def unet_config(
+    config: DenoiserConfig, image_shape: tuple[int, int, int], concatenates: bool
+) -> dict[str, Any]:
+    """Arguments of diffusers' UNet2DConditionModel.
+
+    As `network_config`.
+
+    Raises:
+        ValueError: likewise.
     """
     height, width, channels = image_shape
     levels = len(config.channels)
@@ -112,12 +152,21 @@ def unet_config(
     }
 
 
-def build_unet(weights: Weights) -> UNet2DConditionModel:
-    """The U-Net that `weights` describes, on the CPU."""
-    from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
+def network_class(config: Mapping[str, Any]) -> Any:
+    """The class of networks, of diffusers' `ModelMixin`, that such arguments are of."""
+    if "down_block_types" in config:
+        from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
 
+        return UNet2DConditionModel
+    from gppdm_pipeline.algorithm.diffusion.mlp import ResidualMlp  # noqa: PLC0415 (likewise)
+
+    return ResidualMlp
+
+
+def build_unet(weights: Weights) -> Network:
+    """The network that `weights` describes, on the CPU."""
     with torch.device("meta"):  # no weights are drawn that would be replaced
-        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(weights.config))
+        unet: Network = network_class(weights.config).from_config(dict(weights.config))
     own = {name: tensor.clone() for name, tensor in weights.tensors.items()}
     unet.load_state_dict(own, assign=True)
     return unet
@@ -168,16 +217,16 @@ class Denoiser(nn.Module):
     """A U-Net over patches of pixels; the prototype, if given, enters beside the noisy image.
 
     Args:
-        unet: of diffusers.
+        unet: of diffusers; or, of vectors, a residual MLP.
         patch: side of a patch.
         precision: of the products and convolutions in it; what comes in and out is float32.
     """
 
-    def __init__(
-        self, unet: UNet2DConditionModel, patch: int, precision: Precision = "float32"
-    ) -> None:
+    def __init__(self, unet: Network, patch: int, precision: Precision = "float32") -> None:
         super().__init__()
-        unet.set_attn_processor(SharedConditions())
+        for module in unet.modules():
+            if hasattr(module, "set_processor"):
+                module.set_processor(SharedConditions())
         self.unet = unet
         self.patch = patch
         self.precision = precision

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gppdm_pipeline.algorithm.diffusion.network import DIFFUSION_STEPS
 from gppdm_pipeline.algorithm.diffusion.process import Level, Process
+from gppdm_pipeline.algorithm.fitting.scale import PIXELS
 
 if TYPE_CHECKING:
     from diffusers import DPMSolverMultistepScheduler
@@ -138,12 +139,14 @@ class GuidedAncestral:
         steps: evaluations of the denoiser, spread evenly over all.
         log_likelihood: of each image's class.
         scale: of its gradient; 0 is plain ancestral sampling.
+        bounded: keeps x_0 where images are, float32 [b, c, h, w] -> likewise.
     """
 
     process: Process
     steps: int
     log_likelihood: LogLikelihood
     scale: float
+    bounded: Callable[[Tensor], Tensor] = PIXELS.bounded
 
     def __call__(self, clean: Clean, x: Tensor, generator: torch.Generator) -> Tensor:
         """From noise to images, float32 [b, c, h, w]."""
@@ -152,7 +155,7 @@ class GuidedAncestral:
         for i, tau in enumerate(taus):
             share = shares[tau]
             before = shares[taus[i + 1]] if i + 1 < self.steps else torch.ones_like(share)
-            seen = clean(x, self.process.level(tau)).clamp(-1, 1)
+            seen = self.bounded(clean(x, self.process.level(tau)))
             step = Step.between(share, before)
             x = self.mean(step, x, seen)
             noise = torch.randn(x.shape, generator=generator, device=x.device)

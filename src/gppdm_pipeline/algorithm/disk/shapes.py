@@ -12,6 +12,7 @@ from torch import nn
 
 from gppdm_pipeline.algorithm.classifier.network import untrained
 from gppdm_pipeline.algorithm.diffusion.adapters import adapter_shapes
+from gppdm_pipeline.algorithm.diffusion.network import network_class
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -45,10 +46,8 @@ def _expected(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[s
         if manifest["classifier"] is not None:
             found["classifier.safetensors"] = _of(untrained(manifest["classifier"]))
         if f"denoiser/{UNET_WEIGHTS}" in files:
-            from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
-
             config = without_private(json.loads(files["denoiser/config.json"]))
-            unet = UNet2DConditionModel.from_config(config)
+            unet = network_class(config).from_config(config)
             found[f"denoiser/{UNET_WEIGHTS}"] = _of(unet)
             for name in files:
                 if name.startswith("adapters/") and name.endswith(".json"):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from gppdm_pipeline.algorithm.disk.checkpoints import Checkpoint, Snapshot
 from gppdm_pipeline.images.labelled import Room
@@ -24,31 +25,36 @@ class Shards:
         shape: (n, height, width, channels), of all images in the end.
         generator: of the random numbers, which goes on from where it was.
         checkpoint: gives shards back, and is offered new ones.
+        dtype: of the images.
 
     Attributes:
         done: how many images there are.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], generator: torch.Generator, checkpoint: Checkpoint
+        self,
+        shape: tuple[int, ...],
+        generator: torch.Generator,
+        checkpoint: Checkpoint,
+        dtype: DTypeLike = np.uint8,
     ) -> None:
-        self._room, self._generator, self._checkpoint = Room(shape), generator, checkpoint
+        self._room, self._generator, self._checkpoint = Room(shape, dtype), generator, checkpoint
         self.done = self._kept = 0
         for shard in checkpoint.parts():
             self._room.put(self.done, shard.tensors["images"].numpy())
             generator.set_state(shard.tensors["generator"])
             self.done = self._kept = shard.step
 
-    def add(self, images: NDArray[np.uint8]) -> None:
+    def add(self, images: NDArray[Any]) -> None:
         """Take in images [b, height, width, channels], drawn after those that are there."""
         self._room.put(self.done, images)
         self.done += len(images)
-        waiting = (self.done - self._kept) * math.prod(images.shape[1:])
+        waiting = (self.done - self._kept) * math.prod(images.shape[1:]) * images.itemsize
         self._checkpoint.offer(self._shard, waiting >= SHARD_BYTES)
 
     @property
-    def images(self) -> NDArray[np.uint8]:
-        """Uint8, of the shape that was asked for."""
+    def images(self) -> NDArray[Any]:
+        """Of the shape and dtype that were asked for."""
         return self._room.images
 
     def _shard(self) -> Snapshot:

@@ -3,7 +3,7 @@
     state.json               format, versions, settings, hashes of the data, tasks, image shape,
                              classifier's shape, checksums
     classifier.safetensors
-    denoiser/                config.json and weights as diffusers' UNet2DConditionModel writes them
+    denoiser/                config.json and weights as diffusers writes its networks
     adapters/task_<tt>/      config.json and weights.safetensors of what a later task adds to them
     prototypes.safetensors   prototype.<class>, start.<class>, embedding.<class>, token_map
     bases.safetensors        by the full name of the projected layer

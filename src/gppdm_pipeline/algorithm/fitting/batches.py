@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,19 @@ def to_unit_range(images: NDArray[Any] | Tensor, device: torch.device) -> Tensor
 
 
 def from_unit_range(x: Tensor, dtype: DTypeLike) -> NDArray[Any]:
-    """What `to_unit_range` makes x of: float [n, c, h, w] -> [n, h, w, c] of `dtype`.
+    """What `to_unit_range` makes x of: float [n, c, h, w] -> [n, h, w, c] of uint8 or float16."""
+    return as_stored(x, np.dtype(dtype)).permute(0, 2, 3, 1).cpu().numpy()
 
-    Numbers that uint8 cannot hold become the nearest that it can.
+
+def as_stored(x: Tensor, dtype: np.dtype) -> Tensor:
+    """The same with axes as they are, [n, c, h, w], as a tensor of uint8 or float16.
+
+    Numbers that these cannot hold become the nearest that they can.
     """
-    if np.dtype(dtype) == np.uint8:
-        x = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return x.permute(0, 2, 3, 1).cpu().numpy().astype(dtype, copy=False)
+    if dtype == np.uint8:
+        return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    most = torch.finfo(torch.float16).max
+    return x.clamp(-most, most).to(torch.float16)
 
 
 class Pixels:
@@ -38,10 +45,16 @@ class Pixels:
         images: uint8 or float16 [n, h, w, c]. For the CPU they stay where they are, be it in a
             mapped file; another device gets a copy.
         device: where batches are wanted.
+        given: what is done to a batch before it is used, float32 [b, c, h, w] -> likewise.
     """
 
-    def __init__(self, images: NDArray[Any], device: torch.device) -> None:
-        self.device = device
+    def __init__(
+        self,
+        images: NDArray[Any],
+        device: torch.device,
+        given: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> None:
+        self.device, self._given = device, given
         self._images: NDArray[Any] | Tensor = images
         if device.type != "cpu":
             dtype = torch.uint8 if images.dtype == np.uint8 else torch.float16
@@ -56,8 +69,8 @@ class Pixels:
     def __getitem__(self, batch: Tensor) -> Tensor:
         """Int64 [b], indices -> float32 [b, c, h, w] (see `to_unit_range`)."""
         if isinstance(self._images, Tensor):
-            return to_unit_range(self._images[batch], self.device)
-        return to_unit_range(self._images[batch.numpy()], self.device)
+            return self._given(to_unit_range(self._images[batch], self.device))
+        return self._given(to_unit_range(self._images[batch.numpy()], self.device))
 
 
 def balanced_indices(

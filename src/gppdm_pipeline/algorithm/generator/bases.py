@@ -18,6 +18,7 @@ from gppdm_pipeline.algorithm.diffusion.projection import (
 )
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
 from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.generator.draw import replay_of
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -49,7 +50,7 @@ def extend_bases(
     denoiser = denoiser_of(state, settings, context)
     table = condition_table(state, new, settings, context)
     layers = cross_attention_layers(denoiser.unet, settings.projection.layers)
-    images = Pixels(replayed.images, context.device)
+    images = Pixels(replayed.images, context.device, scale_of(state, context.device).given)
     rows = torch.arange(len(new), device=context.device).repeat_interleave(count)
     process, generator = Process(settings.denoiser, context.device), context.generator("noise")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from gppdm_pipeline.algorithm.diffusion.samplers import Clean, Multistep, Sample
 from gppdm_pipeline.algorithm.disk.checkpoints import NOWHERE, Checkpoint
 from gppdm_pipeline.algorithm.disk.shards import Shards
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
+from gppdm_pipeline.algorithm.fitting.scale import PIXELS, Scale, scale_of
 from gppdm_pipeline.algorithm.fitting.threads import parts_of, together
 from gppdm_pipeline.algorithm.generator.parts import (
     GeneratorSettings,
@@ -89,7 +90,7 @@ def replay_of(
         samplers: instead of the solver that the settings describe.
 
     Returns:
-        uint8 images, class after class.
+        Images as they are stored (uint8 or float16), class after class.
     """
     counts = [per_class] * len(classes) if isinstance(per_class, int) else list(per_class)
     labels = np.repeat(np.asarray(classes), counts)
@@ -121,13 +122,14 @@ def redrawn(
         signal: abar, above 0 and below 1.
 
     Returns:
-        uint8 images, class after class.
+        Images as they are stored (uint8 or float16), class after class.
     """
     generator = context.generator(f"{stage}, of")
     order = torch.randperm(len(images), generator=generator, device=context.device).cpu().numpy()
     of_class = [order[images.labels[order] == label][:per_class] for label in images.classes]
     images = images.select(np.concatenate(of_class))
-    samplers = Solver(settings.replay, Pixels(images.images, context.device), signal)
+    given = scale_of(state, context.device).given
+    samplers = Solver(settings.replay, Pixels(images.images, context.device, given), signal)
     return draw(state, images.labels, settings, context, stage, samplers=samplers)
 
 
@@ -140,7 +142,7 @@ def draw(
     *,
     samplers: Samplers,
 ) -> LabelledImages:
-    """An image for each label, uint8.
+    """An image for each label, as it is stored: uint8 or float16.
 
     Args:
         state: with a generator that knows the classes.
@@ -171,6 +173,7 @@ def drawer_of(
         settings.replay,
         state.image_shape,
         context.team,
+        scale_of(state, context.device),
     )
 
 
@@ -185,6 +188,7 @@ class Drawer:
         config: guidance and batch size.
         image_shape: (height, width, channels).
         team: each rank draws a part of a batch; all get all of it.
+        scale: of what the denoiser draws.
     """
 
     denoiser: Denoiser
@@ -193,6 +197,7 @@ class Drawer:
     config: ReplayConfig
     image_shape: tuple[int, int, int]
     team: Team = ALONE
+    scale: Scale = PIXELS
 
     def __call__(
         self,
@@ -201,7 +206,7 @@ class Drawer:
         generator: torch.Generator,
         bar: ProgressBar,
         checkpoint: Checkpoint = NOWHERE,
-    ) -> NDArray[np.uint8]:
+    ) -> NDArray[Any]:
         """One image for each row.
 
         Args:
@@ -212,11 +217,12 @@ class Drawer:
             checkpoint: keeps what is drawn, as shards.
 
         Returns:
-            uint8 [n, h, w, c].
+            uint8 or float16 [n, h, w, c].
         """
         height, width, channels = self.image_shape
         device, size = generator.device, self.config.batch_size
-        drawn = Shards((len(rows), *self.image_shape), generator, checkpoint)
+        shape = (len(rows), *self.image_shape)
+        drawn = Shards(shape, generator, checkpoint, self.scale.dtype)
         if drawn.done:
             bar.advance(drawn.done)
         for start in range(drawn.done, len(rows), size):
@@ -234,8 +240,8 @@ class Drawer:
         noise: Tensor,
         samplers: Samplers,
         generator: torch.Generator,
-    ) -> NDArray[np.uint8]:
-        """Some of the images, uint8 [b, h, w, c].
+    ) -> NDArray[Any]:
+        """Some of the images, uint8 or float16 [b, h, w, c].
 
         Args:
             rows: int64 [n], of all.
@@ -256,10 +262,10 @@ class Drawer:
             return samplers.of(self.process, piece)(clean, noise[first:end], generator)
 
         x = torch.cat(together(solve, pieces, device)) if own.stop > own.start else noise[own]
-        pixels = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        stored = self.scale.stored(x)
         if not samplers.random:
-            pixels = self.team.gather(pixels, images)
-        return pixels.permute(0, 2, 3, 1).cpu().numpy()
+            stored = self.team.gather(stored, images)
+        return stored.permute(0, 2, 3, 1).cpu().numpy()
 
     def clean(self, rows: Tensor) -> Clean:
         """x_0 as the denoiser sees it, with classifier-free guidance (Ho & Salimans 2022).

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.algorithm.disk.checkpoints import Checkpoint, Snapshot
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.generator.draw import Solver, drawer_of
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -43,14 +45,14 @@ def exact_replay(
         stage: names the bar.
 
     Returns:
-        uint8 images, class after class.
+        Images as they are stored (uint8 or float16), class after class.
     """
     assert state.image_shape is not None
     labels = np.repeat(np.array([*counts], np.int64), [*counts.values()])
     trunk = digest(state.denoiser)
     with context.progress(len(labels), stage) as bar:
 
-        def pieces() -> Iterator[NDArray[np.uint8]]:
+        def pieces() -> Iterator[NDArray[Any]]:
             for label, count in counts.items():
                 left = count
                 for batch in _OfClass(label, state, settings, context, trunk).batches(count):
@@ -58,7 +60,8 @@ def exact_replay(
                     bar.advance(min(left, len(batch)))
                     left -= len(batch)
 
-        images = Room.of((len(labels), *state.image_shape), pieces())
+        dtype = scale_of(state, context.device).dtype
+        images = Room.of((len(labels), *state.image_shape), pieces(), dtype)
     return LabelledImages(images, labels)
 
 
@@ -80,7 +83,7 @@ class _OfClass:
     context: Context
     trunk: str
 
-    def batches(self, count: int) -> Iterator[NDArray[np.uint8]]:
+    def batches(self, count: int) -> Iterator[NDArray[Any]]:
         """Whole ones, of `count` images at least: those that are kept, then drawn ones."""
         place, done, most = self._place(), 0, self.settings.replay.images_per_class
         for part in place.parts():

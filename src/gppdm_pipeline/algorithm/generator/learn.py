@@ -16,7 +16,8 @@ from gppdm_pipeline.algorithm.diffusion.network import (
     Denoiser,
     DenoiserConfig,
     build_unet,
-    unet_config,
+    network_class,
+    network_config,
 )
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.diffusion.projection import orthogonal_updates
@@ -24,6 +25,7 @@ from gppdm_pipeline.algorithm.fitting.batches import Pixels
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, fit
 from gppdm_pipeline.algorithm.fitting.muon import Group, optimiser_of
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.generator.bases import key_value_drift
 from gppdm_pipeline.algorithm.generator.objective import DenoisingObjective, Examples, Teacher
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings, condition_table, denoiser_of
@@ -32,9 +34,9 @@ from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers import ModelMixin as Network
 
-_ENDS = ("unet.conv_in.", "unet.conv_out.")
+_ENDS = ("unet.conv_in.", "unet.conv_out.", "unet.proj_in.", "unet.proj_out.", "unet.gates.")
 
 
 def train_denoiser(
@@ -60,7 +62,7 @@ def train_denoiser(
     new = tuple(label for label in state.tasks[-1] if label not in old)
     table = condition_table(state, (*old, *new), settings, context, learnable=len(new))
     unet = _unet(state, settings, context).to(context.device)
-    examples = _examples(train, replay, (*old, *new), context)
+    examples = _examples(state, train, replay, (*old, *new), context)
     config, teacher = settings.denoiser, _teacher(state, settings, context)
     budget = _budget(config, config.steps_of(first=state.denoiser is None), old, new, context)
     with orthogonal_updates(unet, state.bases):
@@ -105,7 +107,7 @@ def train_adapter(
     start = state.adapters.get(served.pop() or 0) if len(served) == 1 else None
     attach(unet, rank, context.fixed_generator(f"adapter of task {context.task}"), start)
     unet.to(context.device)
-    examples = _examples(train, replay.of_classes(back), (*back, *new), context)
+    examples = _examples(state, train, replay.of_classes(back), (*back, *new), context)
     config = settings.adapters.learning(settings.denoiser)
     budget = _budget(config, config.steps, back, new, context)
     log = _fit(unet, table, examples, config, settings.prototypes, context, budget=budget)
@@ -117,7 +119,7 @@ def train_adapter(
 
 
 def _fit(
-    unet: UNet2DConditionModel,
+    unet: Network,
     table: ConditionTable,
     examples: Examples,
     config: DenoiserConfig,
@@ -146,13 +148,18 @@ def _learnt(state: LearnerState, new: Sequence[int], table: ConditionTable) -> L
 
 
 def _examples(
-    train: LabelledImages, replay: LabelledImages, classes: Sequence[int], context: Context
+    state: LearnerState,
+    train: LabelledImages,
+    replay: LabelledImages,
+    classes: Sequence[int],
+    context: Context,
 ) -> Examples:
     images = LabelledImages.concatenate([train, replay]) if len(replay) else train
     row_of = {label: row for row, label in enumerate(classes)}
     rows = torch.tensor([row_of[int(label)] for label in images.labels], device=context.device)
     replayed = torch.arange(len(images), device=context.device) >= len(train)
-    return Examples(Pixels(images.images, context.device), rows, replayed)
+    given = scale_of(state, context.device).given
+    return Examples(Pixels(images.images, context.device, given), rows, replayed)
 
 
 def _budget(
@@ -172,7 +179,7 @@ def _moving(
 ) -> Moving:
     """Weights by Muon or AdamW, and the current prototypes by AdamW.
 
-    By AdamW move, with Muon, all that is no matrix, and the first and last convolution, which meet
+    By AdamW move, with Muon, all that is no matrix, and the first and last layers, which meet
     pixels.
     """
     free = {name: p for name, p in denoiser.named_parameters() if p.requires_grad}
@@ -223,20 +230,16 @@ def _teacher(state: LearnerState, settings: GeneratorSettings, context: Context)
     return Teacher(denoiser_of(state, settings, context), weight)
 
 
-def _unet(
-    state: LearnerState, settings: GeneratorSettings, context: Context
-) -> UNet2DConditionModel:
+def _unet(state: LearnerState, settings: GeneratorSettings, context: Context) -> Network:
     if state.denoiser is not None:
         return build_unet(state.denoiser)
-    from diffusers import UNet2DConditionModel  # noqa: PLC0415 (takes two seconds)
-
     assert state.image_shape is not None
-    config = unet_config(settings.denoiser, state.image_shape, settings.prototypes.concatenated)
+    config = network_config(settings.denoiser, state.image_shape, settings.prototypes.concatenated)
     with context.initialisation("denoiser"):
-        return UNet2DConditionModel(**config)
+        return network_class(config)(**config)
 
 
-def _weights_of(unet: UNet2DConditionModel) -> Weights:
+def _weights_of(unet: Network) -> Weights:
     config = {name: value for name, value in unet.config.items() if not name.startswith("_")}
     tensors = {name: value.detach().cpu() for name, value in unet.state_dict().items()}
     return Weights(config, tensors)

@@ -13,6 +13,7 @@ from torch import Tensor
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
@@ -49,7 +50,7 @@ def denoising_losses(
     for label in images.classes:
         denoiser = denoiser_of(state, settings, context, label)
         table = condition_table(state, [label], settings, context)
-        pixels = Pixels(images.images, device)
+        pixels = Pixels(images.images, device, scale_of(state, device).given)
         members = torch.from_numpy(np.flatnonzero(images.labels == label)).to(device)
         for part in members.split(settings.replay.batch_size):
             x, rows = pixels[part], torch.zeros_like(part)

@@ -32,7 +32,7 @@ from gppdm_pipeline.algorithm.diffusion.network import (
     Denoiser,
     DenoiserConfig,
     build_unet,
-    unet_config,
+    network_config,
 )
 from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig, prototype_starts
@@ -135,7 +135,7 @@ def check_images(
         ValueError: if the image cannot be halved or cut as often as the settings say, or there are
             a class without a label. It names the setting and what would do.
     """
-    unet_config(settings.denoiser, image_shape, settings.prototypes.concatenated)
+    network_config(settings.denoiser, image_shape, settings.prototypes.concatenated)
     if settings.prototypes.shown_as_tokens:
         check_token_side(image_shape, settings.prototypes.token_side)
     check_embeddings(settings.condition, settings.denoiser.condition_dim, classes)

@@ -6,6 +6,7 @@ the class is current, and never move again (Doan et al. 2024, arXiv 2312.06710).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,8 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import predict_logits
-from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import IN_MEMORY, LabelledImages
 
@@ -70,8 +72,9 @@ def prototype_starts(
             )
             for k in train.classes
         }
+    scale = scale_of(state, CPU)
     if start == "class_mean":
-        return _means(train, context)
+        return {label: scale.given(mean[None])[0] for label, mean in _means(train, context)}
     logits = torch.from_numpy(predict_logits(state, train.images, context)).log_softmax(1)
     labels = torch.from_numpy(train.labels)
     sign = 1 if start == "most_confident" else -1
@@ -79,11 +82,11 @@ def prototype_starts(
     for k in train.classes:
         score = sign * logits[:, state.classes.index(k)]
         best = int(score.masked_fill(labels != k, -torch.inf).argmax())
-        starts[k] = to_unit_range(train.images[best : best + 1], context.device)[0].cpu()
+        starts[k] = scale.given(to_unit_range(train.images[best : best + 1], CPU))[0]
     return starts
 
 
-def _means(train: LabelledImages, context: Context) -> dict[int, Tensor]:
+def _means(train: LabelledImages, context: Context) -> Iterator[tuple[int, Tensor]]:
     """Of each class's images, float32 [c, h, w]: as many rows of all of them at a time as fit."""
     height, width, channels = train.image_shape
     # In one tensor: small ones, made while large ones come and go, would keep their room from being
@@ -95,4 +98,4 @@ def _means(train: LabelledImages, context: Context) -> dict[int, Tensor]:
         for top in range(0, height, rows):
             part = to_unit_range(train.images[members, top : top + rows], context.device)
             mean[:, top : top + rows] = part.cpu().mean(0)
-    return {label: mean.clone() for label, mean in zip(train.classes, means, strict=True)}
+    return zip(train.classes, (mean.clone() for mean in means), strict=True)

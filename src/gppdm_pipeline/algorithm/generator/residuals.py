@@ -9,6 +9,7 @@ from torch import Tensor
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
@@ -31,7 +32,7 @@ def denoising_residuals(
         context: seed, task, device.
 
     Returns:
-        float32 [n, c, h, w], in units of [-1, 1].
+        float32 [n, c, h, w], in the units of what a classifier is given.
     """
     generator = context.generator("texture")
     chosen = torch.randperm(len(images), generator=generator, device=context.device)[:TEXTURES]
@@ -40,15 +41,17 @@ def denoising_residuals(
     denoiser = denoiser_of(state, settings, context, classes[0])
     table = condition_table(state, classes, settings, context)
     rows = torch.from_numpy(np.searchsorted(classes, images.labels)).to(context.device)
-    pixels, process = (
-        Pixels(images.images, context.device),
+    scale, process = (
+        scale_of(state, context.device),
         Process(settings.denoiser, context.device),
     )
+    pixels = Pixels(images.images, context.device, scale.given)
     level, parts = process.level((process.shares >= TEXTURE_SHARE).sum() - 1), []
     for part in torch.arange(len(rows), device=rows.device).split(settings.replay.batch_size):
         x = pixels[part]
         noise = torch.randn(x.shape, generator=generator, device=x.device)
         noisy = level.noised(x, noise)
         output = denoiser(noisy, level.tau.expand(len(part)), table(rows[part]).of(slice(None)))
-        parts.append(x - process.clean(noisy, output, level).clamp(-1, 1))
+        clean = scale.bounded(process.clean(noisy, output, level))
+        parts.append(scale.numbers(x) - scale.numbers(clean))
     return torch.cat(parts)

@@ -58,7 +58,7 @@ def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
         *(_of_replay(learner, tasks, shown) if shown.pixels else []),
         _drawing(reporting.draw_confusion, [_STREAM, REPORT]),
         _drawing(reporting.draw_bounds, [REPORT, FROM_FOLDER]),
-        *_of_learning(learner, tasks, logs),
+        *_of_learning(learner, tasks, logs, shown),
         _drawing(reporting.draw_seconds, [REPORT]),
     ]
     pictures = {
@@ -117,11 +117,13 @@ def _of_replay(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
     return drawings
 
 
-def _of_learning(learner: Method, tasks: list[str], logs: dict[str, str]) -> list[Node]:
+def _of_learning(
+    learner: Method, tasks: list[str], logs: dict[str, str], shown: Shown
+) -> list[Node]:
     trained = {name: log for name, log in logs.items() if ".train_" in name}
     trained = {name: log for name, log in trained.items() if not name.startswith(NAMESPACE)}
     drawings = [_drawing(reporting.draw_losses, trained)]
-    if learner.has_prototypes:
+    if learner.has_prototypes and shown.pixels:
         state = f"{tasks[-1]}.state"
         drawings.append(_drawing(reporting.draw_prototypes, [_STREAM, state]))
     if learner.measures_keys_and_values:
