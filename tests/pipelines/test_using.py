@@ -272,7 +272,6 @@ def test_a_model_whose_files_were_changed_is_refused_by_name(published, learnt):
 
 
 @pytest.mark.slow  # writing takes ten seconds
-@pytest.mark.filterwarnings("ignore")  # what the exporter and its libraries warn of
 @pytest.mark.usefixtures("predicted")
 def test_onnx_agrees_with_the_pipeline(shots, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")

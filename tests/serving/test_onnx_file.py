@@ -25,7 +25,6 @@ def test_missing_packages_are_named(monkeypatch):
 
 @pytest.mark.slow  # writing takes ten seconds
 @pytest.mark.skipif(not there, reason="needs the extra onnx")
-@pytest.mark.filterwarnings("ignore")  # what the exporter and its libraries warn of
 def test_it_answers_as_the_predictor_does_for_any_number_of_images(tmp_path, monkeypatch):
     import onnxruntime  # noqa: PLC0415
 

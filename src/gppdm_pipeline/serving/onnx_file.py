@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -62,17 +63,19 @@ def write_onnx(predictor: Predictor, images: NDArray[np.uint8], file: Path) -> f
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.new")
     try:
-        torch.onnx.export(
-            _Whole(predictor.network, predictor.calibration.temperature).eval(),
-            (torch.zeros(2, *predictor.image_shape, dtype=torch.uint8),),
-            str(temporary),
-            input_names=["images"],
-            output_names=["probabilities"],
-            dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        with warnings.catch_warnings():  # of what the exporter's own libraries will change
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _Whole(predictor.network, predictor.calibration.temperature).eval(),
+                (torch.zeros(2, *predictor.image_shape, dtype=torch.uint8),),
+                str(temporary),
+                input_names=["images"],
+                output_names=["probabilities"],
+                dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {"images": images})
         difference = float(np.abs(found - predictor.answers(images).probabilities).max())
