@@ -32,8 +32,9 @@ class Condition:
         embeddings: class -> float32 [d], the fixed label token.
         token_map: float32 [tokens, d, patch], the fixed linear map from a prototype's patches to
             tokens; it has no token when prototypes are not shown as tokens.
-        prototypes: class -> float32 [c, h, w], images in [-1, 1] when they start; [0] where the
-            denoiser is given none.
+        prototypes: class -> float32 [c, h, w], when they start images in [-1, 1], or what an
+            encoder made of some, whitened (`fitting/scale.py`); [0] where the denoiser is given
+            none.
         starts: class -> its prototype before it was trained, of the same shape.
     """
 
@@ -51,13 +52,14 @@ class LearnerState:
         tasks: for each task begun so far, its classes.
         image_shape: (height, width, channels) of every image; None before the first task.
         classifier: over `classes`, in that order; None before the first task.
-        denoiser: the conditional U-Net (its averaged weights); None for methods without one.
+        denoiser: the conditional U-Net, or MLP of vectors (its averaged weights); None for methods
+            without one.
         adapters: task -> what the classes of a later task add to the denoiser's weights (see
             `adapters.py`), for learners whose denoiser stays as the first task left it.
         condition: of the denoiser; None for methods without one.
         bases: full name of each projected layer -> float32 [in_features, rank], orthonormal
             columns that span the inputs of old classes.
-        extras: what only some methods carry, by name: `vae`, `guide`, `importance`,
+        extras: what only some methods carry, by name: `vae`, `scale`, `importance`,
             `replay` (generated images that are kept; see `generator/kept.py`).
         kept: real images of earlier tasks, for methods that keep them; None for all others.
         data: for each task learnt, SHA-256 of its training images, where it was recorded.

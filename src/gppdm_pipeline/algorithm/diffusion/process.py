@@ -76,7 +76,7 @@ class Process:
         """Noise a batch at steps spread evenly over all (lower variance than independent ones).
 
         Args:
-            images: x_0, float32 [b, c, h, w] in [-1, 1].
+            images: x_0, float32 [b, c, h, w], of about unit scale.
             generator: on the images' device.
         """
         b, device = len(images), images.device
