@@ -10,6 +10,7 @@ import pytest
 import torch
 from kedro.runner import SequentialRunner
 from matplotlib import image
+from pydantic import BaseModel
 from tests.methods.test_contract import SETTINGS
 from tests.reference.runs import (
     TINY,
@@ -138,6 +139,36 @@ class Slow(METHODS["finetune"]):
         return METHODS["finetune"].train_classifier(
             small, state, train, validation, replay, context.__class__(0, context.task)
         )
+
+
+class Replay(BaseModel):
+    images_per_class: int = 300
+
+
+class Drawing(METHODS["finetune"]):
+    """Every replayed image takes a hundredth of a second."""
+
+    once: bool
+    replay: Replay = Replay()
+
+    @property
+    def draws_once(self):
+        return self.once
+
+    def synthesise_replay(self, state, context, earlier=()):
+        old = state.classes_before(context.task)
+        with context.progress(len(old) * self.replay.images_per_class, "synthesise_replay") as bar:
+            for _ in range(len(old) * self.replay.images_per_class):
+                time.sleep(0.01)
+                bar.advance()
+        return super().synthesise_replay(state, context, earlier)
+
+
+@pytest.mark.parametrize(("once", "classes"), [(False, 2 + 4), (True, 2 + 2)])
+def test_what_is_drawn_once_counts_once(once, classes):
+    method = Drawing(once=once, classifier={"steps": 3, "width": 8})
+    seconds = estimate_costs(method, STREAM, 0, torch.device("cpu"))["seconds"]
+    assert seconds["synthesise_replay"] == pytest.approx(classes * 300 * 0.01, rel=0.2)
 
 
 def test_time_is_that_of_the_whole_budget_and_all_tasks():

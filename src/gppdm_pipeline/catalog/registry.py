@@ -218,9 +218,9 @@ def _save(place: Path, beside: Path, learned: Learned, calibration: Mapping[str,
     record.write_text(json.dumps(dict(calibration), indent=2))
     height, width, channels = learned.state.image_shape or (0, 0, 0)
     grey = [[[0] * channels] * width] * height
-    with warnings.catch_warnings():
-        # That an image may be of several types, which is meant.
-        warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+    # MLflow warns that an image may be of several types, which is meant, and for some warnings puts
+    # a filter of its own before any other: recorded, they are not shown.
+    with warnings.catch_warnings(record=True, action="ignore"):
         mlflow.pyfunc.save_model(
             place,
             python_model=str(PACKAGE / "pipelines/publish/model.py"),

@@ -55,6 +55,11 @@ class Method(BaseModel, ABC):
         return False
 
     @property
+    def draws_once(self) -> bool:
+        """Whether images of a class that were drawn for one task serve all later ones."""
+        return False
+
+    @property
     def measures_keys_and_values(self) -> bool:
         """Whether tasks say how keys and values of old classes change."""
         return False

@@ -81,6 +81,11 @@ class Ddgr(DiffusionReplay):
     guide: GuideConfig = GuideConfig()
     replay: ReplayConfig = ReplayConfig(sampler_steps=50)
 
+    @property
+    def draws_once(self) -> bool:
+        """The classifier that guides is another one in each task."""
+        return False
+
     def _draw(
         self, state: LearnerState, counts: Mapping[int, int], context: Context, stage: str
     ) -> LabelledImages:

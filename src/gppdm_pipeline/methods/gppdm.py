@@ -96,6 +96,11 @@ class Gppdm(Method):
         return self.prototypes.route != "none"
 
     @property
+    def draws_once(self) -> bool:
+        """With adapters, whose replay is exact."""
+        return self.memory == "adapters"
+
+    @property
     def measures_keys_and_values(self) -> bool:
         """With prototypes, where all tasks train one network; adapters leave old ones alone."""
         return self.has_prototypes and self.memory == "shared"

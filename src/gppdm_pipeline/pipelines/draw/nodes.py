@@ -19,7 +19,7 @@ def draw(trained: TrainedRun, draw: DrawConfig, seed: int, device: str) -> Drawn
     """Images of the classes asked for; the same ones for the same state, classes and seed."""
     learned = trained.learned
     number = len(learned.state.tasks) + 1  # as a task after the last one would replay them
-    context = Context(seed, number, resolve_device(device), bars_of(number, number - 1))
+    context = Context(seed, number, resolve_device(device), bars_of(number - 1, number - 1))
     classes = learned.labels(draw.classes)
     if draw.like is None:
         images = learned.learner.draw(learned.state, classes, draw.images, context)

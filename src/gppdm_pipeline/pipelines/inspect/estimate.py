@@ -108,7 +108,7 @@ def estimate_costs(
         for stage, loops in trial.loops.items():
             spent = trial.besides[stage]
             for title, loop in loops.items():
-                old = seen[task - 1] if task else 0
+                old = (classes if learner.draws_once else seen)[task - 1] if task else 0
                 drawn = old if title == "synthesise_replay" else classes[task]
                 train = counts[task]["train"]
                 took = loop.per_unit * _units(learner, title, drawn, train, first=not task)
