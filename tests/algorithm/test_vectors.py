@@ -51,11 +51,12 @@ def test_a_class_is_heard_by_its_tokens_and_its_prototype():
         found = network(x, TAU, told)
         shared = network(x, TAU, told.of(torch.arange(3)))
         torch.testing.assert_close(found, shared, atol=1e-5, rtol=1e-5)
-        for changed in (
-            told._replace(tokens=torch.randn(2, 5, 16)),
-            told._replace(images=torch.randn(3, 12, 1, 1)),
-        ):
-            assert (network(x, TAU, changed) - found).abs().max() > 1e-3
+        tokens, images = told.tokens.clone(), told.images.clone()
+        tokens[1], images[1:] = torch.randn(5, 16), torch.randn(2, 12, 1, 1)
+        for changed in (told._replace(tokens=tokens), told._replace(images=images)):
+            difference = (network(x, TAU, changed) - found).abs().amax((1, 2, 3))
+            assert difference[0] < 1e-5  # of the other class
+            assert (difference[1:] > 1e-3).all()
 
 
 def test_prototypes_enter_only_where_they_concatenate():
@@ -96,10 +97,10 @@ LEARNT = {
             "condition_dim": 16,
             "width": 32,
             "blocks": 1,
-            "steps": 300,
+            "steps": 150,
             "batch_size": 64,
-            "ema_decay": 0.98,
-            "learning_rate": 1e-2,
+            "ema_decay": 0.95,
+            "learning_rate": 2e-2,
         },
     },
     "vae_replay": {
