@@ -20,7 +20,7 @@ from sklearn.utils.validation import (  # type: ignore[import-untyped]
 )
 
 from gppdm_pipeline.algorithm.context import Context, resolve_device
-from gppdm_pipeline.algorithm.disk.states import save_state
+from gppdm_pipeline.algorithm.disk.states import StateError, save_state
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method, learn_task
@@ -190,9 +190,15 @@ class ContinualClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 probabilities are as they are learnt.
 
         Raises:
-            StateError: if the folder is missing or damaged.
+            StateError: if the folder is missing or damaged, or something else than pixels was
+                learnt in it.
         """
         learned = Learned.read(Path(folder))
+        if learned.space.encodes:
+            raise StateError(
+                f"{folder} has learnt {learned.space.name}, and the estimator learns pixels: "
+                "classify with the pipeline predict, or publish it."
+            )
         own = learned.configuration.get("estimator")
         state = learned.state
         if own:

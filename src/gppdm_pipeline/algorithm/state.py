@@ -63,6 +63,8 @@ class LearnerState:
             `replay` (generated images that are kept; see `generator/kept.py`).
         kept: real images of earlier tasks, for methods that keep them; None for all others.
         data: for each task learnt, SHA-256 of its training images, where it was recorded.
+        picture_shape: where an encoder stands before the learner, (height, width, channels) of the
+            pictures that it was given, where it was recorded.
     """
 
     tasks: tuple[tuple[int, ...], ...] = ()
@@ -75,6 +77,7 @@ class LearnerState:
     extras: Mapping[str, Weights] = field(default_factory=dict)
     kept: LabelledImages | None = None
     data: tuple[str, ...] = ()
+    picture_shape: tuple[int, int, int] | None = None
 
     @classmethod
     def empty(cls) -> LearnerState:

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from gppdm_pipeline.algorithm.disk.states import StateError
 from gppdm_pipeline.provenance import PACKAGE, git_commit
 from gppdm_pipeline.serving.trained import Learned, TrainedRun
+from gppdm_pipeline.spaces import encoders
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +217,7 @@ def _save(place: Path, beside: Path, learned: Learned, calibration: Mapping[str,
     """Write the model's folder."""
     record = beside / "calibration.json"
     record.write_text(json.dumps(dict(calibration), indent=2))
-    height, width, channels = learned.state.image_shape or (0, 0, 0)
+    height, width, channels = learned.image_shape
     grey = [[[0] * channels] * width] * height
     # MLflow warns that an image may be of several types, which is meant, and for some warnings puts
     # a filter of its own before any other: recorded, they are not shown.
@@ -226,7 +227,10 @@ def _save(place: Path, beside: Path, learned: Learned, calibration: Mapping[str,
             python_model=str(PACKAGE / "pipelines/publish/model.py"),
             artifacts={"state": str(learned.folder), "calibration": str(record)},
             code_paths=[str(PACKAGE)],
-            pip_requirements=[f"{name}=={version_of(name)}" for name in REQUIRED],
+            pip_requirements=[
+                *(f"{name}=={version_of(name)}" for name in REQUIRED),
+                *(encoders.REQUIREMENTS if learned.space.encodes else ()),
+            ],
             input_example=[grey],
         )
 

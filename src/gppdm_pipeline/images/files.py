@@ -1,5 +1,7 @@
 """Labelled images as .npz: uint8 or float16 `images` [n, h, w, c], int64 `labels` [n].
 
+Of what an encoder has made there is int64 `picture_shape`, [height, width, channels], too.
+
 Few images are compressed. Many are stored as they are, so that reading them is mapping the file:
 memory then holds what is looked at, and gives it back when something else needs room. What an
 encoder has made of images is stored as it is, too: it hardly becomes smaller.
@@ -22,9 +24,12 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a member in a zip file
 
 def write_images(data: LabelledImages, file: BinaryIO) -> None:
     """Write .npz, the same to the byte for the same images."""
+    arrays: dict[str, Any] = {"images": data.images, "labels": data.labels}
     packs = data.images.dtype == np.uint8 and data.images.nbytes <= IN_MEMORY
     save = np.savez_compressed if packs else np.savez
-    save(file, images=data.images, labels=data.labels)
+    if data.picture_shape is not None:
+        arrays["picture_shape"] = np.array(data.picture_shape, np.int64)
+    save(file, **arrays)
 
 
 def read_images(file: BinaryIO) -> LabelledImages:
@@ -37,7 +42,9 @@ def read_images(file: BinaryIO) -> LabelledImages:
         member = archive.getinfo("images.npy")
         maps = member.compress_type == zipfile.ZIP_STORED and member.file_size > IN_MEMORY
         images = _mapped(archive, member, file) if maps else _array(archive, "images")
-        return LabelledImages(images, _array(archive, "labels"))
+        there = "picture_shape.npy" in archive.namelist()
+        shape = tuple(_array(archive, "picture_shape").tolist()) if there else None
+        return LabelledImages(images, _array(archive, "labels"), shape)
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

@@ -95,6 +95,8 @@ class LabelledImages:
         images: uint8 [n, height, width, channels], 0 to 255; or float16, where an encoder has
             made them: [n, 1, 1, d] of vectors.
         labels: int64 [n], class indices in the data set's own numbering.
+        picture_shape: (height, width, channels) of the pictures that an encoder has made these of;
+            None where they are pictures themselves, or it is not known.
 
     Raises:
         ValueError: if dtypes, dimensions or lengths are not as above.
@@ -102,6 +104,7 @@ class LabelledImages:
 
     images: NDArray[Any]
     labels: NDArray[np.int64]
+    picture_shape: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype not in (np.uint8, np.float16) or self.images.ndim != 4:

@@ -117,12 +117,11 @@ class ExperimentHooks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> bool:
         """Check what does not train; whether that is so."""
-        beside = _inspects(pipeline) or _audits(pipeline) or using.uses(pipeline)
-        if beside and self._experiment.space.encodes:
+        if self._experiment.space.encodes and (_inspects(pipeline) or _audits(pipeline)):
             raise RefusedError(
-                f"space.name = {self._experiment.space.name}: inspect, predict, draw, publish and "
-                "audit work on what is learnt in pixels alone. Learn pixels (space.name=pixels) to "
-                "use them; the report of the pipeline continual tells what came out of features."
+                f"space.name = {self._experiment.space.name}: inspect and audit work on what is "
+                "learnt in pixels alone. Learn pixels (space.name=pixels) to use them; the report "
+                "of the pipeline continual tells what came out of features."
             )
         if _compares(pipeline):
             guard.check_reports(self._experiment.benchmark, catalog)

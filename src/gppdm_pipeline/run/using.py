@@ -54,6 +54,12 @@ def check(experiment: Experiment, pipeline: Pipeline, catalog: DataCatalog) -> N
     if PREDICTIONS[0] in pipeline.all_outputs():
         _check_images(experiment.predict.images)
     if PUBLISHED in pipeline.all_outputs() and experiment.publish.folder is not None:
+        if trained.learned.space.encodes:
+            raise RefusedError(
+                f"publish.folder = {experiment.publish.folder}: {trained.learned.folder} has "
+                "learnt features, of which neither ONNX nor a pipeline of diffusers is written. "
+                "Leave publish.folder out."
+            )
         check_folder(experiment.publish.folder, trained.learned.learner)
     if DRAWN[0] in pipeline.all_outputs():
         _check_drawing(experiment.draw, trained)
@@ -71,6 +77,11 @@ def _check_images(images: Path | None) -> None:
 
 def _check_drawing(draw: DrawConfig, trained: TrainedRun) -> None:
     learned = trained.learned
+    if learned.space.encodes:
+        raise RefusedError(
+            f"{learned.folder} has learnt {learned.space.name}, of which there is no picture to "
+            "draw. Draw with a run in pixels."
+        )
     learned.labels(draw.classes)
     kind = type(learned.learner)
     verb = "draw" if draw.like is None else "draw_like"

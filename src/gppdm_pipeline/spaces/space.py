@@ -61,7 +61,8 @@ class SpaceConfig(BaseModel):
         if self.sha256 not in (None, found):
             raise EncoderError(
                 f"space.sha256 = {self.sha256}: the weights of {self.encoder} that are installed "
-                f"have {found}. Install those that were used, or leave space.sha256 out."
+                f"have {found}. Install those that were used; to learn with these, leave "
+                "space.sha256 out."
             )
         return self.model_copy(update={"sha256": found})
 
@@ -83,7 +84,8 @@ class SpaceConfig(BaseModel):
             device: where the encoder computes.
 
         Returns:
-            The images themselves in pixels; of features float16 [n, 1, 1, 1280]. Labels as given.
+            The images themselves in pixels; of features float16 [n, 1, 1, 1280], with the images'
+            own shape. Labels as given.
 
         Raises:
             EncoderError: if the encoder cannot be had, gives numbers that float16 does not hold,
@@ -91,19 +93,25 @@ class SpaceConfig(BaseModel):
         """
         if not self.encodes:
             return list(parts)
-        coder = _Coder(self, device)
+        coder = Coder(self, device)
         folder = cache_folder() / f"encoded-{str(self.resolved().sha256)[:16]}-{self.side}"
         store = Store(folder, (1, 1, _NUMBERS))
         return [
-            LabelledImages(store.codes(part.images, coder.codes), part.labels) for part in parts
+            LabelledImages(store.codes(part.images, coder.codes), part.labels, part.image_shape)
+            for part in parts
         ]
 
 
 _DEFAULTS = {name: field.default for name, field in SpaceConfig.model_fields.items()}
 
 
-class _Coder:
-    """Loads the encoder when there is something to encode."""
+class Coder:
+    """What encodes images; it loads the encoder when there is something to encode.
+
+    Args:
+        config: of the space, features.
+        device: where the encoder computes.
+    """
 
     def __init__(self, config: SpaceConfig, device: torch.device) -> None:
         self._config, self._device = config, device
@@ -113,7 +121,11 @@ class _Coder:
         return Encoder(self._device)
 
     def codes(self, images: NDArray[np.uint8]) -> Codes:
-        """float16 [n, 1, 1, 1280]."""
+        """Uint8 [n, h, w, 1 or 3] -> float16 [n, 1, 1, 1280].
+
+        Raises:
+            EncoderError: if the encoder cannot be had, or gives numbers that float16 does not hold.
+        """
         vectors = self._encoder.vectors(images, self._config.side).astype(np.float16)
         if not np.isfinite(vectors).all():
             raise EncoderError(

@@ -1,7 +1,7 @@
 """States on disk: a folder that is whole, or not there.
 
-    state.json               format, versions, settings, hashes of the data, tasks, image shape,
-                             classifier's shape, checksums
+    state.json               format, versions, settings, hashes of the data, tasks, image shape (and
+                             that of pictures before an encoder), classifier's shape, checksums
     classifier.safetensors
     denoiser/                config.json and weights as diffusers writes its networks
     adapters/task_<tt>/      config.json and weights.safetensors of what a later task adds to them
@@ -105,7 +105,7 @@ def load_state(folder: Path) -> LearnerState:
         denoiser = Weights(without_private(config), load(files[f"denoiser/{UNET_WEIGHTS}"]))
     if "prototypes.safetensors" in files:
         condition = _unpack_condition(load(files["prototypes.safetensors"]))
-    shape = manifest["image_shape"]
+    shape, pictures = manifest["image_shape"], manifest.get("picture_shape")
     return LearnerState(
         tasks=tuple(tuple(task) for task in manifest["tasks"]),
         image_shape=None if shape is None else (shape[0], shape[1], shape[2]),
@@ -120,6 +120,7 @@ def load_state(folder: Path) -> LearnerState:
         extras=_networks(files, "extras"),
         kept=_unpack_images(files["kept.safetensors"]) if "kept.safetensors" in files else None,
         data=tuple(manifest["data"]),
+        picture_shape=None if pictures is None else (pictures[0], pictures[1], pictures[2]),
     )
 
 
@@ -190,6 +191,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _manifest(
     state: LearnerState, checksums: Mapping[str, str], configuration: Mapping[str, Any] | None
 ) -> dict[str, Any]:
+    pictures = state.picture_shape
     return {
         "format": FORMAT,
         "versions": {
@@ -201,6 +203,7 @@ def _manifest(
         "data": list(state.data),
         "tasks": [list(task) for task in state.tasks],
         "image_shape": None if state.image_shape is None else list(state.image_shape),
+        **({} if pictures is None else {"picture_shape": list(pictures)}),
         "classifier": None if state.classifier is None else dict(state.classifier.config),
         "files": dict(checksums),
     }

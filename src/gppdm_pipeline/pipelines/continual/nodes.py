@@ -162,8 +162,9 @@ def train_generator(
 
 
 def _learnt(state: LearnerState, task: Task, train: LabelledImages) -> LearnerState:
-    """The state with the hash of what it has learnt."""
-    return replace(state, data=(*state.data[: task.number - 1], fingerprint(train)))
+    """The state with the hash of what it has learnt, and the shape of what that was made of."""
+    data = (*state.data[: task.number - 1], fingerprint(train))
+    return replace(state, data=data, picture_shape=train.picture_shape or state.picture_shape)
 
 
 def evaluate(

@@ -36,7 +36,8 @@ def publish(
     Returns:
         Plain JSON values: `model`, `version`, `champion` (the version that is one now),
         `validation_accuracy` and `champion_accuracy` (on the same images; None where there are
-        none, or no other version); with `publish.folder`, what `write_folder` says.
+        none, or no other version in the same space); with `publish.folder`, what `write_folder`
+        says.
     """
     name = f"{configuration['benchmark']}-{configuration['method']}"
     if publish.version is not None:
@@ -46,7 +47,9 @@ def publish(
     names = trained.learned.class_names
     mine = trained.learned.accuracy(images, names, where)
     present = registry.champion(name)
-    theirs = None if present is None else present.learned.accuracy(images, names, where)
+    theirs = None
+    if present is not None and present.learned.space == trained.learned.space:
+        theirs = present.learned.accuracy(images, names, where)
     written = {}
     if publish.folder is not None:
         told = {"run": trained.run, "state": trained.newest.parent.name}
