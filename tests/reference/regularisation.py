@@ -36,15 +36,12 @@ def lwf_loss(student, teacher, labels, current, weight, temperature):
     return (new + weight * old) / len(student)
 
 
-def fisher(network, images, current, labels):
-    """Mean squared gradient of log p(label | image), an image at a time.
-
-    `current` are the outputs that compete; a label is a place among them.
-    """
+def fisher(network, images, labels):
+    """Mean squared gradient of log p(label | image), an image at a time."""
     total = {name: torch.zeros_like(value) for name, value in network.named_parameters()}
     for image, label in zip(images, labels, strict=True):
         network.zero_grad()
-        network(image[None])[:, current].log_softmax(1)[0, label].backward()
+        network(image[None]).log_softmax(1)[0, label].backward()
         for name, parameter in network.named_parameters():
             total[name] += parameter.grad.square()
     return {name: value / len(images) for name, value in total.items()}

@@ -3,7 +3,7 @@
 Kirkpatrick et al. 2017, arXiv 1612.00796; online (one running importance, anchored at the latest
 weights) after Schwarz et al. 2018, arXiv 1805.06370, section 4. Departure: by default the classes
 of a task compete among themselves only (`softmax`), as in LwF, so that more of the old classes is
-kept. The Fisher information is of the outputs that compete.
+kept; the Fisher information is that of all outputs all the same.
 """
 
 from __future__ import annotations
@@ -52,18 +52,16 @@ class Ewc(Finetune):
         """Train on this task's images under the penalty; then add their importance."""
         before = state
         state = state.begin(context.task, train.classes, train.image_shape)
-        columns = competing_outputs(state, self.softmax, context.device)
-        loss = self._loss(before, columns, context)
+        loss = self._loss(before, state, context)
         state, log = fit_classifier(state, self.classifier, train, validation, context, loss=loss)
         assert state.classifier is not None
-        count = self.importance_images
-        fisher = fisher_diagonal(state.classifier, train, columns, count, context)
+        fisher = fisher_diagonal(state.classifier, train, self.importance_images, context)
         old = before.extras["importance"].tensors if "importance" in before.extras else {}
         for name, tensor in old.items():
             fisher[name][: len(tensor)] += self.decay * tensor
         return replace(state, extras={**state.extras, "importance": Weights({}, fisher)}), log
 
-    def _loss(self, before: LearnerState, columns: Tensor, context: Context) -> Loss:
+    def _loss(self, before: LearnerState, state: LearnerState, context: Context) -> Loss:
         """L_new + lambda F (theta - theta*)^2 / 2; before the first task L_new alone."""
         if before.classifier is None:
             return cross_entropy
@@ -71,6 +69,7 @@ class Ewc(Finetune):
             {name: tensor.to(context.device) for name, tensor in weights.tensors.items()}
             for weights in (before.classifier, before.extras["importance"])
         )
+        columns = competing_outputs(state, self.softmax, context.device)
 
         def loss(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
             learnt = cross_entropy_among(network(x), outputs, columns)

@@ -136,7 +136,7 @@ def quadratic_penalty(
 
 
 def fisher_diagonal(
-    weights: Weights, images: LabelledImages, columns: Tensor, count: int, context: Context
+    weights: Weights, images: LabelledImages, count: int, context: Context
 ) -> dict[str, Tensor]:
     """The diagonal of the Fisher information: E_x E_y~p(y|x) (d log p(y|x) / d theta)^2.
 
@@ -145,7 +145,6 @@ def fisher_diagonal(
     Args:
         weights: the classifier's.
         images: x.
-        columns: int64 [m], the outputs that compete in p: those among which the images were learnt.
         count: how many of them are drawn, without replacement; all if there are fewer.
         context: seed, task, device.
 
@@ -156,12 +155,12 @@ def fisher_diagonal(
     generator = context.generator("importance")
     chosen = torch.randperm(len(images), generator=generator, device=context.device)[:count]
     x = to_unit_range(images.images[chosen.cpu().numpy()], context.device)
-    y = torch.multinomial(network(x)[:, columns].softmax(1), 1, generator=generator).squeeze(1)
+    y = torch.multinomial(network(x).softmax(1), 1, generator=generator).squeeze(1)
     parameters = {name: tensor.detach() for name, tensor in network.named_parameters()}
 
     def log_likelihood(values: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
         logits: Tensor = functional_call(network, values, image[None])
-        return -nn.functional.cross_entropy(logits[:, columns], label[None])
+        return -nn.functional.cross_entropy(logits, label[None])
 
     gradients = vmap(grad(log_likelihood), in_dims=(None, 0, 0))
     total = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
