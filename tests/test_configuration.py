@@ -108,7 +108,7 @@ def test_an_empty_section_is_no_setting():
         (
             {"generator": {"denoiser": {"stepps": 3}}},
             "generator.denoiser.stepps = 3 (--params): unknown key; did you mean "
-            "generator.denoiser.steps? Allowed: batch_size, channels, ",
+            "generator.denoiser.steps? Allowed: batch_size, blocks, channels, ",
         ),
         (
             {"generator": {"denoisr": {}}},

@@ -32,7 +32,8 @@ from gppdm_pipeline.run import command
 
 pytestmark = pytest.mark.usefixtures("project")
 
-GPPDM = {"method": "gppdm", "checkpoint_seconds": 0}
+SHARED = {"gppdm": {**TINY["gppdm"], "memory": "shared"}}
+GPPDM = {"method": "gppdm", **SHARED, "checkpoint_seconds": 0}
 OFFERS = {11: "bases", 15: "train_classifier", 23: "synthesise_replay"}
 
 
@@ -59,7 +60,7 @@ def whole(tmp_path_factory, request):
 
     def of(method):
         if method not in made:
-            run({"method": method, "variant": "whole"})
+            run({"method": method, **SHARED, "variant": "whole"})
             made[method] = result(f"digits/{method}-whole/seed_0")
         return made[method]
 
