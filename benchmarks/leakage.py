@@ -21,7 +21,8 @@ from typing import Any
 from matplotlib import colormaps
 from measuring import markdown, parser_of, write_record
 
-from gppdm_pipeline.evaluation.figures import SMALL, WIDTH, Picture, new_figure, style
+from gppdm_pipeline.evaluation.figures import SMALL, WIDTH, new_figure, style
+from gppdm_pipeline.evaluation.pictures import Picture
 
 VARIANTS = {
     "gppdm": "method=gppdm",
@@ -36,9 +37,12 @@ VARIANTS = {
     "joint": "method=joint",
 }
 PICTURE = Path(__file__).parents[1] / "docs/images/leakage.png"
-HEADER = ("", "accuracy, %", "strongest attack", "AUC", "found at 1 % false, %", "copied, %")
-HEADER += ("copied of held-out, %", "authentic, %", "runs")
+HEADER = [
+    *("", "accuracy, %", "strongest attack", "AUC", "found at 1 % false, %", "copied, %"),
+    *("copied of held-out, %", "authentic, %", "runs"),
+]
 DEVICE = "device=cpu"
+MARKERS = "osD^v<>pXP"  # one for each variant
 
 
 def main() -> None:
@@ -136,18 +140,21 @@ def _mean(numbers: list[float | None], digits: int = 1) -> str:
 def _picture(of: dict[str, list[dict[str, Any]]], benchmark: str) -> Picture:
     """Accuracy over the AUC of the strongest attack."""
     figure = new_figure(WIDTH, 4.2)
-    axes, rows = figure.add_subplot(), []
+    axes = figure.add_subplot()
+    rows: list[dict[str, object]] = []
     for number, (variant, runs) in enumerate(of.items()):
         points = [
             (run["attacks"][run["attack"]]["auc"], 100 * run["accuracy"])
             for run in runs
             if run["attack"]
         ]
-        colour = colormaps["tab10"](number % 10)
-        axes.scatter(*zip(*points, strict=True), 20, color=colour, alpha=0.5, linewidths=0)
-        middle = tuple(fmean(numbers) for numbers in zip(*points, strict=True))
-        axes.scatter(*middle, 80, color=colour, label=variant, marker="osD^v<>pXP"[number % 10])
-        rows.append({"variant": variant, "auc": middle[0], "accuracy": middle[1]})
+        if not points:
+            continue
+        look: dict[str, Any] = {"color": colormaps["tab10"](number), "marker": MARKERS[number]}
+        x, y = zip(*points, strict=True)
+        axes.scatter(x, y, 20, alpha=0.5, linewidths=0, **look)
+        axes.scatter(fmean(x), fmean(y), 80, label=variant, **look)
+        rows.append({"variant": variant, "auc": fmean(x), "accuracy": fmean(y)})
     style(
         axes,
         title=f"{benchmark}: what is known of old classes, and what is told of their images",
