@@ -75,7 +75,7 @@ def test_of_images_that_were_never_seen_nothing_is_told(by_heart):
 
 def test_copies_are_found_among_drawn_images(by_heart):
     method, state, train, test, _ = by_heart
-    drawn = privacy.drawn_after(method, state, train, 30, CONTEXT)
+    drawn = method.draw(state, train.classes, 30, CONTEXT)
     assert drawn.classes == (0, 1)
     found = privacy.memorisation_of(drawn, train, test, privacy._pixels)
     assert in_all(found["pixels"])["copying"] < -3

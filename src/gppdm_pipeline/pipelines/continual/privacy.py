@@ -7,7 +7,6 @@ ones have seen replay in their place. It needs the images, and so comes before t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,7 @@ def looked_into(
     if learner.has_generator and len(of_task):  # none of classes that have come before
         images = stream.read("train")
         oracle = trained_oracle(images, learner.classifier, context.device, oracles.path)
-        drawn = drawn_after(learner, state, train, evaluation.images_per_class, context)
+        drawn = learner.draw(state, train.classes, evaluation.images_per_class, context)
         record["memorisation"] = memorisation_of(drawn, train, of_task, oracle)
         pairs = pairs_of(drawn, train)
     return record, pairs
@@ -90,15 +89,6 @@ def given_to_privacy(task: str, **of_task: str) -> dict[str, str]:
         "oracles": "oracles",
         **{name: f"{task}.{dataset}" for name, dataset in of_task.items()},
     }
-
-
-def drawn_after(
-    learner: Method, state: LearnerState, train: LabelledImages, per_class: int, context: Context
-) -> LabelledImages:
-    """What the next task would be given in place of `train`: so many of each class."""
-    after = replace(context, task=context.task + 1)
-    drawn, _ = learner.replaying(per_class).synthesise_replay(state, after)
-    return drawn.of_classes(train.classes)
 
 
 def membership_of(
