@@ -10,6 +10,7 @@ import numpy as np
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.oracle import OracleFolder
 from gppdm_pipeline.catalog.project import THEIRS, ProjectFiles
+from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.evaluation.audit_page import audit_page
 from gppdm_pipeline.evaluation.captions import CAPTIONS
 from gppdm_pipeline.evaluation.membership import pooled_attack, strongest
@@ -36,6 +37,7 @@ def look_into(
     seed: int,
     device: str,
     task: Task,
+    scratch: Scratch,
     evaluation: EvaluationConfig,
     stream: StreamConfig,
     oracles: OracleFolder,
@@ -57,6 +59,7 @@ def look_into(
         seed=seed,
         device=device,
         task=task,
+        scratch=scratch,
         evaluation=evaluation,
         stream=stream,
         oracles=oracles,

@@ -18,6 +18,7 @@ from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.oracle import OracleFolder, trained_oracle
+from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.evaluation.distances import pairwise_distances
 from gppdm_pipeline.evaluation.membership import attacks_by_class, confidence, summed
 from gppdm_pipeline.evaluation.memorisation import memorisation, nearest_pairs
@@ -45,6 +46,7 @@ def looked_into(
     seed: int,
     device: str,
     task: Task,
+    scratch: Scratch,
     evaluation: EvaluationConfig,
     stream: StreamConfig,
     oracles: OracleFolder,
@@ -58,7 +60,7 @@ def looked_into(
         Membership, memorisation and prototypes as plain JSON values; and of each class the pairs of
         `pairs_of`.
     """
-    context = task.context(seed, device)
+    context = task.context(seed, device, drawn=scratch.drawn)
     of_task = test.of_classes(train.classes)
     record: Record = {
         "membership": membership_of(learner, state, train, of_task, context),
@@ -86,7 +88,7 @@ def given_to_privacy(task: str, **of_task: str) -> dict[str, str]:
     return {
         **{name: f"params:{name}" for name in settings},
         "task": f"params:{task}.task",
-        "oracles": "oracles",
+        **{name: name for name in ("oracles", "scratch")},
         **{name: f"{task}.{dataset}" for name, dataset in of_task.items()},
     }
 
