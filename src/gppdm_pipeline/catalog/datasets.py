@@ -19,6 +19,7 @@ from kedro.io import AbstractDataset, DatasetError
 from gppdm_pipeline.algorithm.disk.states import StateError, load_state, save_state, verify_state
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.oracle import OracleFolder
+from gppdm_pipeline.catalog.places import place_of
 from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.faults import of_system
@@ -46,7 +47,7 @@ class OnDisk(AbstractDataset[Saved, Loaded]):
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self.path = Path(filepath)
+        self.path = place_of(filepath)
         self.metadata = metadata
 
     def verify(self) -> None:
@@ -258,7 +259,7 @@ class ScratchDataset(AbstractDataset[NoReturn, Scratch]):
     """What a stage needs to go on after it was stopped (see `gppdm_pipeline.catalog.scratch`)."""
 
     def __init__(self, *, filepath: str, every: float) -> None:
-        self._scratch = Scratch(Path(filepath), every)
+        self._scratch = Scratch(place_of(filepath), every)
 
     def load(self) -> Scratch:
         """The folder; it need not exist."""
@@ -279,7 +280,7 @@ class OraclesDataset(AbstractDataset[NoReturn, OracleFolder]):
     """The cache of a benchmark's oracles (see `gppdm_pipeline.catalog.oracle`)."""
 
     def __init__(self, *, filepath: str) -> None:
-        self._folder = OracleFolder(Path(filepath))
+        self._folder = OracleFolder(place_of(filepath))
 
     def load(self) -> OracleFolder:
         """The folder; it need not exist."""

@@ -25,9 +25,11 @@ from gppdm_pipeline.faults import explained
 from gppdm_pipeline.images.labelled import RoomError
 from gppdm_pipeline.pipeline_registry import NAMES
 from gppdm_pipeline.run import budget, using
+from gppdm_pipeline.run.away import StorageError
 from gppdm_pipeline.run.command import FILTERS, Command, RefusedError
 from gppdm_pipeline.run.growing import first_new_task, new_namespaces, read_record
 from gppdm_pipeline.run.loader import ExperimentLoader
+from gppdm_pipeline.run.storage import Storage
 from gppdm_pipeline.run.tracking import TrackingError
 from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.streams.sources import SourceError
@@ -44,6 +46,7 @@ TOLD = (
     RefusedError,
     RoomError,
     SourceError,
+    StorageError,
     TrackingError,
     *using.FAULTS,
 )
@@ -73,6 +76,8 @@ class Session(KedroSession):
             names = options.get("pipeline_names") or ()
             for name in names:
                 one_of("pipeline", name, NAMES, "--pipeline")
+            if not {"compare", "inspect"} & {*names}:
+                Storage.of(self._get_config_loader()).fetch()
             if not BESIDE & {*names}:
                 options |= self._going_on(only_missing_outputs, options)
             else:
