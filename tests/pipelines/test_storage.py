@@ -187,6 +187,19 @@ def test_a_machine_that_is_lost_while_it_sends_leaves_whole_states(at, kill, mon
     assert there_is() == {**FILES, **new}
 
 
+def test_the_steps_of_a_budget_go_along_and_those_that_are_here_stay(at):
+    budget = "06_models/digits/gppdm/budget.json"
+    at("first")
+    make({**FILES, budget: "of the first"})
+    at("first").send()
+    at("second").fetch()
+    assert there_is() == {**FILES, budget: "of the first"}
+    third = at("third")
+    make({budget: "of the third"})
+    third.fetch()
+    assert there_is() == {**FILES, budget: "of the third"}
+
+
 def test_layers_stay_that_are_left_out(at, away):
     storage = at("first", leave_out=("03_primary",))
     make()
@@ -197,7 +210,7 @@ def test_layers_stay_that_are_left_out(at, away):
 
 def test_a_list_cannot_name_other_files(at, away):
     (away / LIST).parent.mkdir(parents=True)
-    for name in (f"06_models/{RUN}/../../../../x", "01_raw/x", "/etc/x"):
+    for name in (f"06_models/{RUN}/../../../../x", "01_raw/x", "/06_models/a/b/budget.json"):
         (away / LIST).write_text(json.dumps({name: "0"}))
         with pytest.raises(StorageError, match="which is not of the run"):
             at("first").fetch()

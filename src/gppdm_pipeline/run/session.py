@@ -8,6 +8,7 @@ command runs; and what is refused is told without a traceback.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from typing import Any
@@ -51,6 +52,9 @@ TOLD = (
     *using.FAULTS,
 )
 """Errors whose message is the whole story."""
+
+_KEDRO_TELLS = ("kedro.pipeline.node", "kedro.runner.sequential_runner")
+"""Loggers that repeat an error, and name another command that would go on."""
 
 BESIDE = {"audit", "compare", "inspect", *using.PIPELINES}
 """Pipelines that learn nothing, and so have nothing to go on with."""
@@ -140,9 +144,16 @@ class Session(KedroSession):
         return self._loader
 
 
+def _is_news(_: logging.LogRecord) -> bool:
+    """Whether Kedro does not log what will be told: it logs while it handles the error."""
+    return not isinstance(sys.exception(), TOLD)
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """What is refused as Click's exception, whose message says it all; own faults as they are."""
+    for name in _KEDRO_TELLS:
+        logging.getLogger(name).addFilter(_is_news)
     try:
         yield
     except TOLD as error:

@@ -62,6 +62,7 @@ class Storage:
             ConfigurationError: if nothing reads such a URL.
         """
         self._run, self._left_out = run, config.leave_out
+        self._shared = f"{_MODELS}/{PurePosixPath(run).parent}/{BUDGET}"  # the one here stays
         self._away = Away(config.url) if config.url else None
         self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
 
@@ -114,7 +115,7 @@ class Storage:
         missing = [
             file
             for file in there
-            if file not in here or (moved and here[file] != there[file] and not _shared(file))
+            if file not in here or (moved and here[file] != there[file] and file != self._shared)
         ]
         broken = [file for file in missing if not away.get(file, there[file], DATA / file)]
         for file in broken:
@@ -124,7 +125,7 @@ class Storage:
         self._remember(there, away)
 
     def _check_unchanged(self, here: Files, there: Files, last: Files, away: Away) -> None:
-        known = {f for f in here if (f in there or f in last) and not _shared(f)}
+        known = {f for f in here if (f in there or f in last) and f != self._shared}
         both = sorted(f for f in known if here[f] not in (there.get(f), last.get(f)))
         if both:
             raise StorageError(
@@ -185,8 +186,7 @@ class Storage:
             and not any(part.startswith(".") for part in file.relative_to(folder).parts)
             and not (file.name in _OF_THIS_MACHINE and file.parent == self._scratch)
         ]
-        budget = (DATA / _MODELS / self._run).parent / BUDGET
-        found += [budget] if budget.exists() else []
+        found += [DATA / self._shared] if (DATA / self._shared).exists() else []
         return {file.relative_to(DATA).as_posix(): self._hash(file) for file in sorted(found)}
 
     def _hash(self, file: Path) -> str:
@@ -210,7 +210,9 @@ class Storage:
         files: Files = {} if there is None else json.loads(there)
         inside = tuple(f"{layer}/{self._run}/" for layer in _LAYERS)
         for file in files:
-            if ".." in PurePosixPath(file).parts or not (file.startswith(inside) or _shared(file)):
+            if ".." in PurePosixPath(file).parts or not (
+                file.startswith(inside) or file == self._shared
+            ):
                 raise StorageError(
                     f"{away.url}/{self._list} names {file}, which is not of the run."
                 )
@@ -230,11 +232,6 @@ class Storage:
         new.parent.mkdir(parents=True, exist_ok=True)
         new.write_text(json.dumps({"url": away.url, "files": files}))
         new.replace(self._scratch / _IN_STEP)
-
-
-def _shared(file: str) -> bool:
-    """Whether it is of other seeds, too; the one that is here stays."""
-    return PurePosixPath(file).match(f"{_MODELS}/*/*/{BUDGET}")
 
 
 def _drop(file: str, there: Files) -> None:
