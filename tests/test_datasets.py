@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.datasets import (
-    EmptyStateDataset,
     ImagesDataset,
     JsonDataset,
     LogDataset,
     PictureDataset,
     StateDataset,
 )
+from gppdm_pipeline.catalog.handed import EmptyStateDataset
 from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.images.labelled import LabelledImages, Room
 
@@ -178,7 +178,7 @@ def test_before_the_first_task_there_is_a_state():
     dataset = EmptyStateDataset()
     assert dataset.exists()
     assert dataset.load() == LearnerState.empty()
-    with pytest.raises(DatasetError, match="constant"):
+    with pytest.raises(DatasetError, match="EmptyStateDataset is handed to nodes"):
         dataset.save(LearnerState.empty())
 
 

@@ -1,1 +1,1 @@
-from tests.reference.runs import empty_database, project  # noqa: F401 (fixtures)
+from tests.reference.runs import configured, empty_database, project  # noqa: F401 (fixtures)

@@ -165,6 +165,23 @@ def test_a_path_with_brackets_is_shown_as_it_is(tmp_path, capsys):
     assert "/x/gppdm[v2]/[bold]/data" in capsys.readouterr().out
 
 
+def steps(**params):
+    """Of the classifier, as a new session reads them."""
+    with Session.create(project_path=Path.cwd(), runtime_params=params) as session:
+        return session._get_config_loader().experiment.learner.classifier.steps
+
+
+def test_what_is_parsed_once_is_what_the_files_say_now():
+    file = Path("conf/local/parameters.yml")
+    file.parent.mkdir(exist_ok=True)
+    for written in (7, 8):
+        file.write_text(f"classifier:\n  steps: {written}\n")
+        assert steps(classifier={"steps": 9}) == 9
+        assert [steps(), steps()] == [written, written]
+    file.write_text("classifier:\n  steps: ${runtime_params:classifier.width, 10}\n")
+    assert [steps(), steps(classifier={"width": 16}), steps()] == [10, 16, 10]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -173,7 +190,7 @@ def test_a_path_with_brackets_is_shown_as_it_is(tmp_path, capsys):
         (["--tags=none"], "no nodes after applying"),
         (["--runner=NoRunner"], "NoRunner"),
         (["--pipelines=continual", "--params=variant=a/b"], "variant = a/b (--params): "),
-        (["--params=stream.source.folder=${x}"], "key 'x' not found"),
+        (["--params=stream.source.folder=${x}"], "stream.source.folder = ${x} (--params): "),
     ],
 )
 def test_what_the_command_line_holds_wrong_is_told_without_a_traceback(options, message):

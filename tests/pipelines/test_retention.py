@@ -128,6 +128,17 @@ def check_records(reports):
     assert set(privacy["memorisation"]["oracle"]) == {"0", "1"}
 
 
+def test_the_audit_of_a_run_that_keeps_its_images():
+    given = {"method": "exemplar", "exemplar": {"images": 2}}
+    run(given)
+    told, page = audit(given)
+    assert {"confidence", "kept"} <= told["membership"]["attacks"].keys()
+    assert len(told["membership"]["classes"]) == 10
+    assert told["state"]["real_images"] == 20
+    assert {"train.npz", "test.npz"} <= names(told["files_with_real_images"])
+    assert "kept" in page
+
+
 @pytest.mark.slow
 def test_no_file_has_a_training_image_and_no_bit_differs(source, project):
     file, arrays = source

@@ -17,7 +17,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from diffusers import DiffusionPipeline
-from kedro.framework.project import configure_project
 from kedro.runner import SequentialRunner
 from PIL import Image
 from starlette.testclient import TestClient
@@ -40,7 +39,7 @@ URI = "sqlite:///mlflow.db"
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory, empty_database):
+def learnt(tmp_path_factory, empty_database, configured):
     """A project with a run in it."""
     folder = tmp_path_factory.mktemp("learnt")
     shutil.copytree(ROOT / "conf", folder / "conf")
@@ -49,7 +48,6 @@ def learnt(tmp_path_factory, empty_database):
         patch.chdir(folder)
         patch.setenv("GPPDM_CACHE", str(folder / "cache"))
         patch.delenv("MLFLOW_RUN_ID", raising=False)
-        configure_project("gppdm_pipeline")
         run({"method": "gppdm"})
     return folder
 
@@ -57,7 +55,6 @@ def learnt(tmp_path_factory, empty_database):
 @pytest.fixture(autouse=True)
 def project(learnt, monkeypatch):
     monkeypatch.chdir(learnt)
-    configure_project("gppdm_pipeline")
     return learnt
 
 
@@ -84,7 +81,6 @@ def predicted(learnt, shots):
     """What the pipeline has said."""
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as said:
         patch.chdir(learnt)
-        configure_project("gppdm_pipeline")
         use("predict", images=str(shots), least_sure=2)
     return said.getvalue()
 
@@ -172,7 +168,6 @@ def test_drawing(shots):
 def published(learnt):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(learnt)
-        configure_project("gppdm_pipeline")
         use("publish", folder=str(learnt / "folder"))
     return ModelRegistry(f"sqlite:///{learnt}/mlflow.db", "digits")
 

@@ -21,6 +21,7 @@ from gppdm_pipeline.catalog.registry import ModelRegistry
 from gppdm_pipeline.estimator import ContinualClassifier
 from gppdm_pipeline.images.files import read_images
 from gppdm_pipeline.run.session import Session
+from gppdm_pipeline.serving import onnx_file
 from gppdm_pipeline.serving.trained import Learned
 from gppdm_pipeline.spaces import encoders
 from gppdm_pipeline.streams.scenario import StreamConfig, read_tasks
@@ -59,7 +60,7 @@ def test_images_are_classified_as_the_run_classified_them(monkeypatch, tmp_path)
     learned = Learned.read(state)
     predictor = learned.predictor()
     assert predictor.image_shape == learned.image_shape == images.shape[1:] == (8, 8, 1)
-    # Rounding to float16 may turn where an image stands elsewhere in a batch.
+    # What the run kept is rounded to float16.
     logits = predictor.logits(images)
     np.testing.assert_allclose(logits, predictor.logits(vectors), atol=1e-3)
     assert np.array_equal(logits[:1], predictor.logits(images[:1]))
@@ -98,7 +99,8 @@ def test_images_are_classified_as_the_run_classified_them(monkeypatch, tmp_path)
 def refuses_the_rest(state, monkeypatch, tmp_path):
     with refused("has learnt features, of which there is no picture to draw"):
         use("draw")
-    with refused("publish.folder = folder", "has learnt features"):
+    monkeypatch.setattr(onnx_file, "PACKAGES", ("no_such_package",))
+    with refused("publish.folder = folder", "no generator that diffusers", "no_such_package"):
         use("publish", folder="folder")
     with pytest.raises(StateError, match="the estimator learns pixels"):
         ContinualClassifier.load(state)

@@ -53,8 +53,14 @@ def empty_database(tmp_path_factory):
     return file
 
 
+@pytest.fixture(scope="session")
+def configured():
+    """Kedro knows the project."""
+    configure_project("gppdm_pipeline")
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch, request, empty_database):
+def project(tmp_path, monkeypatch, request, empty_database, configured):
     """The working folder: a project with the shipped configuration and no run.
 
     Pictures are drawn where the test is marked `pictures`: they take a third of a tiny run.
@@ -65,7 +71,6 @@ def project(tmp_path, monkeypatch, request, empty_database):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
-    configure_project("gppdm_pipeline")
     return tmp_path
 
 

@@ -12,15 +12,13 @@ import zipfile
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NewType, NoReturn, TypeVar
+from typing import Any, BinaryIO, NewType, TypeVar
 
 from kedro.io import AbstractDataset, DatasetError
 
 from gppdm_pipeline.algorithm.disk.states import StateError, load_state, save_state, verify_state
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.catalog.oracle import OracleFolder
 from gppdm_pipeline.catalog.places import place_of
-from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.faults import of_system
 from gppdm_pipeline.images.files import read_images, write_images
@@ -253,63 +251,3 @@ class StateDataset(OnDisk[LearnerState, LearnerState]):
             raise DatasetError(str(error)) from error
         except OSError as error:
             raise DatasetError(of_system(error)) from error
-
-
-class ScratchDataset(AbstractDataset[NoReturn, Scratch]):
-    """What a stage needs to go on after it was stopped (see `gppdm_pipeline.catalog.scratch`)."""
-
-    def __init__(self, *, filepath: str, every: float) -> None:
-        self._scratch = Scratch(place_of(filepath), every)
-
-    def load(self) -> Scratch:
-        """The folder; it need not exist."""
-        return self._scratch
-
-    def save(self, data: NoReturn) -> None:
-        """Refuse: stages write in it."""
-        raise DatasetError(f"{self._scratch.folder} is written by the stages themselves")
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._scratch.folder)}
-
-
-class OraclesDataset(AbstractDataset[NoReturn, OracleFolder]):
-    """The cache of a benchmark's oracles (see `gppdm_pipeline.catalog.oracle`)."""
-
-    def __init__(self, *, filepath: str) -> None:
-        self._folder = OracleFolder(place_of(filepath))
-
-    def load(self) -> OracleFolder:
-        """The folder; it need not exist."""
-        return self._folder
-
-    def save(self, data: NoReturn) -> None:
-        """Refuse: oracles are written where they are trained."""
-        raise DatasetError(f"{self._folder.path} is written by the node that trains the oracle")
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._folder.path)}
-
-
-class EmptyStateDataset(AbstractDataset[NoReturn, LearnerState]):
-    """The state after no task, so that the first task is a task like the others."""
-
-    def load(self) -> LearnerState:
-        """Nothing learnt."""
-        return LearnerState.empty()
-
-    def save(self, data: NoReturn) -> None:
-        """Refuse: it is a constant."""
-        raise DatasetError("the empty state is a constant and cannot be saved")
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {}

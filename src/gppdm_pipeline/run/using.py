@@ -54,13 +54,8 @@ def check(experiment: Experiment, pipeline: Pipeline, catalog: DataCatalog) -> N
     if PREDICTIONS[0] in pipeline.all_outputs():
         _check_images(experiment.predict.images)
     if PUBLISHED in pipeline.all_outputs() and experiment.publish.folder is not None:
-        if trained.learned.space.encodes:
-            raise RefusedError(
-                f"publish.folder = {experiment.publish.folder}: {trained.learned.folder} has "
-                "learnt features, of which neither ONNX nor a pipeline of diffusers is written. "
-                "Leave publish.folder out."
-            )
-        check_folder(experiment.publish.folder, trained.learned.learner)
+        learned = trained.learned
+        check_folder(experiment.publish.folder, learned.learner, learned.space.encodes)
     if DRAWN[0] in pipeline.all_outputs():
         _check_drawing(experiment.draw, trained)
 
@@ -139,6 +134,8 @@ def _tell_folder(made: dict[str, Any]) -> None:
     if made["onnx_difference"] is not None:
         parts.append("the classifier as ONNX")
     click.echo(f"{' and '.join(parts)}, with a model card, in {made['folder']}")
+    if not made["diffusers"]:
+        click.echo("without a pipeline of diffusers: no solver draws pictures of what was learnt")
     if made["onnx_difference"] is None:
         click.echo("without ONNX: the packages of the extra onnx are not installed")
 

@@ -82,7 +82,7 @@ def model_card(learned: Learned, calibration: Mapping[str, Any], told: Mapping[s
             `write_folder`.
     """
     state, configuration = learned.state, learned.configuration
-    height, width, channels = state.image_shape or (0, 0, 0)
+    height, width, channels = learned.image_shape
     names = [[learned.class_names[label] for label in task] for task in state.tasks]
     hashes = [*state.data, *[""] * len(names)]
     accuracy = told["validation_accuracy"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import warnings
 from pathlib import Path
 
@@ -23,17 +24,22 @@ class OnnxError(RuntimeError):
 
 
 class _Whole(nn.Module):
-    """What comes before the network and after it, around it."""
+    """What comes before the network and after it, around it; an encoder, where one is in use."""
 
-    def __init__(self, network: nn.Module, temperature: float) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         super().__init__()
-        self.network = network
-        self.temperature = temperature
+        self.network = predictor.network
+        self.temperature = predictor.calibration.temperature
+        self.coder = predictor.coder
+        self.encoder = predictor.coder.encoder.network if predictor.coder else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Uint8 [n, h, w, c] -> float32 [n, k]."""
-        scaled = images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
-        return torch.softmax(self.network(scaled) / self.temperature, 1)
+        if self.coder is None:
+            given = images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+        else:
+            given = self.coder.encoder.of(images, self.coder.config.side)[:, :, None, None]
+        return torch.softmax(self.network(given) / self.temperature, 1)
 
 
 def missing_packages() -> list[str]:
@@ -56,26 +62,14 @@ def write_onnx(predictor: Predictor, images: NDArray[np.uint8], file: Path) -> f
         The largest difference of a probability.
 
     Raises:
-        OnnxError: if the two differ by more than `TOLERANCE`.
+        OnnxError: if the two differ by more than `TOLERANCE`, or torch cannot write the network.
     """
     import onnxruntime  # type: ignore[import-not-found]  # noqa: PLC0415 (an extra)
 
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.new")
     try:
-        with warnings.catch_warnings():  # of what the exporter's own libraries will change
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                _Whole(predictor.network, predictor.calibration.temperature).eval(),
-                (torch.zeros(2, *predictor.image_shape, dtype=torch.uint8),),
-                str(temporary),
-                input_names=["images"],
-                output_names=["probabilities"],
-                dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
+        _export(predictor, temporary)
         session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {"images": images})
         difference = float(np.abs(found - predictor.answers(images).probabilities).max())
@@ -88,3 +82,27 @@ def write_onnx(predictor: Predictor, images: NDArray[np.uint8], file: Path) -> f
     finally:
         temporary.unlink(missing_ok=True)
     return difference
+
+
+def _export(predictor: Predictor, file: Path) -> None:
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # not of torchvision, which is optional
+    try:
+        with warnings.catch_warnings():  # of what the exporter's own libraries will change
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                _Whole(predictor).eval(),
+                (torch.zeros(2, *predictor.image_shape, dtype=torch.uint8),),
+                str(file),
+                input_names=["images"],
+                output_names=["probabilities"],
+                dynamic_shapes={"images": {0: torch.export.Dim("n", min=1)}},
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise OnnxError(
+            f"The classifier cannot be written as ONNX ({cause}): other versions of torch, onnx "
+            "and onnxscript may do. Without those packages the folder is written without ONNX."
+        ) from error

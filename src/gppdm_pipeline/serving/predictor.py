@@ -99,6 +99,7 @@ class Predictor:
         image_shape: (height, width, channels) of the stream's images.
         network: in evaluation mode, on the device.
         calibration: of the probabilities.
+        coder: what encodes images first; None where they are learnt as they are.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Predictor:
         self._rule = rule.model_copy(update={"resize": (height, width), "colour": colour})
         self.calibration = calibration or Calibration()
         self._device = device
-        self._coder = Coder(space, device) if space and space.encodes else None
+        self.coder = Coder(space, device) if space and space.encodes else None
         self.network = build_classifier(state.classifier).to(device)
 
     def pixels(self, image: bytes | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -152,19 +153,20 @@ class Predictor:
     def logits(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Uint8 [n, h, w, c] of the stream's shape -> float32 [n, k].
 
-        They are encoded first where something else than pixels was learnt; what has been encoded,
-        float16 [n, 1, 1, d], is taken, too.
+        They are encoded first where something else than pixels was learnt, and not rounded as they
+        are for keeping: rounding would turn a difference in the last bit into one that shows. What
+        has been encoded, float16 [n, 1, 1, d], is taken, too.
 
         An image's logits are those that it has among others: convolutions add up in another order
         for a batch of one, so that a single image is computed twice; products of vectors do for
         other numbers of them, so that there are always as many, some of them empty.
         """
         parts = [np.empty((0, len(self.names)), np.float32)]
-        size = encoders.BATCH if self._coder else BATCH
+        size = encoders.BATCH if self.coder else BATCH
         for start in range(0, len(images), size):
             part = images[start : start + size]
-            if self._coder:
-                codes = self._coder.codes(part) if part.dtype == np.uint8 else part
+            if self.coder:
+                codes = self.coder.vectors(part) if part.dtype == np.uint8 else part
                 given = np.zeros((size, *codes.shape[1:]), codes.dtype)
                 given[: len(part)] = codes
             else:

@@ -40,8 +40,13 @@ class FolderError(RuntimeError):
     """The folder cannot be written; the message says why, and what to do."""
 
 
-def check_folder(folder: Path, learner: Method) -> None:
+def check_folder(folder: Path, learner: Method, encodes: bool = False) -> None:
     """Whether something can be written there.
+
+    Args:
+        folder: to be written.
+        learner: of the state.
+        encodes: whether something else than pixels was learnt, of which there are no pictures.
 
     Raises:
         FolderError: if other files would be lost, or there is nothing to write.
@@ -54,7 +59,7 @@ def check_folder(folder: Path, learner: Method) -> None:
             "that is not there, or one of an earlier publication."
         )
     missing = missing_packages()
-    if missing and _drawn_by_solver(learner) is None:
+    if missing and (encodes or _drawn_by_solver(learner) is None):
         raise FolderError(
             f"publish.folder = {folder}: {learner.name} has no generator that diffusers could draw "
             f"with, and for ONNX the packages {', '.join(missing)} are not installed. Install the "
@@ -116,7 +121,12 @@ def generator_pipeline(learned: Learned) -> GppdmPipeline | None:
     )
 
     state, learner = learned.state, _drawn_by_solver(learned.learner)
-    if learner is None or state.denoiser is None or state.condition is None:
+    if (
+        learned.space.encodes
+        or learner is None
+        or state.denoiser is None
+        or state.condition is None
+    ):
         return None
     condition, (height, width, channels) = state.condition, state.image_shape or (0, 0, 0)
     tensors = {"token_map": condition.token_map}

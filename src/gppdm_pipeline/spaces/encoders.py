@@ -40,6 +40,9 @@ class Encoder:
     Args:
         device: where it computes.
 
+    Attributes:
+        network: on the device.
+
     Raises:
         EncoderError: if its packages are missing.
     """
@@ -47,7 +50,7 @@ class Encoder:
     def __init__(self, device: torch.device) -> None:
         network = efficientnet()
         fold(network)
-        self._network = network.to(device, memory_format=torch.channels_last)
+        self.network = network.to(device, memory_format=torch.channels_last)
         self._device = device
 
     @torch.inference_mode()
@@ -69,15 +72,27 @@ class Encoder:
             piece = images[start : start + BATCH]
             filled = np.zeros((BATCH, *images.shape[1:]), np.uint8)
             filled[: len(piece)] = piece
-            x = torch.from_numpy(filled).to(self._device).permute(0, 3, 1, 2)
-            x = (x.float().expand(-1, 3, -1, -1) - 127) / 128
-            if x.shape[2:] != (side, side):
-                x = nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
-            maps: Tensor = self._network.extract_features(
-                x.contiguous(memory_format=torch.channels_last)
-            )
-            parts.append(maps.mean((2, 3)).cpu().numpy()[: len(piece)])
+            found = self.of(torch.from_numpy(filled).to(self._device), side)
+            parts.append(found.cpu().numpy()[: len(piece)])
         return np.concatenate(parts)
+
+    def of(self, images: Tensor, side: int) -> Tensor:
+        """The vectors of one batch, with all that comes before the network.
+
+        Args:
+            images: uint8 [n, h, w, 1 or 3], on the device.
+            side: pixels to which they are resized.
+
+        Returns:
+            float32 [n, 1280].
+        """
+        x = (images.permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1) - 127) / 128
+        if x.shape[2:] != (side, side):
+            x = nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
+        maps: Tensor = self.network.extract_features(
+            x.contiguous(memory_format=torch.channels_last)
+        )
+        return maps.mean((2, 3))
 
 
 def efficientnet() -> Any:

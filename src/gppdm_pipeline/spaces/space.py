@@ -111,25 +111,37 @@ class Coder:
     Args:
         config: of the space, features.
         device: where the encoder computes.
+
+    Attributes:
+        config: as given.
     """
 
     def __init__(self, config: SpaceConfig, device: torch.device) -> None:
-        self._config, self._device = config, device
+        self.config, self._device = config, device
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """What makes float32 vectors."""
         return Encoder(self._device)
 
+    def vectors(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Uint8 [n, h, w, 1 or 3] -> float32 [n, 1, 1, 1280].
+
+        Raises:
+            EncoderError: if the encoder cannot be had.
+        """
+        return self.encoder.vectors(images, self.config.side)[:, None, None]
+
     def codes(self, images: NDArray[np.uint8]) -> Codes:
-        """Uint8 [n, h, w, 1 or 3] -> float16 [n, 1, 1, 1280].
+        """As they are kept: uint8 [n, h, w, 1 or 3] -> float16 [n, 1, 1, 1280].
 
         Raises:
             EncoderError: if the encoder cannot be had, or gives numbers that float16 does not hold.
         """
-        vectors = self._encoder.vectors(images, self._config.side).astype(np.float16)
-        if not np.isfinite(vectors).all():
+        codes = self.vectors(images).astype(np.float16)
+        if not np.isfinite(codes).all():
             raise EncoderError(
-                f"space.encoder = {self._config.encoder}: it gives numbers that float16 does not "
+                f"space.encoder = {self.config.encoder}: it gives numbers that float16 does not "
                 "hold. Compute in float32 on the CPU (device=cpu), or install its weights again."
             )
-        return vectors[:, None, None]
+        return codes

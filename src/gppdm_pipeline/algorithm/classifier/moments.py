@@ -145,7 +145,9 @@ def nearest_mean(moments: Moments) -> tuple[Tensor, Tensor]:
 def discriminant(moments: Moments, shrinkage: float) -> tuple[Tensor, Tensor]:
     """Linear discriminant analysis: weight [k, d] and bias [k].
 
-    Hayes & Kanan 2020 (arXiv 1909.01520), eq. 3 to 5, with the exact covariance.
+    Hayes & Kanan 2020 (arXiv 1909.01520), eq. 3 to 5, with the exact covariance. From each logit
+    goes what the mean of the classes' means would get, which changes no probability: both are so
+    large that float32 would lose their difference.
 
     Args:
         moments: with products.
@@ -156,8 +158,9 @@ def discriminant(moments: Moments, shrinkage: float) -> tuple[Tensor, Tensor]:
     d = len(covariance)
     variance = covariance.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
     shrunk = (1 - shrinkage) * covariance + shrinkage * variance * torch.eye(d).double()
-    weight = torch.linalg.solve(shrunk, means.T, left=True).T
-    return weight, -(weight * means).sum(1) / 2
+    middle = means.mean(0)
+    weight = torch.linalg.solve(shrunk, (means - middle).T, left=True).T
+    return weight, -(weight * (means + middle)).sum(1) / 2
 
 
 def ridge(moments: Moments, strength: float) -> tuple[Tensor, Tensor]:

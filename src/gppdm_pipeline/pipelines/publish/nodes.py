@@ -71,7 +71,9 @@ def publish(
 
 
 def _compared(trained: TrainedRun, validation: Sequence[LabelledImages]) -> NDArray[np.uint8]:
-    """Noise and validation images, uint8 [n, h, w, c]."""
-    shape = trained.learned.state.image_shape or ()
+    """Noise and validation images, uint8 [n, h, w, c]; noise alone, where those are encoded."""
+    shape = trained.learned.image_shape
     noise = np.random.default_rng(0).integers(0, 256, (16, *shape), np.uint8)
+    if trained.learned.space.encodes:
+        return noise
     return np.concatenate([noise, *(part.images for part in validation)])[:COMPARED]

@@ -8,13 +8,7 @@ from pathlib import Path
 
 from gppdm_pipeline.streams.errors import SourceError, source_error
 from gppdm_pipeline.streams.folders.entries import Skipped, glance, images_below
-from gppdm_pipeline.streams.folders.names import (
-    Kind,
-    is_part,
-    is_split,
-    shown_list,
-    split_of,
-)
+from gppdm_pipeline.streams.folders.names import Kind, is_part, is_split, shown_list, split_of
 from gppdm_pipeline.streams.folders.places import (
     Classes,
     ClassFolders,
