@@ -16,6 +16,15 @@ CONFIG_LOADER_CLASS = ExperimentLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
-    "config_patterns": {"benchmarks": ["benchmarks/*"], "mlflow": ["mlflow*"]},
-    "merge_strategy": {"parameters": "soft", "benchmarks": "soft", "mlflow": "soft"},
+    "config_patterns": {
+        "benchmarks": ["benchmarks/*"],
+        "mlflow": ["mlflow*"],
+        "storage": ["storage*"],
+    },
+    "merge_strategy": {
+        "parameters": "soft",
+        "benchmarks": "soft",
+        "mlflow": "soft",
+        "storage": "soft",
+    },
 }

@@ -71,7 +71,11 @@ def draw(scale, n=4000, steps=250):
         return log_likelihood(now[0])(x)
 
     sampler = GuidedAncestral(PROCESS, steps, at_its_level, scale)
-    return sampler(clean, torch.randn(n, 1, 1, 1, generator=generator), generator).numpy()
+
+    def fresh():
+        return torch.randn(n, 1, 1, 1, generator=generator)
+
+    return sampler(clean, fresh(), fresh).numpy()
 
 
 def test_the_last_step_gives_the_clean_image():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.reference.tiny import differences, gppdm, learn, tensors_of
+from tests.reference.tiny import CLASSIFIER, PARTS, differences, gppdm, learn, tensors_of
 from torch import multiprocessing, nn
 
 from gppdm_pipeline.algorithm.context import CPU, Context
@@ -21,6 +21,7 @@ from gppdm_pipeline.algorithm.fitting.forks import ranks_for, share
 from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, Objective, backward, fit
 from gppdm_pipeline.algorithm.fitting.muon import Muon
 from gppdm_pipeline.algorithm.team import RankError, parts
+from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.measure import cpu_seconds
 
 pytestmark = pytest.mark.skipif(
@@ -154,6 +155,44 @@ def test_samples_are_gathered_in_order(tmp_path, size):
         whole, few = torch.load(tmp_path / str(rank))
         assert torch.equal(whole, images)
         assert torch.equal(few, images[:20])
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_images_that_take_random_numbers_are_drawn_in_parts(tmp_path, forked, size):
+    """In two batches, of which a fourth rank gets no part: all have drawn the same numbers."""
+    replay = {"images_per_class": 36, "batch_size": 54, "sampler_steps": 3}
+    method = Method.model_validate({"name": "ddgr", **PARTS, "replay": replay})
+    state = learn(method, [(0, 1)])[-1]
+
+    def work(team):
+        context = Context(0, 2, team=team)
+        replay, _ = method.synthesise_replay(state, context)
+        torch.save((team.size, torch.from_numpy(replay.images)), tmp_path / str(team.rank))
+
+    share(work, 1)
+    _, alone = torch.load(tmp_path / "0")
+    share(work, size)
+    of_ranks = [torch.load(tmp_path / str(rank)) for rank in range(size)]
+    assert all(found == size for found, _ in of_ranks)
+    for _, images in of_ranks:
+        assert torch.equal(images, of_ranks[0][1])
+        assert (images.int() - alone.int()).abs().max() <= 1
+
+
+def test_a_vae_is_shared_while_nothing_teaches_it(threads, forked):
+    """In its first task; later ones hold old classes by latents, beside the images of a batch."""
+    vae = {"width": 8, "latent_dim": 2, "steps": 3, "batch_size": 32, "learning_rate": 1e-3}
+    settings = {"name": "vae_replay", "vae": vae, "classifier": {**CLASSIFIER, "batch_size": 6}}
+    method = Method.model_validate(settings)
+    ends = []
+    for count in (1, 2):
+        threads(count)
+        ends.append(learn(method, [(0, 1), (2,)]))
+    assert len(forked) == 1
+    for alone, together in zip(*ends, strict=True):
+        ones, others = tensors_of(alone), tensors_of(together)
+        for name, tensor in ones.items():
+            torch.testing.assert_close(others[name], tensor, rtol=1e-2, atol=2e-3)
 
 
 DIM = 24

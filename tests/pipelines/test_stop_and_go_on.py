@@ -25,9 +25,11 @@ from tests.reference.tiny import Stopped
 
 from gppdm_pipeline.algorithm.disk import states as storage
 from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFiles
+from gppdm_pipeline.algorithm.team import RankError
 from gppdm_pipeline.configuration.experiment import flatten
 from gppdm_pipeline.images import labelled as images
 from gppdm_pipeline.methods import METHODS
+from gppdm_pipeline.pipelines.continual import nodes
 from gppdm_pipeline.run import command
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -204,3 +206,14 @@ def test_sigterm_ends_cleanly_and_the_same_command_goes_on(whole):
     run()
     assert result("digits/finetune/seed_0") == expected
     assert mlflow_runs()[0].info.status == "FINISHED"
+
+
+def test_what_is_told_in_the_end_kedro_does_not_tell_before(monkeypatch, caplog):
+    def gone(*args, **given):
+        raise RankError("a rank is gone")
+
+    monkeypatch.setattr(nodes, "on_all_ranks", gone)
+    with caplog.at_level(logging.WARNING), refused("a rank is gone"):
+        run()
+    assert "a rank is gone" not in caplog.text
+    assert "--from-nodes" not in caplog.text

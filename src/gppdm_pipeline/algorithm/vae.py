@@ -82,8 +82,6 @@ class _Vae(Objective):
     `rows` are the images' classes; `held` those that have no image, which the teacher knows.
     """
 
-    whole = True  # images and latents have one weight together
-
     def __init__(
         self,
         vae: Vae,
@@ -95,6 +93,7 @@ class _Vae(Objective):
     ) -> None:
         self._vae, self._images, self._rows, self._config = vae, images, rows, config
         self._teacher, self._held = teacher, held
+        self.whole = teacher is not None  # images and latents have one weight together
         classes = vae.decoder_labels.num_embeddings
         self._latents = max(1, config.batch_size * len(held) // classes) if teacher else 0
         self.from_images = config.batch_size - self._latents

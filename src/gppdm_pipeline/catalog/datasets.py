@@ -18,6 +18,7 @@ from kedro.io import AbstractDataset, DatasetError
 
 from gppdm_pipeline.algorithm.disk.states import StateError, load_state, save_state, verify_state
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.catalog.places import place_of
 from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.faults import of_system
 from gppdm_pipeline.images.files import read_images, write_images
@@ -44,7 +45,7 @@ class OnDisk(AbstractDataset[Saved, Loaded]):
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self.path = Path(filepath)
+        self.path = place_of(filepath)
         self.metadata = metadata
 
     def verify(self) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from kedro.io import AbstractDataset, DatasetError
 
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.oracle import OracleFolder
+from gppdm_pipeline.catalog.places import place_of
 from gppdm_pipeline.catalog.scratch import Scratch
 
 Handed = TypeVar("Handed")
@@ -37,14 +37,14 @@ class ScratchDataset(_Handed[Scratch]):
     """What a stage needs to go on after it was stopped (see `gppdm_pipeline.catalog.scratch`)."""
 
     def __init__(self, *, filepath: str, every: float) -> None:
-        super().__init__(Scratch(Path(filepath), every), filepath=filepath)
+        super().__init__(Scratch(place_of(filepath), every), filepath=filepath)
 
 
 class OraclesDataset(_Handed[OracleFolder]):
     """The cache of a benchmark's oracles (see `gppdm_pipeline.catalog.oracle`)."""
 
     def __init__(self, *, filepath: str) -> None:
-        super().__init__(OracleFolder(Path(filepath)), filepath=filepath)
+        super().__init__(OracleFolder(place_of(filepath)), filepath=filepath)
 
 
 class EmptyStateDataset(_Handed[LearnerState]):

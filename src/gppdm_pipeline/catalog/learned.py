@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, NoReturn
 
 from kedro.io import AbstractDataset, DatasetError
 
+from gppdm_pipeline.catalog.places import place_of
 from gppdm_pipeline.serving.trained import TrainedRun
 
 
@@ -14,7 +14,7 @@ class TrainedDataset(AbstractDataset[NoReturn, TrainedRun]):
     """A run's folders; nothing is read before it is asked for."""
 
     def __init__(self, *, run: str, models: str, images: str, replay: str) -> None:
-        self._trained = TrainedRun(run, Path(models), Path(images), Path(replay))
+        self._trained = TrainedRun(run, *map(place_of, (models, images, replay)))
 
     def load(self) -> TrainedRun:
         """The run."""

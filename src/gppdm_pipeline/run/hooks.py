@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from gppdm_pipeline.pipelines.inspect.page import as_markdown
 from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
 from gppdm_pipeline.pipelines.publish.pipeline import REGISTRY
 from gppdm_pipeline.run import growing, guard, using
+from gppdm_pipeline.run.away import StorageError
 from gppdm_pipeline.run.command import Command, Lock, RefusedError
 from gppdm_pipeline.run.loader import ExperimentLoader
 from gppdm_pipeline.run.mlflow_places import database_uri
@@ -37,6 +39,7 @@ from gppdm_pipeline.run.releasing import (
     retention_of,
 )
 from gppdm_pipeline.run.reports import MlflowReports
+from gppdm_pipeline.run.storage import Storage
 from gppdm_pipeline.run.summary import print_summary
 from gppdm_pipeline.run.tracking import Tracker, log_comparison
 from gppdm_pipeline.stopping import stop_at_signals
@@ -55,6 +58,7 @@ class ExperimentHooks:
     _project: Path
     _releasing: Releasing
     _scratch: Scratch
+    _storage: Storage
     _tracker: Tracker
 
     def __init__(self) -> None:
@@ -69,6 +73,7 @@ class ExperimentHooks:
         self._experiment = loader.experiment
         self._first_new_task = loader.first_new_task
         self._mlflow = loader["mlflow"]
+        self._storage = Storage.of(loader)
 
     @hook_impl
     def after_catalog_created(self, catalog: DataCatalog) -> None:
@@ -111,6 +116,7 @@ class ExperimentHooks:
             self._command.begin(first)
             catalog.save("configuration", self._experiment.record())
             self._scratch.mlflow_run.write_text(self._tracker.run_id)
+            self._storage.send()
         stop_at_signals()
 
     def _checked(
@@ -170,6 +176,7 @@ class ExperimentHooks:
         if dataset_name == node.outputs[-1]:
             self._scratch.forget(node.name)
             self._releasing.release()
+            self._storage.try_to_send()
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -194,10 +201,15 @@ class ExperimentHooks:
         paths = {name: _path(catalog, name) for name in made}
         self._tracker.log_files(paths.values())
         self._tracker.finish("FINISHED")
-        self._command.end()
-        self._lock.release()
+        try:
+            self._storage.send()  # if that fails, the same command goes on with it
+            self._command.end()
+            if "report.metrics" in made:
+                self._scratch.mlflow_run.unlink(missing_ok=True)
+            self._storage.try_to_send()
+        finally:
+            self._lock.release()
         if "report.metrics" in made:
-            self._scratch.mlflow_run.unlink(missing_ok=True)
             reports = paths["report.metrics"].parent
             print_summary(
                 catalog.load("report.metrics"),
@@ -216,6 +228,8 @@ class ExperimentHooks:
             return  # the run had not begun, or had ended, or learns nothing
         failed = isinstance(error, Exception)
         self._tracker.finish("FAILED" if failed else "KILLED")
+        with suppress(StorageError):  # which is told already, or less than the error
+            self._storage.try_to_send()
         self._lock.release()
         if not failed:
             logger.warning("Stopped. The same command goes on from here.")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from kedro.io import AbstractDataset, DatasetError
 from mlflow import MlflowClient
 
+from gppdm_pipeline.catalog.places import place_of
 from gppdm_pipeline.run.mlflow_places import database_uri, follow_move
 from gppdm_pipeline.run.tracking import FAILURES
 
@@ -33,7 +34,7 @@ class FolderReports(_Reports):
     """
 
     def __init__(self, *, filepath: str) -> None:
-        self.path = Path(filepath)
+        self.path = place_of(filepath)
 
     def load(self) -> list[dict[str, Any]]:
         """The reports, by the names of their folders; none if there is no folder."""

@@ -8,6 +8,7 @@ command runs; and what is refused is told without a traceback.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from typing import Any
@@ -25,9 +26,11 @@ from gppdm_pipeline.faults import explained
 from gppdm_pipeline.images.labelled import RoomError
 from gppdm_pipeline.pipeline_registry import NAMES
 from gppdm_pipeline.run import budget, using
+from gppdm_pipeline.run.away import StorageError
 from gppdm_pipeline.run.command import FILTERS, Command, RefusedError
 from gppdm_pipeline.run.growing import first_new_task, new_namespaces, read_record
 from gppdm_pipeline.run.loader import ExperimentLoader
+from gppdm_pipeline.run.storage import Storage
 from gppdm_pipeline.run.tracking import TrackingError
 from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.streams.sources import SourceError
@@ -44,10 +47,14 @@ TOLD = (
     RefusedError,
     RoomError,
     SourceError,
+    StorageError,
     TrackingError,
     *using.FAULTS,
 )
 """Errors whose message is the whole story."""
+
+_KEDRO_TELLS = ("kedro.pipeline.node", "kedro.runner.sequential_runner")
+"""Loggers that repeat an error, and name another command that would go on."""
 
 BESIDE = {"audit", "compare", "inspect", *using.PIPELINES}
 """Pipelines that learn nothing, and so have nothing to go on with."""
@@ -73,6 +80,8 @@ class Session(KedroSession):
             names = options.get("pipeline_names") or ()
             for name in names:
                 one_of("pipeline", name, NAMES, "--pipeline")
+            if not {"compare", "inspect"} & {*names}:
+                Storage.of(self._get_config_loader()).fetch()
             if not BESIDE & {*names}:
                 options |= self._going_on(only_missing_outputs, options)
             else:
@@ -135,9 +144,16 @@ class Session(KedroSession):
         return self._loader
 
 
+def _is_news(_: logging.LogRecord) -> bool:
+    """Whether Kedro does not log what will be told: it logs while it handles the error."""
+    return not isinstance(sys.exception(), TOLD)
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """What is refused as Click's exception, whose message says it all; own faults as they are."""
+    for name in _KEDRO_TELLS:
+        logging.getLogger(name).addFilter(_is_news)
     try:
         yield
     except TOLD as error:

@@ -1,6 +1,6 @@
 """Samplers: from noise to images, by a function that sees the clean image in a noisy one.
 
-A sampler is called with (clean, x, generator) and returns x_0. It knows neither network nor
+A sampler is called with (clean, x, fresh) and returns x_0. It knows neither network nor
 condition: `clean(x, level)` is x_0 as the denoiser sees it in x at a noise level.
 
 Notation: b images; x the noisy images at step tau; abar_tau the cumulated signal share.
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 Clean = Callable[[Tensor, Level], Tensor]
 """(x float32 [b, c, h, w], its noise level) -> x_0, likewise."""
-Sampler = Callable[[Clean, Tensor, torch.Generator], Tensor]
-"""(clean, noise float32 [b, c, h, w], generator) -> images, likewise."""
+Fresh = Callable[[], Tensor]
+"""Draws new noise, float32 [b, c, h, w], of the images that a sampler is called with."""
+Sampler = Callable[[Clean, Tensor, Fresh], Tensor]
+"""(clean, noise float32 [b, c, h, w], fresh) -> images, likewise."""
 LogLikelihood = Callable[[Tensor], Tensor]
 """x float32 [b, c, h, w] -> log p(y | x) of each image's class, [b]."""
 
@@ -72,7 +74,7 @@ class Multistep:
     images: Tensor | None = None
     signal: float = 0.0
 
-    def __call__(self, clean: Clean, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, clean: Clean, x: Tensor, fresh: Fresh) -> Tensor:
         """From noise to images, float32 [b, c, h, w]."""
         solver = solver_of(self.process, "sample")
         first = self._set_steps(solver, x.device)
@@ -148,7 +150,7 @@ class GuidedAncestral:
     scale: float
     bounded: Callable[[Tensor], Tensor] = PIXELS.bounded
 
-    def __call__(self, clean: Clean, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, clean: Clean, x: Tensor, fresh: Fresh) -> Tensor:
         """From noise to images, float32 [b, c, h, w]."""
         shares = self.process.shares
         taus = torch.linspace(DIFFUSION_STEPS - 1, 0, self.steps, device=x.device).round().long()
@@ -158,8 +160,7 @@ class GuidedAncestral:
             seen = self.bounded(clean(x, self.process.level(tau)))
             step = Step.between(share, before)
             x = self.mean(step, x, seen)
-            noise = torch.randn(x.shape, generator=generator, device=x.device)
-            x = x + step.variance.sqrt() * noise
+            x = x + step.variance.sqrt() * fresh()
         return x
 
     def mean(self, step: Step, x: Tensor, clean: Tensor) -> Tensor:

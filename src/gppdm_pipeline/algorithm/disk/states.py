@@ -38,7 +38,8 @@ from gppdm_pipeline.algorithm.state import Condition, LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 
 FORMAT = 1
-_MANIFEST = "state.json"
+MANIFEST = "state.json"
+"""The file that names all others of a state."""
 _CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
 _PROVENANCE = "provenance.json"
 _TASK = "task_"
@@ -78,7 +79,7 @@ def save_state(
         }
         manifest = _manifest(state, checksums, configuration)
         manifest["checksum"] = _checksum(_canonical(manifest))
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         if provenance is not None:
             (temporary / _PROVENANCE).write_text(json.dumps(dict(provenance), indent=2) + "\n")
         for path in [*temporary.rglob("*"), temporary]:
@@ -211,7 +212,7 @@ def _manifest(
 
 def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The manifest and the bytes of every file, all of them as they were written."""
-    path = folder / _MANIFEST
+    path = folder / MANIFEST
     if not path.is_file():
         raise _error(path, "is missing")
     try:

@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from gppdm_pipeline.algorithm.team import Team
 class Objective(ABC):
     """What a training minimises."""
 
-    whole: ClassVar[bool] = False
+    whole: bool = False
     """Whether a batch cannot be cut into parts, each with a loss of its own."""
 
     @abstractmethod

@@ -251,20 +251,23 @@ class Drawer:
             generator: of samplers that draw random numbers.
         """
         device, images = noise.device, len(noise)
-        own = slice(0, images) if samplers.random else self.team.part(images)
-        pieces = [own] if samplers.random else parts_of(own.stop - own.start, device)
+        own = self.team.part(images)
+        done = own if own.stop > own.start else slice(0, 1)  # for its random numbers alone
+        number = done.stop - done.start
+        pieces = [slice(0, number)] if samplers.random else parts_of(number, device)
+
+        def fresh() -> Tensor:
+            return torch.randn(noise.shape, generator=generator, device=device)[done]
 
         @torch.no_grad()
         def solve(part: slice) -> Tensor:
-            first, end = own.start + part.start, own.start + part.stop
+            first, end = done.start + part.start, done.start + part.stop
             piece = slice(start + first, start + end)
             clean = self.clean(rows[piece])
-            return samplers.of(self.process, piece)(clean, noise[first:end], generator)
+            return samplers.of(self.process, piece)(clean, noise[first:end], fresh)
 
-        x = torch.cat(together(solve, pieces, device)) if own.stop > own.start else noise[own]
-        stored = self.scale.stored(x)
-        if not samplers.random:
-            stored = self.team.gather(stored, images)
+        x = torch.cat(together(solve, pieces, device))[: own.stop - own.start]
+        stored = self.team.gather(self.scale.stored(x), images)
         return stored.permute(0, 2, 3, 1).cpu().numpy()
 
     def clean(self, rows: Tensor) -> Clean:
