@@ -81,7 +81,7 @@ class Session(KedroSession):
             for name in names:
                 one_of("pipeline", name, NAMES, "--pipeline")
             if not {"compare", "inspect"} & {*names}:
-                Storage.of(self._get_config_loader()).fetch()
+                Storage.of(self._another_loader()).fetch()
             if not BESIDE & {*names}:
                 options |= self._going_on(only_missing_outputs, options)
             else:
@@ -97,10 +97,10 @@ class Session(KedroSession):
 
     def _going_on(self, only_missing_outputs: bool, options: dict[str, Any]) -> dict[str, Any]:
         """Which nodes to run, of those asked for."""
-        catalog = super()._get_config_loader()["catalog"]
+        catalog = self._another_loader()["catalog"]
         file = self._project_path / catalog["configuration"]["filepath"]
         record = read_record(file)
-        loader = self._get_config_loader()  # another: what a catalog has been read with stays so
+        loader = self._get_config_loader()
         whole = not any(options.get(name) for name in FILTERS)
         experiment, there = loader.experiment, record
         if whole and experiment.overwrite:
@@ -126,10 +126,10 @@ class Session(KedroSession):
 
     def _settle_beside(self, measures: bool) -> None:
         """A budget is what it came to in the run that is there; else it is measured or left."""
+        catalog = self._another_loader()["catalog"]
         loader = self._get_config_loader()
         if loader.experiment.budget is None:
             return
-        catalog = super()._get_config_loader()["catalog"]
         file = self._project_path / catalog["configuration"]["filepath"]
         given = loader.experiment, read_record(file), file.parents[1]
         loader.use(budget.settle(*given, keeps=False) if measures else budget.settled(*given))
@@ -137,11 +137,18 @@ class Session(KedroSession):
     def _get_config_loader(self) -> ExperimentLoader:
         """One for the session: it knows the run that is there."""
         if self._loader is None:
-            with chdir(self._project_path):
-                loader = super()._get_config_loader()
-            assert isinstance(loader, ExperimentLoader)
-            self._loader = loader
+            self._loader = self._another_loader()
         return self._loader
+
+    def _another_loader(self) -> ExperimentLoader:
+        """To look at something before the run: made before the session's own one.
+
+        What a catalog has been read with stays so, and Kedro's resolvers are those of the latest.
+        """
+        with chdir(self._project_path):
+            loader = super()._get_config_loader()
+        assert isinstance(loader, ExperimentLoader)
+        return loader
 
 
 def _is_news(_: logging.LogRecord) -> bool:
