@@ -80,13 +80,14 @@ class Session(KedroSession):
             names = options.get("pipeline_names") or ()
             for name in names:
                 one_of("pipeline", name, NAMES, "--pipeline")
+            before = self._loader_before()
             if not {"compare", "inspect"} & {*names}:
-                Storage.of(self._another_loader()).fetch()
+                Storage.of(before).fetch()
             if not BESIDE & {*names}:
-                options |= self._going_on(only_missing_outputs, options)
+                options |= self._going_on(before["catalog"], only_missing_outputs, options)
             else:
                 options["only_missing_outputs"] = only_missing_outputs
-                self._settle_beside(measures="inspect" in names)
+                self._settle_beside(before, measures="inspect" in names)
             try:
                 return super().run(**options)
             except (KeyboardInterrupt, SystemExit) as stop:  # Kedro tells its hooks of errors only
@@ -95,9 +96,10 @@ class Session(KedroSession):
                 )
                 raise
 
-    def _going_on(self, only_missing_outputs: bool, options: dict[str, Any]) -> dict[str, Any]:
+    def _going_on(
+        self, catalog: dict[str, Any], only_missing_outputs: bool, options: dict[str, Any]
+    ) -> dict[str, Any]:
         """Which nodes to run, of those asked for."""
-        catalog = self._another_loader()["catalog"]
         file = self._project_path / catalog["configuration"]["filepath"]
         record = read_record(file)
         loader = self._get_config_loader()
@@ -124,23 +126,22 @@ class Session(KedroSession):
             only_missing_outputs = True
         return {"only_missing_outputs": only_missing_outputs}
 
-    def _settle_beside(self, measures: bool) -> None:
+    def _settle_beside(self, before: ExperimentLoader, measures: bool) -> None:
         """A budget is what it came to in the run that is there; else it is measured or left."""
-        catalog = self._another_loader()["catalog"]
-        loader = self._get_config_loader()
-        if loader.experiment.budget is None:
+        if before.experiment.budget is None:
             return
-        file = self._project_path / catalog["configuration"]["filepath"]
+        file = self._project_path / before["catalog"]["configuration"]["filepath"]
+        loader = self._get_config_loader()
         given = loader.experiment, read_record(file), file.parents[1]
         loader.use(budget.settle(*given, keeps=False) if measures else budget.settled(*given))
 
     def _get_config_loader(self) -> ExperimentLoader:
         """One for the session: it knows the run that is there."""
         if self._loader is None:
-            self._loader = self._another_loader()
+            self._loader = self._loader_before()
         return self._loader
 
-    def _another_loader(self) -> ExperimentLoader:
+    def _loader_before(self) -> ExperimentLoader:
         """To look at something before the run: made before the session's own one.
 
         What a catalog has been read with stays so, and Kedro's resolvers are those of the latest.

@@ -8,19 +8,14 @@ from typing import Any
 import numpy as np
 
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.catalog.oracle import OracleFolder
 from gppdm_pipeline.catalog.project import THEIRS, ProjectFiles
-from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.evaluation.audit_page import audit_page
 from gppdm_pipeline.evaluation.captions import CAPTIONS
 from gppdm_pipeline.evaluation.membership import pooled_attack, strongest
 from gppdm_pipeline.evaluation.memorisation import in_all
-from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.images.search import Needles
-from gppdm_pipeline.methods import Method
-from gppdm_pipeline.pipelines.continual.nodes import Record, Task
-from gppdm_pipeline.pipelines.continual.privacy import looked_into
+from gppdm_pipeline.pipelines.continual.nodes import Record
 from gppdm_pipeline.streams.scenario import StreamConfig
 
 Pairs = dict[int, LabelledImages]
@@ -28,45 +23,6 @@ Pairs = dict[int, LabelledImages]
 _SHOWING = {"drift", "replay", "images"}
 """Pictures of test images; and, of what `inspect` shows, of training images."""
 _TITLES = tuple(f'alt="{CAPTIONS[name][0]}"'.encode() for name in ("drift", "replay"))
-
-
-def look_into(
-    *,
-    record: Record,
-    learner: Method,
-    seed: int,
-    device: str,
-    task: Task,
-    scratch: Scratch,
-    evaluation: EvaluationConfig,
-    stream: StreamConfig,
-    oracles: OracleFolder,
-    state: LearnerState,
-    train: LabelledImages,
-    test: LabelledImages,
-) -> tuple[Record, Pairs]:
-    """What a task's state tells of its images: measured now, or before they were released.
-
-    Kedro makes of a setting what the hint of an argument says, so that there is one for each.
-
-    The record of before is the answer where the images were released; the other arguments are those
-    of `looked_into`.
-    """
-    if not (len(train) and len(test)):
-        return record, {}
-    return looked_into(
-        learner=learner,
-        seed=seed,
-        device=device,
-        task=task,
-        scratch=scratch,
-        evaluation=evaluation,
-        stream=stream,
-        oracles=oracles,
-        state=state,
-        train=train,
-        test=test,
-    )
 
 
 def search(stream: StreamConfig, files: ProjectFiles) -> Record:

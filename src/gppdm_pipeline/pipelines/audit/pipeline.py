@@ -5,7 +5,7 @@ from __future__ import annotations
 from kedro.pipeline import Pipeline, node
 
 from gppdm_pipeline.pipelines.audit import nodes
-from gppdm_pipeline.pipelines.continual.privacy import given_to_privacy
+from gppdm_pipeline.pipelines.continual.privacy import given_to_privacy, looked_into
 
 RESULTS = ("audit.json", "audit.page")
 
@@ -19,7 +19,7 @@ def create_pipeline(tasks: list[str]) -> Pipeline:
     there = {name: f"{name}_if_there" for name in ("train", "test")}
     looks = [
         node(
-            nodes.look_into,
+            looked_into,
             given_to_privacy(task, state="state", record="privacy_if_there", **there),
             [f"audit.{task}_record", f"audit.{task}_pairs"],
             name=f"look_into_{task}",
