@@ -67,7 +67,7 @@ def summarise(
 
 
 def _costs(logs: dict[str, Record]) -> Record:
-    """Seconds of learning by task and stage, of evaluation by stage; memory; what bases leave free."""
+    """Seconds of learning by task and stage, of evaluation by stage; memory; what bases leave."""
     free: dict[str, float] = {}
     seconds: dict[str, dict[str, float]] = {}
     cpu: dict[str, dict[str, float]] = {}
