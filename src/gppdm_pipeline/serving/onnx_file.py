@@ -38,7 +38,7 @@ class _Whole(nn.Module):
         if self.coder is None:
             given = images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
         else:
-            given = self.coder.encoder.of(images, self.coder.config.side)[:, :, None, None]
+            given = self.coder.of(images)
         return torch.softmax(self.network(given) / self.temperature, 1)
 
 

@@ -23,6 +23,7 @@ from gppdm_pipeline.pipelines.continual.assessment import (
 TASK_STAGES = ("synthesise_replay", "train_classifier", "train_generator", "evaluate")
 REPORT = "report.metrics"
 _STREAM = "params:stream"
+_SHOWING = ("params:space", "params:device", _STREAM)
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ class Shown:
         assessed: whether the quality of replay was measured.
         embedded: whether a t-SNE is drawn, if it was.
         real: whether pictures may have real images in them.
-        pixels: whether what is learnt can be shown.
+        pictures: whether there are pictures of what is learnt.
+        reconstructed: whether these are decoded, so that it is told what decoding keeps.
     """
 
     assessed: bool
     embedded: bool
     real: bool
-    pixels: bool
+    pictures: bool
+    reconstructed: bool
 
 
 def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
@@ -50,12 +53,12 @@ def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
         tasks: all of them.
         shown: what there is to show.
     """
-    records, logs = _records(tasks, shown.assessed)
+    records, logs = _records(tasks, shown)
     drawings = [
         _drawing(reporting.draw_accuracy_over_tasks, [REPORT]),
         _drawing(reporting.draw_accuracy_matrix, [REPORT]),
         _drawing(reporting.draw_memory, [_STREAM, REPORT]),
-        *(_of_replay(learner, tasks, shown) if shown.pixels else []),
+        *(_of_replay(learner, tasks, shown) if shown.pictures else []),
         _drawing(reporting.draw_confusion, [_STREAM, REPORT]),
         _drawing(reporting.draw_bounds, [REPORT, FROM_FOLDER]),
         *_of_learning(learner, tasks, logs, shown),
@@ -81,9 +84,11 @@ def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
     ]
 
 
-def _records(tasks: list[str], assessed: bool) -> tuple[dict[str, str], dict[str, str]]:
+def _records(tasks: list[str], shown: Shown) -> tuple[dict[str, str], dict[str, str]]:
     """What came out, and what the stages told, by `<task>.<stage>`: in the order of the tasks."""
+    assessed = shown.assessed
     made = ["evaluation", *(["replay_quality"] if assessed else [])]
+    made += ["reconstruction"] if shown.reconstructed else []
     stages = [*TASK_STAGES, *(["assess_replay"] if assessed else [])]
     records = {f"{task}.{name}": f"{task}.{name}" for task in tasks for name in made}
     logs = {f"{task}.{stage}": f"{task}.{stage}_log" for task in tasks for stage in stages}
@@ -104,14 +109,14 @@ def _of_replay(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
         total = f"params:{tasks[-1]}.task"
         replays = [*replay_after(tasks).values()]
         drawings += [
-            _drawing(reporting.draw_drift, [_STREAM, REPORT, total, *replays, *real], alone),
+            _drawing(reporting.draw_drift, [*_SHOWING, REPORT, total, *replays, *real], alone),
             _drawing(reporting.draw_replay_quality, [_STREAM, REPORT]),
         ]
-    replay = [_STREAM, f"{tasks[-1]}.replay", *(real[:-1] or real)]
+    replay = [*_SHOWING, f"{tasks[-1]}.replay", *(real[:-1] or real)]
     if shown.real or len(tasks) > 1:  # the first task replays nothing
         drawings.append(_drawing(reporting.draw_replay, replay, alone))
     if shown.assessed and shown.embedded:
-        context = ["params:evaluation", "params:seed", "params:device", _STREAM]
+        context = ["params:evaluation", "params:space", "params:seed", "params:device", _STREAM]
         inputs = [*context, ORACLE, LAST_REPLAY, *tests]
         drawings.append(_drawing(reporting.draw_embedding, inputs))
     return drawings
@@ -123,9 +128,9 @@ def _of_learning(
     trained = {name: log for name, log in logs.items() if ".train_" in name}
     trained = {name: log for name, log in trained.items() if not name.startswith(NAMESPACE)}
     drawings = [_drawing(reporting.draw_losses, trained)]
-    if learner.has_prototypes and shown.pixels:
+    if learner.has_prototypes and shown.pictures:
         state = f"{tasks[-1]}.state"
-        drawings.append(_drawing(reporting.draw_prototypes, [_STREAM, state]))
+        drawings.append(_drawing(reporting.draw_prototypes, [*_SHOWING, state]))
     if learner.measures_keys_and_values:
         drawings.append(_drawing(reporting.draw_projection, trained))
     return drawings
