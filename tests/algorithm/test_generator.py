@@ -119,7 +119,7 @@ def test_bases_hold_what_the_layers_are_fed():
     for name, basis in state.bases.items():
         rank = basis.shape[1]
         assert log.metrics[f"basis_rank/{name}"] == rank
-        assert log.metrics[f"basis_free/{name}"] == pytest.approx(1 - rank / basis.shape[0])
+        assert log.metrics[f"basis_free/{name}"] == 1  # nothing is old yet
         if name.endswith(("to_k", "to_v")):
             assert rank == 10  # a label and four patches for each of two classes
             tokens = ConditionTable(state.condition, (3, 8), 0, False)(torch.arange(2)).tokens
@@ -129,6 +129,25 @@ def test_bases_hold_what_the_layers_are_fed():
     for name, basis in state.bases.items():
         ranks[name.split("attn2.")[1]].append(basis.shape[1])
     assert max(ranks["to_q"]) < min(ranks["to_out.0"])
+
+
+def test_what_is_free_is_what_new_inputs_have_outside_the_basis(caplog):
+    """Keys and values: of the tokens of the new classes. A basis of everything leaves nothing."""
+    settings = gppdm(projection={"images_per_class": 4})
+    _, before, state = learn(settings, [(3,), (8,)])
+    again = Context(0, 2)
+    _, log = extend_bases(replace(state, bases=before.bases), settings, again)
+    assert not caplog.records
+    tokens = ConditionTable(state.condition, (8,), 0, False)(torch.arange(1)).tokens[0].detach()
+    for name, basis in before.bases.items():
+        if name.endswith(("to_k", "to_v")):
+            outside = 1 - gpm.held_share(basis, tokens.T)
+            assert 0.1 < outside < 0.99
+            assert log.metrics[f"basis_free/{name}"] == pytest.approx(outside, abs=1e-6)
+    full = {name: torch.eye(len(basis)) for name, basis in before.bases.items()}
+    _, log = extend_bases(replace(state, bases=full), settings, again)
+    assert all(log.metrics[f"basis_free/{name}"] < 1e-6 for name in full)
+    assert "more than 90 % in what they are fed for old ones" in caplog.text
 
 
 def test_layers_that_are_not_projected_have_no_basis():

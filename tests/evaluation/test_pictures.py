@@ -67,7 +67,7 @@ def report_of(tasks, each):
         },
         "state_bytes": [1_000_000] * tasks,
         "seconds": {f"task_{t:02d}": {"train_generator": 1.0} for t in range(1, tasks + 1)},
-        "free_directions": {},
+        "basis_free": {},
         "configuration": {"benchmark": "b", "method": "gppdm", "seed": 0, "variant": None},
     }
 
@@ -214,11 +214,11 @@ def test_a_page_of_a_method_without_replay_of_one_task():
 def test_warnings():
     report = report_of(2, 2)
     assert warnings_of(report) == []
-    report["free_directions"] = {"mid": 0.05, "up": 0.5}
+    report["basis_free"] = {"mid": 0.05, "up": 0.5}
     report["replay_quality"]["oracle_test_accuracy"] = 0.5
     report["replay_quality"]["reference"]["0"]["real_images"] = 3
     report["seconds"] = {}
     found = " ".join(warnings_of(report))
-    for text in ("mid has 5.0 %", "right on 50.0 %", "3 real test images", "learnt elsewhere"):
+    for text in ("95.0 % of what mid", "right on 50.0 %", "3 real test images", "learnt elsewhere"):
         assert text in found
-    assert "up has" not in found
+    assert "what up" not in found

@@ -62,7 +62,7 @@ def test_whole_run(method, settings):
         assert -1 <= report[key] <= 1
     stages = ["synthesise_replay", "train_classifier", "train_generator", "evaluate"]
     results = json.loads((reports / "results.json").read_text())
-    apart = ("seconds", "cpu_seconds", "evaluation_seconds", "peak_memory_bytes", "free_directions")
+    apart = ("seconds", "cpu_seconds", "evaluation_seconds", "peak_memory_bytes", "basis_free")
     costs = {key: report.pop(key) for key in apart}
     assert report.pop("ranks") == 1  # of torchrun
     assert report == results
@@ -80,7 +80,7 @@ def test_whole_run(method, settings):
         assert report["replay_quality"]["after_task"][1].keys() == set(map(str, range(10)))
     figures |= {"prototypes"} if learner.has_prototypes else set()
     diagnostics |= {"projection"} if learner.measures_keys_and_values else set()
-    assert bool(costs["free_directions"]) == (settings.get("memory") == "shared")
+    assert bool(costs["basis_free"]) == (settings.get("memory") == "shared")
     for folder, pictures in (("figures", figures), ("diagnostics", diagnostics)):
         files = {file.name for file in reports.glob(f"{folder}/*")}
         assert files == {f"{name}.{kind}" for name in pictures for kind in ("png", "svg", "csv")}

@@ -123,7 +123,7 @@ def losses_picture(logs: Logs) -> Picture:
 
 
 def projection_picture(logs: Logs) -> Picture:
-    """How full the projected layers are, and how old classes' keys and values changed.
+    """What projected layers could learn of new classes, and how old keys and values changed.
 
     Args:
         logs: of all stages, in the order of the tasks; metrics `basis_free/<layer>`,
@@ -163,7 +163,7 @@ def projection_picture(logs: Logs) -> Picture:
     figure.legend(
         handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALL
     )
-    figure.suptitle("Projected layers: what is left to learn in", fontsize=TITLE)
+    figure.suptitle("Projected layers: what of the new classes they could learn", fontsize=TITLE)
     return Picture(figure, rows)
 
 

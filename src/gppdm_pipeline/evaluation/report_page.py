@@ -13,7 +13,7 @@ from gppdm_pipeline.evaluation.captions import CAPTIONS
 from gppdm_pipeline.evaluation.comparison import Comparison, as_cells
 from gppdm_pipeline.evaluation.reconstruction import drifted
 
-_FULL = 0.1  # share of directions left free, below which a layer is told about
+_HARDLY_FREE = 0.1  # share of new inputs' energy outside a basis, below which it is told
 _SURE = 0.9  # accuracy of an oracle, below which it is told about
 _FEW = 30  # real images of a class, below which distances are told about
 
@@ -118,10 +118,11 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
                 f"A class has {fewest} real test images: distances and precision of so few are "
                 "rough, and larger than those of more."
             )
-    for layer, free in report.get("free_directions", {}).items():
-        if free < _FULL:
+    for layer, free in report.get("basis_free", {}).items():
+        if free < _HARDLY_FREE:
             found.append(
-                f"{layer} has {_percent(free)} % of its directions left and can learn little more."
+                f"{_percent(1 - free)} % of what {layer} is fed for the last task's classes lies "
+                "in what it is fed for old ones, which projection keeps: it could learn little."
             )
     if report.get("space", {}).get("name") == "features":
         found.append(

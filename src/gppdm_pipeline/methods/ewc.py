@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
+from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy
 from gppdm_pipeline.algorithm.classifier.regularisation import (
     Softmax,
     competing_outputs,
@@ -51,9 +51,7 @@ class Ewc(Finetune):
     ) -> tuple[LearnerState, StageLog]:
         """Train on this task's images under the penalty; then add their importance."""
         before = state
-        state = state.begin(context.task, train.classes, train.image_shape)
-        loss = self._loss(before, state, context)
-        state, log = fit_classifier(state, self.classifier, train, validation, context, loss=loss)
+        state, log = super().train_classifier(state, train, validation, replay, context)
         assert state.classifier is not None
         fisher = fisher_diagonal(state.classifier, train, self.importance_images, context)
         old = before.extras["importance"].tensors if "importance" in before.extras else {}

@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from gppdm_pipeline.algorithm.classifier.exemplars import Choice, choose_exemplars
-from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
+from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy
 from gppdm_pipeline.algorithm.classifier.regularisation import (
     competing_outputs,
     with_distillation,
@@ -23,7 +23,6 @@ from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
-from gppdm_pipeline.methods.base import all_images
 from gppdm_pipeline.methods.finetune import Finetune
 
 TEMPERATURE = 2.0
@@ -76,23 +75,12 @@ class Exemplar(Finetune):
             parts.append(choose_exemplars(state, new, count, self.choice, context))
         return replace(state, kept=LabelledImages.concatenate(parts)), StageLog()
 
-    def train_classifier(
-        self,
-        state: LearnerState,
-        train: LabelledImages,
-        validation: LabelledImages,
-        replay: LabelledImages,
-        context: Context,
-    ) -> tuple[LearnerState, StageLog]:
-        """On this task's images and the buffer."""
-        before = state.classifier
-        state = state.begin(context.task, train.classes, train.image_shape)
-        loss: Loss = cross_entropy
-        if self.distillation and before is not None:
-            columns = competing_outputs(state, "all", context.device)
-            loss = with_distillation(before, self.distillation, TEMPERATURE, columns)
-        both = all_images(train, replay)
-        return fit_classifier(state, self.classifier, both, validation, context, loss=loss)
+    def _loss(self, before: LearnerState, state: LearnerState, context: Context) -> Loss:
+        """Cross-entropy, and with `distillation` what the classifier before says."""
+        if not self.distillation or before.classifier is None:
+            return cross_entropy
+        columns = competing_outputs(state, "all", context.device)
+        return with_distillation(before.classifier, self.distillation, TEMPERATURE, columns)
 
     def images_of_each(self, classes: int) -> int:
         """How many images the buffer has for each of `classes` classes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from gppdm_pipeline.algorithm.classifier.network import fit_classifier
+from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -39,6 +39,10 @@ class Finetune(Method):
         context: Context,
     ) -> tuple[LearnerState, StageLog]:
         """Train on this task's images and the replay, if there is any."""
-        state = state.begin(context.task, train.classes, train.image_shape)
-        both = all_images(train, replay)
-        return fit_classifier(state, self.classifier, both, validation, context)
+        before, state = state, state.begin(context.task, train.classes, train.image_shape)
+        both, loss = all_images(train, replay), self._loss(before, state, context)
+        return fit_classifier(state, self.classifier, both, validation, context, loss=loss)
+
+    def _loss(self, before: LearnerState, state: LearnerState, context: Context) -> Loss:
+        """What the classifier minimises, by the state before the task and with it begun."""
+        return cross_entropy

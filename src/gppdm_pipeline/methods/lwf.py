@@ -10,16 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
+from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy
 from gppdm_pipeline.algorithm.classifier.regularisation import (
     Softmax,
     competing_outputs,
     with_distillation,
 )
 from gppdm_pipeline.algorithm.context import Context
-from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.finetune import Finetune
 
 
@@ -32,19 +30,9 @@ class Lwf(Finetune):
     temperature: Annotated[float, Field(gt=0)] = 2.0
     softmax: Softmax = "current"
 
-    def train_classifier(
-        self,
-        state: LearnerState,
-        train: LabelledImages,
-        validation: LabelledImages,
-        replay: LabelledImages,
-        context: Context,
-    ) -> tuple[LearnerState, StageLog]:
-        """Train on this task's images, with their labels and with the old classifier's outputs."""
-        before = state.classifier
-        state = state.begin(context.task, train.classes, train.image_shape)
-        loss: Loss = cross_entropy
-        if before is not None:
-            columns = competing_outputs(state, self.softmax, context.device)
-            loss = with_distillation(before, self.weight, self.temperature, columns)
-        return fit_classifier(state, self.classifier, train, validation, context, loss=loss)
+    def _loss(self, before: LearnerState, state: LearnerState, context: Context) -> Loss:
+        """Cross-entropy, and what the classifier before says of this task's images."""
+        if before.classifier is None:
+            return cross_entropy
+        columns = competing_outputs(state, self.softmax, context.device)
+        return with_distillation(before.classifier, self.weight, self.temperature, columns)

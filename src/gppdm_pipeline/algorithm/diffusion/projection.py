@@ -150,6 +150,23 @@ def input_moments(layers: Mapping[str, nn.Module], run: Callable[[], None]) -> d
     return moments
 
 
+def share_outside(basis: Tensor | None, moment: Tensor) -> float:
+    """What of inputs an update can act on that is orthogonal to `basis`: their energy outside it.
+
+    Args:
+        basis: M, [in_features, rank] with orthonormal columns, or None for no column.
+        moment: R R^T of the inputs R, float64 [in_features, in_features]; not zero.
+
+    Returns:
+        1 - ||M^T R||^2 / ||R||^2, from 0 to 1.
+    """
+    if basis is None:
+        return 1.0
+    columns, products = basis.double().cpu(), moment.double().cpu()
+    held = ((products @ columns) * columns).sum() / products.trace()
+    return float((1 - held).clamp(0, 1))
+
+
 def extend_basis(basis: Tensor | None, moment: Tensor, energy: float) -> Tensor:
     """Append the fewest directions so that the basis holds enough of new inputs (GPM, eq. 5-9).
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.diffusion.process import Process
@@ -15,6 +14,7 @@ from gppdm_pipeline.algorithm.diffusion.projection import (
     cross_attention_layers,
     extend_basis,
     input_moments,
+    share_outside,
 )
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
 from gppdm_pipeline.algorithm.fitting.log import StageLog
@@ -25,8 +25,8 @@ from gppdm_pipeline.algorithm.state import LearnerState
 
 logger = logging.getLogger(__name__)
 
-NEARLY_FULL = 0.9
-"""Share of its directions from which on a projected layer is reported."""
+HARDLY_FREE = 0.1
+"""Share of new inputs' energy outside the basis below which a projected layer is reported."""
 
 
 def extend_bases(
@@ -38,8 +38,9 @@ def extend_bases(
     and values are fed condition tokens, which do not depend on the image.
 
     Returns:
-        The state, and the log: `basis_rank/<layer>`, and `basis_free/<layer>`, the share of
-        directions that the layer can still learn in.
+        The state, and the log: `basis_rank/<layer>`, and `basis_free/<layer>`: what of the new
+        classes' inputs lies outside the basis of the old ones (`share_outside`), and so what the
+        layer could learn for them; 1 in the first task.
     """
     old = state.classes_before(context.task)
     new = [label for label in state.tasks[-1] if label not in old]
@@ -66,8 +67,11 @@ def extend_bases(
         name: extend_basis(state.bases.get(name), moments[name], settings.projection.energy(kind))
         for name, (kind, _) in layers.items()
     }
-    _warn_if_full(bases)
-    return replace(state, bases=bases), StageLog(_ranks(bases))
+    free = {name: share_outside(state.bases.get(name), moments[name]) for name in layers}
+    _warn_if_hardly_free(free)
+    ranks = {f"basis_rank/{name}": float(basis.shape[1]) for name, basis in bases.items()}
+    measured = {f"basis_free/{name}": share for name, share in free.items()}
+    return replace(state, bases=bases), StageLog({**ranks, **measured})
 
 
 def key_value_drift(
@@ -104,18 +108,14 @@ def key_value_drift(
     return drift
 
 
-def _warn_if_full(bases: Mapping[str, Tensor]) -> None:
-    full = [name for name, basis in bases.items() if basis.shape[1] > NEARLY_FULL * basis.shape[0]]
-    if full:
+def _warn_if_hardly_free(free: Mapping[str, float]) -> None:
+    hardly = [name for name, share in free.items() if share < HARDLY_FREE]
+    if hardly:
         logger.warning(
-            "Nearly every direction is taken by old classes in %s: these layers can learn little "
-            "more. Raise denoiser.condition_dim (keys, values) or lower projection.energy_q and "
-            "projection.energy_out.",
-            ", ".join(full),
+            "What %s are fed for the new classes lies to more than %d %% in what they are fed for "
+            "old ones, which projection keeps: they could learn little for the new classes. Use "
+            "memory: adapters, which keeps old classes without this; or leave such layers out of "
+            "projection.layers.",
+            ", ".join(hardly),
+            round(100 * (1 - HARDLY_FREE)),
         )
-
-
-def _ranks(bases: Mapping[str, Tensor]) -> dict[str, float]:
-    ranks = {f"basis_rank/{name}": float(basis.shape[1]) for name, basis in bases.items()}
-    free = {f"basis_free/{name}": 1 - b.shape[1] / b.shape[0] for name, b in bases.items()}
-    return {**ranks, **free}

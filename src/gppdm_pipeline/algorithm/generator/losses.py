@@ -6,14 +6,20 @@ arXiv 2302.01316); nothing here is used in learning.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from gppdm_pipeline.algorithm.condition.table import ConditionTable
 from gppdm_pipeline.algorithm.context import Context
-from gppdm_pipeline.algorithm.diffusion.process import Process
+from gppdm_pipeline.algorithm.diffusion.network import Denoiser
+from gppdm_pipeline.algorithm.diffusion.process import Level, Process
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
 from gppdm_pipeline.algorithm.fitting.scale import scale_of
+from gppdm_pipeline.algorithm.fitting.threads import parts_of, together
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings, condition_table, denoiser_of
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
@@ -23,7 +29,6 @@ SHARES = (0.9, 0.7, 0.4)
 DRAWS = 2
 
 
-@torch.no_grad()
 def denoising_losses(
     state: LearnerState, images: LabelledImages, settings: GeneratorSettings, context: Context
 ) -> Tensor:
@@ -40,25 +45,45 @@ def denoising_losses(
     Returns:
         float32 [n, len(SHARES)] on the CPU.
     """
-    process = Process(settings.denoiser, context.device)
+    process, device = Process(settings.denoiser, context.device), context.device
     levels = [process.level((process.shares >= share).sum() - 1) for share in SHARES]
     height, width, channels = images.image_shape
-    generator, device = context.generator("denoising losses"), context.device
+    generator = context.generator("denoising losses")
     shape = (len(levels), DRAWS, channels, height, width)
     noises = torch.randn(shape, generator=generator, device=device)
+    at = [*zip(levels, noises, strict=True)]
+    pixels = Pixels(images.images, device, scale_of(state, device).given)
     found = torch.empty(len(images), len(levels))
     for label in images.classes:
         denoiser = denoiser_of(state, settings, context, label)
         table = condition_table(state, [label], settings, context)
-        pixels = Pixels(images.images, device, scale_of(state, device).given)
+        errors = partial(_errors, denoiser, table, process, pixels, at)
         members = torch.from_numpy(np.flatnonzero(images.labels == label)).to(device)
-        for part in members.split(settings.replay.batch_size):
-            x, rows = pixels[part], torch.zeros_like(part)
-            for column, (level, draws) in enumerate(zip(levels, noises, strict=True)):
-                errors = []
-                for noise in draws:
-                    noisy, tau = level.noised(x, noise), level.tau.expand(len(part))
-                    output = denoiser(noisy, tau, table(rows))
-                    errors.append((output - process.target(x, noise, level)).square())
-                found[part.cpu(), column] = torch.stack(errors).mean((0, 2, 3, 4)).cpu()
+        pieces = [
+            batch[part]
+            for batch in members.split(settings.replay.batch_size)
+            for part in parts_of(len(batch), device)
+        ]
+        found[members.cpu()] = torch.cat(together(errors, pieces, device))
     return found
+
+
+@torch.no_grad()
+def _errors(
+    denoiser: Denoiser,
+    table: ConditionTable,
+    process: Process,
+    pixels: Pixels,
+    noises: Sequence[tuple[Level, Tensor]],
+    members: Tensor,
+) -> Tensor:
+    """Of some images of one class, int64 [b] of them: float32 [b, levels] on the CPU."""
+    x, conditions = pixels[members], table(torch.zeros_like(members))
+    columns = []
+    for level, draws in noises:
+        tau, errors = level.tau.expand(len(members)), []
+        for noise in draws:
+            output = denoiser(level.noised(x, noise), tau, conditions)
+            errors.append((output - process.target(x, noise, level)).square())
+        columns.append(torch.stack(errors).mean((0, 2, 3, 4)))
+    return torch.stack(columns, 1).cpu()

@@ -76,7 +76,7 @@ def summarise(
 
 
 def _costs(logs: dict[str, Record]) -> Record:
-    """Seconds of learning by task and stage, of evaluation by stage; memory; what is left free."""
+    """Seconds of learning by task and stage, of evaluation by stage; memory; what bases leave."""
     free: dict[str, float] = {}
     seconds: dict[str, dict[str, float]] = {}
     cpu: dict[str, dict[str, float]] = {}
@@ -97,7 +97,7 @@ def _costs(logs: dict[str, Record]) -> Record:
         "seconds": seconds,
         "cpu_seconds": cpu,
         "evaluation_seconds": evaluation,
-        "free_directions": free,
+        "basis_free": free,
         "peak_memory_bytes": max((log["peak_memory_bytes"] for log in logs.values()), default=None),
     }
 
