@@ -8,6 +8,7 @@ import torch
 from tests.methods.test_contract import SETTINGS, VARIANTS
 from tests.reference.tiny import differences, learn, maps_of
 
+from gppdm_pipeline.algorithm.classifier.network import predict_logits
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.methods import Method, learn_task
 
@@ -52,3 +53,29 @@ def test_each_channel_has_unit_spread_in_the_first_task(method, states):
     scale = states[1].extras["scale"].tensors
     assert scale["matrix"].shape == (4, 4)
     assert all(torch.equal(scale[k], states[2].extras["scale"].tensors[k]) for k in scale)
+
+
+def decode(maps):
+    """Pictures of twice the side, of the mean channel."""
+    grey = np.clip(maps.astype(np.float32).mean(3, keepdims=True) * 20 + 60, 0, 255)
+    return np.repeat(np.repeat(grey, 2, 1), 2, 2).astype(np.uint8)
+
+
+SEEING = ("ewc", "exemplar", "gaussian_replay", "gppdm, adapters", "joint", "lwf", "vae_replay")
+
+
+@pytest.mark.parametrize("name", SEEING)
+def test_a_classifier_of_images_sees_what_maps_are_decoded_to(name):
+    settings = copy.deepcopy((SETTINGS | VARIANTS)[name])
+    settings["classifier"] = {**settings["classifier"], "sees": "images"}
+    if name == "vae_replay":
+        settings["order"] = "classifier_first"
+    method = Method.model_validate(settings)
+    assert not method.classifies_what_is_drawn
+    state = learn(method, TASKS, images_of=maps_of, decode=decode)[2]
+    assert state.image_shape == (4, 4, 4)
+    assert state.classifier.config["image_shape"] == [8, 8, 1]
+    maps = maps_of(*TASKS[0]).images
+    found = predict_logits(state, maps, Context(0, 2, decode=decode))
+    np.testing.assert_array_equal(found, predict_logits(state, decode(maps), Context(0, 2)))
+    assert found.std() > 0

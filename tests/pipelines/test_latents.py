@@ -11,16 +11,21 @@ import pandas as pd
 import pytest
 from kedro.runner import SequentialRunner
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tests.reference import tiny_autoencoder
 from tests.reference.runs import TINY, contents, outputs, refused, run
 
-from gppdm_pipeline.algorithm.disk.states import load_state, verify_state
+from gppdm_pipeline.algorithm.classifier.network import predict_logits
+from gppdm_pipeline.algorithm.context import CPU, Context
+from gppdm_pipeline.algorithm.disk.states import StateError, load_state, verify_state
 from gppdm_pipeline.catalog.registry import ModelRegistry
+from gppdm_pipeline.images.files import read_images
 from gppdm_pipeline.run.session import Session
 from gppdm_pipeline.serving.trained import Learned
 from gppdm_pipeline.spaces import autoencoders
 
 NAME = "digits/gppdm/seed_0"
+OWN = {"name": "latents", "autoencoder": "own", "own": {"halvings": 1, "width": 8, "steps": 12}}
 
 
 @pytest.fixture
@@ -129,6 +134,22 @@ def is_used(given, state, tmp_path):
 
 
 @pytest.mark.usefixtures("project")
+def test_a_classifier_of_decoded_images_is_learnt_and_used(space):
+    given = {**TINY, **space, "classifier": {**TINY["classifier"], "sees": "images"}}
+    run({**given, "method": "exemplar", "exemplar": {"images": 20}})
+    name = "digits/exemplar/seed_0"
+    learned = Learned.read(outputs("06_models", name) / "task_02/state")
+    assert learned.state.classifier.config["image_shape"] == [8, 8, 1]
+    assert learned.state.image_shape == (4, 4, 4)
+    predictor = learned.predictor()
+    with (outputs("03_primary", name) / "task_01/test.npz").open("rb") as file:
+        test = read_images(file)
+    context = Context(0, 2, decode=learned.space.decoding((8, 8, 1), CPU))
+    expected = predict_logits(learned.state, test.images, context)
+    np.testing.assert_allclose(predictor.logits(test.images), expected, atol=1e-5)
+
+
+@pytest.mark.usefixtures("project")
 def test_a_later_task_that_is_kept_worse_is_told(space, monkeypatch):
     monkeypatch.setattr("gppdm_pipeline.evaluation.reconstruction.DRIFT", -50.0)
     run({**space, "method": "vae_replay"})
@@ -146,8 +167,62 @@ def test_a_later_task_that_is_kept_worse_is_told(space, monkeypatch):
         ({"space": {"name": "latents"}}, "latents are of an autoencoder: set"),
         ({"space": {"name": "latents", "autoencoder": "no/such"}}, "there is no such folder"),
         ({"retention": "release"}, "retention = release, space.name = latents"),
+        ({"space": {**OWN, "images": "no/such"}}, "space.images = no/such: no such file or folder"),
+        (
+            {"classifier": {"sees": "images"}, "space": {"name": "pixels"}},
+            "classifier.sees = images, space.name = pixels",
+        ),
+        (
+            {"classifier": {"sees": "images"}, "method": "ddgr"},
+            "the classifier of ddgr with these settings sees what its generator draws",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_refused(space, params, said):
     with refused(said):
         run({**space, **params})
+
+
+@pytest.mark.usefixtures("project")
+def test_an_autoencoder_of_ones_own_is_trained_used_and_asked_for(tmp_path):
+    given = {**TINY, "space": OWN, "method": "gaussian_replay"}
+    run(given)
+    name = "digits/gaussian_replay/seed_0"
+    folder = outputs("06_models", name) / "autoencoder"
+    sha256 = autoencoders.described(str(folder), None, False).fingerprint()
+    report = json.loads((outputs("08_reporting", name) / "metrics.json").read_text())
+    assert report["space"]["sha256"] == sha256
+    assert len(report["reconstruction"]) == 2
+    assert report["seconds"]["task_01"]["train_autoencoder"] > 0
+    log = outputs("08_reporting", name) / "task_01/train_autoencoder.json"
+    assert json.loads(log.read_text())["curves"]["reconstruction_loss"]
+    state = outputs("06_models", name) / "task_02/state"
+    assert verify_state(state)["encoder"] == sha256
+    learned = Learned.read(state)
+    assert learned.state.image_shape == (4, 4, 8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    assert learned.predictor().logits(images).shape == (3, 10)
+
+    # A command that was given before makes nothing anew.
+    before = contents(outputs("06_models", name))
+    run(given, only_missing_outputs=True)
+    assert contents(outputs("06_models", name)) == before
+    # It can learn from other images than the first task's.
+    np.savez(tmp_path / "others.npz", images=np.repeat(images, 9, 0))
+    others = {**OWN, "images": str(tmp_path / "others.npz")}
+    run({**given, "space": others, "variant": "others"})
+    other = contents(outputs("06_models", "digits/gaussian_replay-others/seed_0"))
+    assert (
+        other[f"autoencoder/{autoencoders.WEIGHTS}"]
+        != before[f"autoencoder/{autoencoders.WEIGHTS}"]
+    )
+    # Another autoencoder in its place is refused, and so is none.
+    weights = folder / autoencoders.WEIGHTS
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)
+    with refused("There are outputs", "made of other images"):
+        run(given)
+    with pytest.raises(StateError, match="Install those that were used"):
+        Learned.read(state)
+    folder.rename(tmp_path / "away")
+    with pytest.raises(StateError, match="autoencoder is missing"):
+        Learned.read(state)

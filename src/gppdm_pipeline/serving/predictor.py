@@ -100,6 +100,7 @@ class Predictor:
         network: in evaluation mode, on the device.
         calibration: of the probabilities.
         coder: what encodes images first; None where they are learnt as they are.
+        sees_pictures: whether the network classifies what the coder decodes again.
     """
 
     def __init__(
@@ -122,6 +123,8 @@ class Predictor:
         self._device = device
         self.coder = space.coder(device) if space and space.encodes else None
         self.network = build_classifier(state.classifier).to(device)
+        seen = tuple(state.classifier.config["image_shape"])
+        self.sees_pictures = self.coder is not None and seen != state.image_shape
 
     def pixels(self, image: bytes | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """An image in the stream's size and colours, uint8 [h, w, c].
@@ -169,6 +172,8 @@ class Predictor:
                 codes = self.coder.numbers(part) if part.dtype == np.uint8 else part
                 given = np.zeros((size, *codes.shape[1:]), codes.dtype)
                 given[: len(part)] = codes
+                if self.sees_pictures:
+                    given = self.coder.pictures(given, self.image_shape)
             else:
                 given = np.repeat(part, 2, 0) if len(part) == 1 else part
             outputs = self.network(to_unit_range(given, self._device))

@@ -26,7 +26,7 @@ from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.serving.predictor import Calibration, Predictor
 from gppdm_pipeline.spaces.encoders import EncoderError
-from gppdm_pipeline.spaces.space import COPY, SpaceConfig
+from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.conversion import Conversion
 from gppdm_pipeline.streams.names import split_names, unknown_names
 from gppdm_pipeline.wording import listed
@@ -82,7 +82,7 @@ class Learned:
     def space(self) -> SpaceConfig:
         """In which it was learnt."""
         space = SpaceConfig.model_validate(self.configuration.get("space", {}))
-        return space.at(self.folder.parent / COPY)
+        return space.of_state(self.folder, self.state.encoder)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -54,15 +54,18 @@ class Description:
         Raises:
             EncoderError: if one is missing.
         """
-        found = hashlib.sha256()
+        self.check()
+        lines = [f"{file.name} {hash_of(file)}\n" for file in self.files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def check(self) -> None:
+        """Raise EncoderError if one of its files is missing."""
         for file in self.files:
             if not file.is_file():
                 raise EncoderError(
                     f"{file} is missing: name a folder that has {' and '.join(self._names)} in "
                     f"space.{'weights' if self.kind == 'taef2' else 'autoencoder'}"
                 )
-            found.update(f"{file.name} {hash_of(file)}\n".encode())
-        return found.hexdigest()
 
     @property
     def _names(self) -> list[str]:
@@ -148,6 +151,7 @@ class Autoencoder:
     """
 
     def __init__(self, description: Description, device: torch.device) -> None:
+        description.check()
         self.description = description
         network = _network(description).eval().requires_grad_(False)
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -219,14 +223,19 @@ def _network(description: Description) -> nn.Module:
         return taef2.read(description.folder)
     import diffusers  # noqa: PLC0415 (takes two seconds)
 
-    network, told = getattr(diffusers, description.kind).from_pretrained(
-        description.folder,
-        use_safetensors=True,
-        local_files_only=True,
-        low_cpu_mem_usage=False,
-        torch_dtype=torch.float32,
-        output_loading_info=True,
-    )
+    level = diffusers.logging.get_verbosity()
+    diffusers.logging.set_verbosity_error()  # its own configuration has settings it warns of
+    try:
+        network, told = getattr(diffusers, description.kind).from_pretrained(
+            description.folder,
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+        )
+    finally:
+        diffusers.logging.set_verbosity(level)
     if told["missing_keys"]:
         raise EncoderError(
             f"{description.folder / WEIGHTS}: it lacks {', '.join(told['missing_keys'][:3])}. "

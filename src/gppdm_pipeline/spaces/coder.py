@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gppdm_pipeline.images.labelled import Room
 from gppdm_pipeline.spaces.autoencoders import Autoencoder, Description
 from gppdm_pipeline.spaces.encoders import Encoder, EncoderError, in_batches
-from gppdm_pipeline.spaces.store import Codes
+from gppdm_pipeline.spaces.store import SHARD, Codes
 
 
 class Coder:
@@ -67,13 +68,33 @@ class Coder:
             )
         return codes
 
+    def shown(self, codes: Tensor, shape: tuple[int, int, int]) -> Tensor:
+        """What a batch of codes shows: float32 [n, c, h, w] on the device -> uint8 [n, *shape]."""
+        assert isinstance(self.encoder, Autoencoder)
+        return self.encoder.pictures(codes, shape)
+
     def pictures(self, codes: Codes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
         """What codes show, resized to (height, width, channels): uint8 [n, *shape]."""
-        autoencoder = self.encoder
-        assert isinstance(autoencoder, Autoencoder)
-
-        def shown(batch: Tensor) -> Tensor:
-            return autoencoder.pictures(batch.float().permute(0, 3, 1, 2), shape)
-
         none = np.empty((0, *shape), np.uint8)
-        return np.concatenate([none, *in_batches(codes, shown, self._device)])
+        found = in_batches(
+            codes, lambda x: self.shown(x.float().permute(0, 3, 1, 2), shape), self._device
+        )
+        return np.concatenate([none, *found])
+
+
+class Decoding:
+    """What makes pictures of codes.
+
+    Args:
+        coder: of an autoencoder.
+        shape: (height, width, channels) of the pictures.
+    """
+
+    def __init__(self, coder: Coder, shape: tuple[int, int, int]) -> None:
+        self._coder, self._shape = coder, shape
+
+    def __call__(self, codes: Codes) -> NDArray[np.uint8]:
+        """float16 [n, h, w, c] -> uint8 [n, *shape]; many lie in a mapped file."""
+        parts = (codes[i : i + SHARD] for i in range(0, len(codes), SHARD))
+        pieces = (self._coder.pictures(part, self._shape) for part in parts)
+        return Room.of((len(codes), *self._shape), pieces)

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.spaces.autoencoders import Description, described
-from gppdm_pipeline.spaces.coder import Coder
+from gppdm_pipeline.spaces.coder import Coder, Decoding
 from gppdm_pipeline.spaces.encoders import EncoderError, fingerprint
+from gppdm_pipeline.spaces.own import OwnConfig
 from gppdm_pipeline.spaces.store import Store
 from gppdm_pipeline.streams.prepared import cache_folder
 
@@ -31,9 +32,11 @@ class SpaceConfig(BaseModel):
         name: pixels: the images themselves. features: vectors of a frozen encoder. latents: maps of
             an autoencoder, which are decoded to be seen.
         encoder: of features; efficientnet_lite0 is of the extra `efficientnet`.
-        autoencoder: of latents: taef2, the folder of an AutoencoderKL or AutoencoderTiny of
-            diffusers, or the name of one on the hub.
-        weights: of taef2: the folder with its two files.
+        autoencoder: of latents: own, trained by the run itself; taef2; the folder of an
+            AutoencoderKL or AutoencoderTiny of diffusers; or the name of one on the hub.
+        weights: of taef2: the folder with its two files. Of own, the run says where it lies.
+        own: of own: architecture and budget.
+        images: of own: where it learns from, images without labels; None: the first task's.
         download: whether a name on the hub may be fetched.
         side: pixels to which images are resized for what encodes them; None: of features 128, of
             latents as they are.
@@ -47,6 +50,8 @@ class SpaceConfig(BaseModel):
     encoder: Literal["efficientnet_lite0"] = "efficientnet_lite0"
     autoencoder: str | None = None
     weights: Path | None = None
+    own: OwnConfig = OwnConfig()
+    images: Path | None = None
     download: bool = False
     side: Annotated[int, Field(ge=32, le=1024, multiple_of=32)] | None = None
     sha256: str | None = None
@@ -73,7 +78,17 @@ class SpaceConfig(BaseModel):
                 "latents are of an autoencoder: set space.autoencoder to taef2 or to the folder of "
                 "one of diffusers"
             )
-        if (self.weights is not None) != (self.autoencoder == "taef2"):
+        if self.trains and (self.side is not None or self.sha256 is not None):
+            raise ValueError(
+                "space.side and space.sha256 are not of an autoencoder of one's own, which learns "
+                "images as they are: leave them out"
+            )
+        if not self.trains and self.images is not None:
+            raise ValueError(
+                "space.images is what an autoencoder of one's own learns from: set it "
+                "with space.autoencoder=own, or leave it out"
+            )
+        if not self.trains and (self.weights is not None) != (self.autoencoder == "taef2"):
             raise ValueError(
                 "space.weights is the folder of taef2's files, encoder.safetensors and "
                 "decoder.safetensors: set it with space.autoencoder=taef2, and with no other"
@@ -84,6 +99,11 @@ class SpaceConfig(BaseModel):
     def encodes(self) -> bool:
         """Whether images are learnt as something else than pixels."""
         return self.name != "pixels"
+
+    @property
+    def trains(self) -> bool:
+        """Whether the autoencoder is one of the run's own."""
+        return self.autoencoder == "own"
 
     @property
     def shows(self) -> bool:
@@ -103,6 +123,13 @@ class SpaceConfig(BaseModel):
         """
         if not self.encodes:
             return self
+        if self.trains and not self.is_there:
+            if self.sha256 is None:  # it has not been trained yet
+                return self
+            raise EncoderError(
+                f"{self.weights} is missing, the autoencoder that the run has trained. Put it "
+                "back, or learn again: overwrite=true."
+            )
         known = self._description
         found = fingerprint() if known is None else known.fingerprint()
         if self.sha256 not in (None, found):
@@ -121,7 +148,8 @@ class SpaceConfig(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What decides the result, and where it lies; nothing for pixels, as before."""
-        values = self.model_dump(mode="json", include={"name", *_KEYS[self.name]} - {"download"})
+        left_out = {"download", *(("weights", "sha256") if self.trains else ("own", "images"))}
+        values = self.model_dump(mode="json", include={"name", *_KEYS[self.name]} - left_out)
         return {"space": values} if self.encodes else {}
 
     def shape_of(self, image_shape: Shape) -> Shape:
@@ -196,17 +224,44 @@ class SpaceConfig(BaseModel):
         shown = self.coder(device).pictures(images.images, shape)
         return LabelledImages(shown, images.labels)
 
+    def decoding(self, shape: Shape | None, device: torch.device) -> Decoding | None:
+        """What makes pictures of this shape; None where nothing is decoded, or no shape is known.
+
+        Args:
+            shape: (height, width, channels) of the stream's images.
+            device: where the autoencoder computes.
+        """
+        return Decoding(self.coder(device), shape) if self.decodes and shape else None
+
     def reconstructed(self, images: LabelledImages, device: torch.device) -> LabelledImages:
         """Images, uint8, encoded and shown again; in pixels they themselves."""
         (codes,) = self.encoded([images], device)
         return self.pictures(codes, images.image_shape, device)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether an autoencoder of the run's own has been trained."""
+        return self.weights is not None and self.weights.is_dir()
+
     def at(self, folder: Path) -> SpaceConfig:
-        """The same with the autoencoder's files in `folder`, if they are there."""
-        if not (self.decodes and folder.is_dir()):
+        """The same with the autoencoder's files in `folder`, if they are there or will be."""
+        if not self.decodes or not (self.trains or folder.is_dir()):
             return self
-        key = "weights" if self.autoencoder == "taef2" else "autoencoder"
+        key = "weights" if self.autoencoder in ("own", "taef2") else "autoencoder"
         return self.model_copy(update={key: folder if key == "weights" else str(folder)})
+
+    def of_state(self, folder: Path, encoder: str | None) -> SpaceConfig:
+        """The same with the autoencoder of a state: in a copy beside it, or of its run.
+
+        Args:
+            folder: of the state.
+            encoder: the hash of the run's own autoencoder, if it has one.
+        """
+        beside = folder.parent / COPY
+        if not self.trains:
+            return self.at(beside)
+        found = self.model_copy(update={"sha256": encoder})
+        return found.at(beside if beside.is_dir() else folder.parents[1] / COPY)
 
     def is_like(self, other: SpaceConfig) -> bool:
         """Whether the same is learnt in both, wherever an autoencoder lies."""
@@ -226,12 +281,16 @@ class SpaceConfig(BaseModel):
     def _description(self) -> Description | None:
         if self.autoencoder is None:
             return None
-        return described(self.autoencoder, self.weights, self.download)
+        if self.trains and not self.is_there:  # not yet
+            factor, nowhere = 2**self.own.halvings, self.weights or Path()
+            return Description("AutoencoderTiny", nowhere, factor, self.own.channels, 3)
+        where = str(self.weights) if self.trains else self.autoencoder
+        return described(where, self.weights, self.download)
 
 
 _KEYS: dict[str, tuple[str, ...]] = {
     "pixels": (),
     "features": ("encoder", "side", "sha256"),
-    "latents": ("autoencoder", "weights", "download", "side", "sha256"),
+    "latents": ("autoencoder", "weights", "own", "images", "download", "side", "sha256"),
 }
 """What is set of each space besides its name."""

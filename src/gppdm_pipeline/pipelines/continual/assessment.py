@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from kedro.pipeline import Node, node
@@ -67,10 +68,19 @@ def measure_reference(
     device: str,
     stream: StreamConfig,
     oracle: TrainedOracle,
+    *made: Path,
 ) -> tuple[Record, Record]:
     """What real training images reach: nothing generated can be expected to be nearer.
 
     Of an autoencoder, they are what it shows of them.
+
+    Args:
+        evaluation: what is measured.
+        space: in which images are learnt.
+        device: where it is computed.
+        stream: of the images.
+        oracle: judges them.
+        made: where the run's own autoencoder lies, if it has one: that it is there.
     """
 
     def stage() -> tuple[Record, StageLog]:
@@ -87,6 +97,7 @@ def measure_reference(
 def draw_last_replay(
     *,
     learner: Method,
+    space: SpaceConfig,
     seed: int,
     device: str,
     task: Task,
@@ -96,7 +107,9 @@ def draw_last_replay(
 ) -> tuple[LabelledImages, Record]:
     """A few images of every class, as a task after the last one would replay them."""
     few = learner.replaying(evaluation.images_per_class)
-    context = replace(task.context(seed, device, drawn=scratch.drawn), task=task.number + 1)
+    decode = space.decoding(state.picture_shape, resolve_device(device))
+    context = task.context(seed, device, drawn=scratch.drawn, decode=decode)
+    context = replace(context, task=task.number + 1)
     return measured(lambda: on_all_ranks(few, "synthesise_replay", context, state=state))
 
 
@@ -141,12 +154,17 @@ def replay_after(tasks: list[str]) -> dict[str, str]:
     return dict(zip(tasks, [*following, LAST_REPLAY], strict=True))
 
 
-def assessment_nodes(tasks: list[str]) -> list[Node]:
-    """The template for all tasks of a method with a generator."""
+def assessment_nodes(tasks: list[str], own: list[str]) -> list[Node]:
+    """The template for all tasks of a method with a generator.
+
+    Args:
+        tasks: all of them.
+        own: the run's own autoencoder, if it has one.
+    """
     device, space = "params:device", "params:space"
     inputs: dict[Callable[..., object], list[str] | dict[str, str]] = {
         train_oracle: ["params:learner", space, device, "params:stream", "oracles"],
-        measure_reference: ["params:evaluation", space, device, "params:stream", ORACLE],
+        measure_reference: ["params:evaluation", space, device, "params:stream", ORACLE, *own],
         draw_last_replay: {
             **given_to_stages(tasks[-1]),
             "evaluation": "params:evaluation",

@@ -15,7 +15,7 @@ from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.continual import nodes
 from gppdm_pipeline.pipelines.continual.assessment import assessment_nodes
 from gppdm_pipeline.pipelines.continual.privacy import privacy_node
-from gppdm_pipeline.pipelines.continual.report_graph import Shown, report_nodes
+from gppdm_pipeline.pipelines.continual.report_graph import AUTOENCODER, Shown, report_nodes
 from gppdm_pipeline.pipelines.continual.showing import measure_reconstruction
 from gppdm_pipeline.spaces.space import SpaceConfig
 
@@ -54,8 +54,8 @@ def create_pipeline(
         copies += [_named([privacy_node(task).tag(task)], task) for task in tasks[1:]]
     assessed = learner.has_generator and evaluation.replay and space.shows
     if assessed:
-        copies.append(_tagged(assessment_nodes(tasks[1:]), "assessment"))
-    shown = Shown(assessed, evaluation.embedding, shows_real, space.shows, space.decodes)
+        copies.append(_tagged(assessment_nodes(tasks[1:], _own(space)), "assessment"))
+    shown = Shown(assessed, evaluation.embedding, shows_real, space)
     report = report_nodes(learner, tasks[1:], shown)
     return Pipeline([*copies, _tagged(report, "report")])
 
@@ -81,14 +81,14 @@ def _task(learner: Method, tasks: list[str], space: SpaceConfig) -> Pipeline:
         *_data(task, space),
         node(
             nodes.synthesise_replay,
-            ["params:learner", *context, "scratch", f"{before}.state", *trains],
+            ["params:learner", "params:space", *context, "scratch", f"{before}.state", *trains],
             [f"{task}.replay", f"{task}.synthesise_replay_log"],
             name="synthesise_replay",
         ),
         *_trainings(learner, before, task),
         node(
             nodes.evaluate,
-            [*context, f"{task}.state", *_each([*earlier, task], "test")],
+            ["params:space", *context, f"{task}.state", *_each([*earlier, task], "test")],
             [f"{task}.evaluation", f"{task}.evaluate_log"],
             name="evaluate",
         ),
@@ -103,12 +103,32 @@ def _data(task: str, space: SpaceConfig) -> list[Node]:
     split = ["params:stream", "params:seed", f"params:{task}.task"]
     found = [node(nodes.split, split, pixels, name="split", tags="data")]
     given = ["params:space", "params:device"]
+    if space.trains and task == task_name(1):
+        found.append(_training_of_autoencoder(task, pixels[0]))
     if space.encodes:
-        found.append(node(nodes.encode, [*given, *pixels], learnt, name="encode", tags="data"))
+        inputs = [*given, *pixels, *_own(space)]
+        found.append(node(nodes.encode, inputs, learnt, name="encode", tags="data"))
     if space.decodes:
         tests, told = [*given, pixels[-1], learnt[-1]], f"{task}.reconstruction"
         found.append(node(measure_reconstruction, tests, told, name="decode", tags="data"))
     return found
+
+
+def _own(space: SpaceConfig) -> list[str]:
+    """The run's own autoencoder, if it trains one."""
+    return [AUTOENCODER] if space.trains else []
+
+
+def _training_of_autoencoder(task: str, train: str) -> Node:
+    """Of the run's own one, on the first task's images."""
+    context = ["params:seed", "params:device", f"params:{task}.task", "scratch"]
+    return node(
+        nodes.train_autoencoder,
+        ["params:space", *context, "params:stream", train],
+        [AUTOENCODER, f"{task}.train_autoencoder_log"],
+        name="train_autoencoder",
+        tags="data",
+    )
 
 
 def _trainings(learner: Method, before: str, task: str) -> list[Node]:

@@ -19,9 +19,12 @@ from gppdm_pipeline.pipelines.continual.assessment import (
     STAGES,
     replay_after,
 )
+from gppdm_pipeline.spaces.space import SpaceConfig
 
 TASK_STAGES = ("synthesise_replay", "train_classifier", "train_generator", "evaluate")
 REPORT = "report.metrics"
+AUTOENCODER = "autoencoder"
+"""The run's own."""
 _STREAM = "params:stream"
 _SHOWING = ("params:space", "params:device", _STREAM)
 
@@ -34,15 +37,13 @@ class Shown:
         assessed: whether the quality of replay was measured.
         embedded: whether a t-SNE is drawn, if it was.
         real: whether pictures may have real images in them.
-        pictures: whether there are pictures of what is learnt.
-        reconstructed: whether these are decoded, so that it is told what decoding keeps.
+        space: in which the stream is learnt; it says whether there are pictures.
     """
 
     assessed: bool
     embedded: bool
     real: bool
-    pictures: bool
-    reconstructed: bool
+    space: SpaceConfig
 
 
 def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
@@ -58,7 +59,7 @@ def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
         _drawing(reporting.draw_accuracy_over_tasks, [REPORT]),
         _drawing(reporting.draw_accuracy_matrix, [REPORT]),
         _drawing(reporting.draw_memory, [_STREAM, REPORT]),
-        *(_of_replay(learner, tasks, shown) if shown.pictures else []),
+        *(_of_replay(learner, tasks, shown) if shown.space.shows else []),
         _drawing(reporting.draw_confusion, [_STREAM, REPORT]),
         _drawing(reporting.draw_bounds, [REPORT, FROM_FOLDER]),
         *_of_learning(learner, tasks, logs, shown),
@@ -88,10 +89,12 @@ def _records(tasks: list[str], shown: Shown) -> tuple[dict[str, str], dict[str, 
     """What came out, and what the stages told, by `<task>.<stage>`: in the order of the tasks."""
     assessed = shown.assessed
     made = ["evaluation", *(["replay_quality"] if assessed else [])]
-    made += ["reconstruction"] if shown.reconstructed else []
+    made += ["reconstruction"] if shown.space.decodes else []
     stages = [*TASK_STAGES, *(["assess_replay"] if assessed else [])]
     records = {f"{task}.{name}": f"{task}.{name}" for task in tasks for name in made}
     logs = {f"{task}.{stage}": f"{task}.{stage}_log" for task in tasks for stage in stages}
+    if shown.space.trains:
+        logs[f"{tasks[0]}.train_autoencoder"] = f"{tasks[0]}.train_autoencoder_log"
     if assessed:
         records[REFERENCE] = REFERENCE
         logs |= {f"{NAMESPACE}.{stage}": f"{NAMESPACE}.{stage}_log" for stage in STAGES}
@@ -128,7 +131,7 @@ def _of_learning(
     trained = {name: log for name, log in logs.items() if ".train_" in name}
     trained = {name: log for name, log in trained.items() if not name.startswith(NAMESPACE)}
     drawings = [_drawing(reporting.draw_losses, trained)]
-    if learner.has_prototypes and shown.pictures:
+    if learner.has_prototypes and shown.space.shows:
         state = f"{tasks[-1]}.state"
         drawings.append(_drawing(reporting.draw_prototypes, [*_SHOWING, state]))
     if learner.measures_keys_and_values:

@@ -45,6 +45,7 @@ def summarise(
     evaluations: list[Record] = []
     qualities: list[Quality] = []
     reconstructions: list[float | None] = []
+    encoder: Record = {}
     logs: dict[str, Record] = {}
     for name, record in records.items():
         stage = name.split(".")[1]
@@ -52,6 +53,7 @@ def summarise(
             evaluations.append(record)
         elif stage == "reconstruction":
             reconstructions.append(record["decibels"])
+            encoder = {"sha256": record["sha256"]}
         elif stage == "replay_quality":
             qualities.append(cast(Quality, record))
         elif stage != "reference" and record:  # none is known here of what was learnt elsewhere
@@ -67,7 +69,7 @@ def summarise(
         "configuration": configuration,
     }
     if "space" in configuration:
-        results["space"] = configuration["space"]
+        results["space"] = {**configuration["space"], **encoder}
     if reconstructions:
         results["reconstruction"] = reconstructions
     if qualities:

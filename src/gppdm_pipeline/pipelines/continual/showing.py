@@ -33,10 +33,10 @@ def measure_reconstruction(
     """What the autoencoder keeps of a task's first test images of each class, in dB."""
     real, codes = (images.first_of_each(_RECONSTRUCTED) for images in (pixels, encoded))
     if not len(real):
-        return {"decibels": None, "images": 0}
+        return {"decibels": None, "images": 0, "sha256": space.resolved().sha256}
     shown = space.pictures(codes, real.image_shape, resolve_device(device))
     decibels = round(peak_signal_to_noise(real.images, shown.images), 3)
-    return {"decibels": decibels, "images": len(real)}
+    return {"decibels": decibels, "images": len(real), "sha256": space.resolved().sha256}
 
 
 def real_pictures(
