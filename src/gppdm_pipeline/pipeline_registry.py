@@ -59,7 +59,7 @@ def register_pipelines() -> dict[str, Pipeline]:
         experiment.evaluation,
         releases="release" in (experiment.retention, experiment.retention_of_test),
         shows_real=experiment.shows_real_images,
-        encodes=experiment.space.encodes,
+        space=experiment.space,
     )
     made = (
         audit.create_pipeline([task_name(t) for t in range(1, tasks + 1)]),

@@ -107,7 +107,7 @@ def test_residuals_are_what_the_reconstruction_lacks():
     train = images_of(5, 2)
     state, _ = fit_vae(begun((5, 2)), VaeConfig(**TINY, steps=20), train, Context(0, 1))
     residuals = reconstruction_residuals(state, train, Context(0, 1))
-    vae = build_vae(state.extras["vae"])
+    vae = build_vae(state)
     for i in (0, 11):
         x = torch.from_numpy(train.images[i]).permute(2, 0, 1)[None] / 255
         row = torch.tensor([state.classes.index(int(train.labels[i]))])

@@ -45,7 +45,7 @@ def test_a_run_on_features_from_end_to_end(monkeypatch, tmp_path):
     assert not pictures & {"replay.png", "drift.png"}
 
     # Every image was encoded once: another method encodes none.
-    monkeypatch.setattr(encoders.Encoder, "vectors", None)
+    monkeypatch.setattr(encoders.Encoder, "of", None)
     before = contents(outputs("03_primary", name))
     run({**FEATURES, "method": "ranpac", "ranpac": {"features": 20}})
     assert contents(outputs("03_primary", "digits/ranpac/seed_0")) == before

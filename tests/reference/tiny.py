@@ -53,6 +53,16 @@ def vectors_of(*classes, per_class=6, numbers=12):
     return LabelledImages(np.concatenate(vectors), np.repeat(np.array(classes), per_class))
 
 
+def maps_of(*classes, per_class=6, shape=(4, 4, 4)):
+    """Maps of an autoencoder: noise around a map of each class, far from [-1, 1]."""
+    maps = []
+    for label in classes:
+        rng = np.random.default_rng(label)
+        mean, noise = rng.normal(3, 2, shape), rng.normal(size=(per_class, *shape))
+        maps.append((mean + noise).astype(np.float16))
+    return LabelledImages(np.concatenate(maps), np.repeat(np.array(classes), per_class))
+
+
 def learn(method, tasks, seed=0, images_of=images_of, **context):
     """States before the first and after each task; joint methods get what they may read."""
     states, earlier = [LearnerState.empty()], []

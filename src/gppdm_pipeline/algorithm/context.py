@@ -6,13 +6,14 @@ Loops get a `Context` handed in; nothing in the algorithm asks for a device, a s
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gppdm_pipeline.algorithm.disk.checkpoints import (
     Checkpoints,
@@ -39,6 +40,8 @@ class Progress(Protocol):
 
 CPU = torch.device("cpu")
 Precision = Literal["float32", "bfloat16"]
+Decode = Callable[[NDArray[Any]], NDArray[np.uint8]]
+"""float16 [n, h, w, c] -> uint8 [n, h', w', c']."""
 
 
 class _SilentBar:
@@ -65,6 +68,7 @@ class Context:
         precision: of the networks' large products (see `autocast`).
         drawn: keeps images that are the same in every task.
         team: the ranks that all compute this stage, of which this process is one.
+        decode: makes pictures of what is stored, where an autoencoder has made that.
     """
 
     seed: int
@@ -75,6 +79,7 @@ class Context:
     precision: Precision = "float32"
     drawn: DrawnOnce = not_kept
     team: Team = ALONE
+    decode: Decode | None = None
 
     def generator(self, stage: str) -> torch.Generator:
         """A fresh generator on the device that depends on (seed, task, stage) and nothing else."""

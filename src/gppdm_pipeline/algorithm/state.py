@@ -65,6 +65,7 @@ class LearnerState:
         data: for each task learnt, SHA-256 of its training images, where it was recorded.
         picture_shape: where an encoder stands before the learner, (height, width, channels) of the
             pictures that it was given, where it was recorded.
+        encoder: the hash of an autoencoder of the run's own.
     """
 
     tasks: tuple[tuple[int, ...], ...] = ()
@@ -78,6 +79,7 @@ class LearnerState:
     kept: LabelledImages | None = None
     data: tuple[str, ...] = ()
     picture_shape: tuple[int, int, int] | None = None
+    encoder: str | None = None
 
     @classmethod
     def empty(cls) -> LearnerState:

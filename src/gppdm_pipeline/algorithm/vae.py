@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
-from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
 from gppdm_pipeline.algorithm.fitting.graphs import on, rate
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, Objective, fit
-from gppdm_pipeline.algorithm.fitting.scale import scale_of
+from gppdm_pipeline.algorithm.fitting.scale import PIXELS, scale_of
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.algorithm.vae_networks import Vae, vae_class
 from gppdm_pipeline.images.labelled import IN_MEMORY, LabelledImages, Room
@@ -150,7 +150,7 @@ def fit_vae(
     vae = _grown(state, config, context).to(context.device).train()
     rows = _rows(state, images.labels.tolist(), context)
     held = _rows(state, [k for k in state.classes if k not in images.classes], context)
-    teacher = build_vae(state.extras["vae"]).to(context.device) if len(held) else None
+    teacher = build_vae(state).to(context.device) if len(held) else None
     given = scale_of(state, context.device).given
     objective = _Vae(vae, Pixels(images.images, context.device, given), rows, config, teacher, held)
     parameters, device = list(vae.parameters()), context.device
@@ -179,7 +179,7 @@ def draw_from_vae(
     Returns:
         Images as they are stored (uint8 or float16), class after class.
     """
-    vae = build_vae(state.extras["vae"]).to(context.device)
+    vae = build_vae(state).to(context.device)
     latent_dim = vae.decoder_labels.embedding_dim
     labels = torch.tensor(classes).repeat_interleave(per_class)
     rows = _rows(state, labels.tolist(), context)
@@ -209,7 +209,7 @@ def reconstruction_residuals(
         generator = context.generator("texture")
         drawn = torch.randperm(len(images), generator=generator, device=context.device)
         images = images.select(drawn[:most].cpu().numpy())
-    vae = build_vae(state.extras["vae"]).to(context.device)
+    vae = build_vae(state).to(context.device)
     rows = _rows(state, images.labels.tolist(), context)
     scale, parts = scale_of(state, context.device), []
     pixels = Pixels(images.images, context.device, scale.given)
@@ -221,9 +221,10 @@ def reconstruction_residuals(
     return torch.cat(parts)
 
 
-def build_vae(weights: Weights) -> Vae:
-    """The VAE that `weights` describes, in evaluation mode, on the CPU."""
-    vae = vae_class(weights.config["image_shape"])(**weights.config)
+def build_vae(state: LearnerState) -> Vae:
+    """The VAE of a state, in evaluation mode, on the CPU."""
+    weights, encoded = state.extras["vae"], scale_of(state, CPU) is not PIXELS
+    vae = vae_class(weights.config["image_shape"], encoded)(**weights.config)
     vae.load_state_dict(weights.tensors)
     return vae.eval().requires_grad_(False)
 
@@ -237,7 +238,9 @@ def _grown(state: LearnerState, config: VaeConfig, context: Context) -> Vae:
     shape = state.image_shape
     assert shape is not None
     with context.initialisation("vae"):
-        vae = vae_class(shape)(shape, config.width, config.latent_dim, len(state.classes))
+        vae = vae_class(shape, scale_of(state, CPU) is not PIXELS)(
+            shape, config.width, config.latent_dim, len(state.classes)
+        )
     if "vae" in state.extras:
         load_grown(vae, state.extras["vae"].tensors)
     return vae

@@ -1,4 +1,4 @@
-"""The networks of the VAE: convolutions of images, an MLP of vectors.
+"""The networks of the VAE: convolutions of images, an MLP of what an encoder made.
 
 b images a batch; (c, h, w) channels, height, width; d latent dimensions.
 """
@@ -87,13 +87,13 @@ class ConvVae(nn.Module):
 
 
 class VectorVae(nn.Module):
-    """Encoder and decoder of one hidden layer each, for vectors of about unit scale.
+    """Encoder and decoder of one hidden layer each, for vectors, or maps, of about unit scale.
 
     The likelihood is a Gaussian of unit variance around what the decoder says: the mean of the
     class, which is learnt for itself, and what the latents add to it.
 
     Args:
-        image_shape: (1, 1, numbers).
+        image_shape: (height, width, channels); of vectors (1, 1, numbers).
         width: a sixteenth of the hidden units.
         latent_dim: d.
         classes: number of classes that it is told apart.
@@ -103,7 +103,9 @@ class VectorVae(nn.Module):
         self, image_shape: Sequence[int], width: int, latent_dim: int, classes: int
     ) -> None:
         super().__init__()
-        numbers, hidden = image_shape[2], 16 * width
+        height, breadth, channels = image_shape
+        numbers, hidden = height * breadth * channels, 16 * width
+        self.shape = (channels, height, breadth)
         self.encoder_labels = nn.Embedding(classes, hidden)
         self.decoder_labels = nn.Embedding(classes, latent_dim)
         self.means = nn.Embedding(classes, numbers, _weight=torch.zeros(classes, numbers))
@@ -118,16 +120,17 @@ class VectorVae(nn.Module):
         return x
 
     def encode(self, x: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """X [b, c, 1, 1] and classes int64 [b] -> mean and log variance, each [b, d]."""
+        """X [b, c, h, w] and classes int64 [b] -> mean and log variance, each [b, d]."""
         features = self.encoder(x.flatten(1)) + self.encoder_labels(rows)
         mean, log_variance = self.to_latent(features).chunk(2, dim=1)
         return mean, log_variance
 
     def decode(self, z: Tensor, rows: Tensor) -> Tensor:
-        """Latents [b, d] and classes int64 [b] -> the vectors' means [b, c, 1, 1]."""
+        """Latents [b, d] and classes int64 [b] -> the vectors' means [b, c, h, w]."""
         added = self.decoder(torch.cat([z, self.decoder_labels(rows)], dim=1))
         means: Tensor = self.means(rows) + added
-        return means[:, :, None, None]
+        unflattened: Tensor = means.unflatten(1, self.shape)
+        return unflattened
 
     def distance(self, means: Tensor, x: Tensor) -> Tensor:
         """Minus the log likelihood but for a constant, summed over all numbers: a scalar."""
@@ -140,16 +143,16 @@ class VectorVae(nn.Module):
     given = said
 
     def stored(self, means: Tensor, scale: Scale) -> Tensor:
-        """The same as they are stored: float16 [b, c, 1, 1]."""
+        """The same as they are stored: float16 [b, c, h, w]."""
         return scale.stored(means)
 
 
 Vae = ConvVae | VectorVae
 
 
-def vae_class(image_shape: Sequence[int]) -> type[Vae]:
-    """The network that learns images of this (height, width, channels)."""
-    return VectorVae if tuple(image_shape[:2]) == (1, 1) else ConvVae
+def vae_class(image_shape: Sequence[int], encoded: bool = False) -> type[Vae]:
+    """The network that learns images of this (height, width, channels), or what encodes them."""
+    return VectorVae if encoded or tuple(image_shape[:2]) == (1, 1) else ConvVae
 
 
 def check_image_shape(image_shape: tuple[int, int, int]) -> None:

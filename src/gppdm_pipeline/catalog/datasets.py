@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import zipfile
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -152,6 +153,29 @@ class TextDataset(_File[str, str]):
 
     def _write(self, data: str, file: BinaryIO) -> None:
         file.write(data.encode())
+
+
+class AutoencoderDataset(OnDisk[Any, Path]):
+    """A run's own autoencoder: a folder as diffusers' `save_pretrained` writes it."""
+
+    def load(self) -> Path:
+        """Where it lies."""
+        if not self.path.is_dir():
+            raise self.damaged("is missing")
+        return self.path
+
+    def save(self, data: Any) -> None:
+        """Write the folder, or leave none."""
+        temporary = self.path.with_name(f".{self.path.name}.new")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            data.save_pretrained(temporary)
+            shutil.rmtree(self.path, ignore_errors=True)
+            temporary.rename(self.path)
+        except OSError as error:
+            raise self.unwritable(error) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 class _BytesDataset(_File[bytes, bytes]):

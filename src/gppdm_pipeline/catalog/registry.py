@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from gppdm_pipeline.algorithm.disk.states import StateError
 from gppdm_pipeline.provenance import PACKAGE, git_commit
 from gppdm_pipeline.serving.trained import Learned, TrainedRun
 from gppdm_pipeline.spaces import encoders
+from gppdm_pipeline.spaces.space import COPY
 
 logger = logging.getLogger(__name__)
 
@@ -217,6 +219,13 @@ def _save(place: Path, beside: Path, learned: Learned, calibration: Mapping[str,
     """Write the model's folder."""
     record = beside / "calibration.json"
     record.write_text(json.dumps(dict(calibration), indent=2))
+    artifacts = {"state": str(learned.folder), "calibration": str(record)}
+    if learned.space.files:
+        copy = beside / COPY
+        copy.mkdir()
+        artifacts[COPY] = str(copy)
+        for file in learned.space.files:
+            shutil.copyfile(file, copy / file.name)
     height, width, channels = learned.image_shape
     grey = [[[0] * channels] * width] * height
     # MLflow warns that an image may be of several types, which is meant, and for some warnings puts
@@ -225,11 +234,11 @@ def _save(place: Path, beside: Path, learned: Learned, calibration: Mapping[str,
         mlflow.pyfunc.save_model(
             place,
             python_model=str(PACKAGE / "pipelines/publish/model.py"),
-            artifacts={"state": str(learned.folder), "calibration": str(record)},
+            artifacts=artifacts,
             code_paths=[str(PACKAGE)],
             pip_requirements=[
                 *(f"{name}=={version_of(name)}" for name in REQUIRED),
-                *(encoders.REQUIREMENTS if learned.space.encodes else ()),
+                *(encoders.REQUIREMENTS if learned.space.name == "features" else ()),
             ],
             input_example=[grey],
         )

@@ -242,18 +242,34 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     learner = learners[method]
     assert learner is not None
     learner = learner.with_class_names(stream.class_names)
-    space = _usable(space, choices)
+    space = _usable(space, choices, learner)
     return Experiment(
         **dict(choices), stream=stream, learner=learner, space=space, evaluation=evaluation, **uses
     )
 
 
-def _usable(space: SpaceConfig, choices: Choices) -> SpaceConfig:
+def _usable(space: SpaceConfig, choices: Choices, learner: Method) -> SpaceConfig:
     """The space with the hash of its encoder, if a run can learn in it."""
+    if learner.classifier.sees == "images" and not space.decodes:
+        raise ConfigurationError(
+            f"classifier.sees = images, space.name = {space.name}: images are decoded of latents "
+            "alone. Leave classifier.sees out, or learn latents (space.name=latents)."
+        )
+    if learner.classifier.sees == "images" and learner.classifies_what_is_drawn:
+        raise ConfigurationError(
+            f"classifier.sees = images: the classifier of {learner.name} with these settings sees "
+            "what its generator draws before it is decoded. Leave classifier.sees out, or use "
+            "gppdm without texture, or vae_replay with order: classifier_first."
+        )
     if space.encodes and "release" in (choices.retention, choices.retention_of_test):
         raise ConfigurationError(
             f"retention = release, space.name = {space.name}: what was encoded of images stays in "
             "the cache. Set retention=keep and retention_of_test=keep, or learn pixels."
+        )
+    if space.images is not None and not space.images.exists():
+        raise ConfigurationError(
+            f"space.images = {space.images}: no such file or folder. Name a folder of images, an "
+            "image file, an .npz or a .parquet, or leave it out to learn from the first task's."
         )
     try:
         return space.resolved()

@@ -32,6 +32,7 @@ Logs = Mapping[str, Mapping[str, Any]]
 
 # Okabe and Ito's, and greys for what is not learning.
 _STAGES = {
+    "train_autoencoder": ("train autoencoder", "#CC79A7"),
     "synthesise_replay": ("synthesise replay", "#56B4E9"),
     "train_generator": ("train generator", "#0072B2"),
     "train_classifier": ("train classifier", "#E69F00"),

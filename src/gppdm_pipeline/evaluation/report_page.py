@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from gppdm_pipeline.configuration.layers import flatten
 from gppdm_pipeline.evaluation.captions import CAPTIONS
 from gppdm_pipeline.evaluation.comparison import Comparison, as_cells
+from gppdm_pipeline.evaluation.reconstruction import drifted
 
 _HARDLY_FREE = 0.1  # share of new inputs' energy outside a basis, below which it is told
 _SURE = 0.9  # accuracy of an oracle, below which it is told about
@@ -127,6 +128,14 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
         found.append(
             "Vectors of a frozen encoder were learnt: a vector has no picture, so that no replay "
             "is shown here, nor its quality measured."
+        )
+    for task in drifted(report.get("reconstruction", [])):
+        first = next(each for each in report["reconstruction"] if each is not None)
+        here = report["reconstruction"][task - 1]
+        found.append(
+            f"The autoencoder keeps less of the images of task {task} ({here:.1f} dB) than of "
+            f"those of the first ({first:.1f} dB): another one, or larger images (space.side), "
+            "may do better."
         )
     if not report["seconds"]:
         found.append("It was learnt elsewhere: seconds, memory and losses are not known here.")

@@ -64,6 +64,11 @@ class Method(BaseModel, ABC):
         """Whether tasks say how keys and values of old classes change."""
         return False
 
+    @property
+    def classifies_what_is_drawn(self) -> bool:
+        """Whether the classifier has to see what the generator draws, before it is decoded."""
+        return False
+
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """Refuse images that this method cannot learn with these settings, before it learns any.
 

@@ -86,6 +86,11 @@ class Ddgr(DiffusionReplay):
         """The classifier that guides is another one in each task."""
         return False
 
+    @property
+    def classifies_what_is_drawn(self) -> bool:
+        """Since it guides."""
+        return True
+
     def _draw(
         self, state: LearnerState, counts: Mapping[int, int], context: Context, stage: str
     ) -> LabelledImages:

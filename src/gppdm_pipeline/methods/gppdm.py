@@ -105,6 +105,11 @@ class Gppdm(Method):
         """With prototypes, where all tasks train one network; adapters leave old ones alone."""
         return self.has_prototypes and self.memory == "shared"
 
+    @property
+    def classifies_what_is_drawn(self) -> bool:
+        """With texture, which is what the denoiser leaves out."""
+        return self.texture
+
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """Refuse images that the generator cannot draw."""
         check_images(self, image_shape, classes)

@@ -62,6 +62,11 @@ class VaeReplay(Method):
         """Always."""
         return True
 
+    @property
+    def classifies_what_is_drawn(self) -> bool:
+        """With texture, which is what the VAE leaves out."""
+        return self.generator_first
+
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """Refuse images that the VAE cannot draw."""
         check_image_shape(image_shape)

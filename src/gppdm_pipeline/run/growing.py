@@ -60,7 +60,7 @@ def new_namespaces(first: int, experiment: Experiment) -> list[str]:
     """Where the nodes are that run: settings, new tasks, what replay is like, and the report."""
     tasks = [task_name(number) for number in range(first, experiment.number_of_tasks + 1)]
     assessed = experiment.learner.has_generator and experiment.evaluation.replay
-    assessed = assessed and not experiment.space.encodes
+    assessed = assessed and experiment.space.shows
     return ["settings", *tasks, *([ASSESSMENT] if assessed else []), "report"]
 
 

@@ -26,6 +26,7 @@ from gppdm_pipeline.pipelines.continual.assessment import NAMESPACE
 from gppdm_pipeline.run.command import FILTERS, RefusedError
 from gppdm_pipeline.run.same_images import changed_images
 from gppdm_pipeline.spaces.encoders import EncoderError
+from gppdm_pipeline.spaces.space import PLACES
 from gppdm_pipeline.streams.scenario import read_task
 
 
@@ -159,6 +160,7 @@ def besides_stream(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: record[key] for key in record if key not in ("stream", *_OUTCOMES)}
 
 
+_PLACES = {f"space.{key}" for key in PLACES}
 _OUTCOMES = ("classes", "number_of_tasks")
 """What a record has besides settings; classes that have come behind change nothing."""
 
@@ -169,6 +171,8 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     if [*now.get("classes", ())][: len(known)] == [*known]:
         there, now = ({k: r[k] for k in r if k != "classes"} for r in (there, now))
     flat, other = flatten(there), flatten(now)
+    if flat.get("space.sha256") == other.get("space.sha256") is not None:  # wherever it lies
+        flat, other = ({k: r[k] for k in r if k not in _PLACES} for r in (flat, other))
     return [
         f"{key}: {flat.get(key, 'unset')} there, {other.get(key, 'unset')} now"
         for key in sorted({*flat, *other})

@@ -127,7 +127,7 @@ class ExperimentHooks:
             raise RefusedError(
                 f"space.name = {self._experiment.space.name}: inspect and audit work on what is "
                 "learnt in pixels alone. Learn pixels (space.name=pixels) to use them; the report "
-                "of the pipeline continual tells what came out of features."
+                "of the pipeline continual tells what came out of the rest."
             )
         if _compares(pipeline):
             guard.check_reports(self._experiment.benchmark, catalog)

@@ -21,6 +21,7 @@ from gppdm_pipeline.configuration.layers import ConfigurationError, Layer, has
 from gppdm_pipeline.configuration.uses import USES
 from gppdm_pipeline.environment import ignore_known_warnings
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
+from gppdm_pipeline.spaces.space import COPY
 from gppdm_pipeline.streams.sources import SourceError
 
 _KINDS = ("benchmarks", "parameters")
@@ -81,10 +82,13 @@ class ExperimentLoader(OmegaConfigLoader):
 
     def use(self, experiment: Experiment) -> None:
         """Make it the one that parameters, catalog and pipelines are of."""
-        self.experiment = experiment
+        folder = f"data/06_models/{experiment.run}/{COPY}"
+        space = experiment.space.at(Path(folder)) if experiment.space.trains else experiment.space
+        self.experiment = experiment.model_copy(update={"space": space})
         self["parameters"] = _parameters(self.experiment)
         names = {
             "run": self.experiment.run,
+            "autoencoder": folder,
             "benchmark": self.experiment.benchmark,
             "checkpoint_seconds": self.experiment.checkpoint_seconds,
             "configuration": self.experiment.record(),

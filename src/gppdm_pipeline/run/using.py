@@ -72,10 +72,10 @@ def _check_images(images: Path | None) -> None:
 
 def _check_drawing(draw: DrawConfig, trained: TrainedRun) -> None:
     learned = trained.learned
-    if learned.space.encodes:
+    if not learned.space.shows:
         raise RefusedError(
             f"{learned.folder} has learnt {learned.space.name}, of which there is no picture to "
-            "draw. Draw with a run in pixels."
+            "draw. Draw with a run in pixels or latents."
         )
     learned.labels(draw.classes)
     kind = type(learned.learner)

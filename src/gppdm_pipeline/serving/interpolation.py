@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.context import CPU, Context
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
+from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.gppdm import Gppdm
 from gppdm_pipeline.serving.trained import Learned
 
@@ -34,6 +36,7 @@ def interpolated(learned: Learned, label: int, goal: int, context: Context) -> N
     assert isinstance(learner, Gppdm) and state.condition is not None
     few = learner.replay.model_copy(update={"images_per_class": IMAGES})
     learner = learner.model_copy(update={"replay": few})
+    scale = scale_of(state, CPU)
     start, end = (state.condition.prototypes[each] for each in (label, goal))
     columns = []
     for share in np.linspace(0, 1, STEPS).tolist():
@@ -41,6 +44,8 @@ def interpolated(learned: Learned, label: int, goal: int, context: Context) -> N
         prototypes = {**state.condition.prototypes, label: prototype}
         between = replace(state, condition=replace(state.condition, prototypes=prototypes))
         drawn = learner.draw(between, [label], IMAGES, context).images
-        pixels = ((prototype.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-        columns.append(np.concatenate([pixels[None], drawn]))
+        itself = scale.stored(prototype[None]).permute(0, 2, 3, 1).numpy()
+        column = LabelledImages(np.concatenate([itself, drawn]), np.full(1 + IMAGES, label))
+        shown = learned.space.pictures(column, learned.image_shape, context.device)
+        columns.append(shown.images)
     return np.stack(columns, axis=1)

@@ -31,14 +31,17 @@ class _Whole(nn.Module):
         self.network = predictor.network
         self.temperature = predictor.calibration.temperature
         self.coder = predictor.coder
+        self.shape = predictor.image_shape if predictor.sees_pictures else None
         self.encoder = predictor.coder.encoder.network if predictor.coder else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Uint8 [n, h, w, c] -> float32 [n, k]."""
-        if self.coder is None:
+        if self.coder is not None:
+            given = self.coder.of(images)
+            if self.shape is not None:
+                images = self.coder.shown(given, self.shape)
+        if self.coder is None or self.shape is not None:
             given = images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
-        else:
-            given = self.coder.encoder.of(images, self.coder.config.side)[:, :, None, None]
         return torch.softmax(self.network(given) / self.temperature, 1)
 
 

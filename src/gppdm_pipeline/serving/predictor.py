@@ -21,7 +21,7 @@ from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.evaluation.calibration import familiarity, probabilities_of
 from gppdm_pipeline.spaces import encoders
-from gppdm_pipeline.spaces.space import Coder, SpaceConfig
+from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.conversion import Conversion, UndecodableError
 
 BATCH = 256
@@ -100,6 +100,7 @@ class Predictor:
         network: in evaluation mode, on the device.
         calibration: of the probabilities.
         coder: what encodes images first; None where they are learnt as they are.
+        sees_pictures: whether the network classifies what the coder decodes again.
     """
 
     def __init__(
@@ -120,8 +121,10 @@ class Predictor:
         self._rule = rule.model_copy(update={"resize": (height, width), "colour": colour})
         self.calibration = calibration or Calibration()
         self._device = device
-        self.coder = Coder(space, device) if space and space.encodes else None
+        self.coder = space.coder(device) if space and space.encodes else None
         self.network = build_classifier(state.classifier).to(device)
+        seen = tuple(state.classifier.config["image_shape"])
+        self.sees_pictures = self.coder is not None and seen != state.image_shape
 
     def pixels(self, image: bytes | Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """An image in the stream's size and colours, uint8 [h, w, c].
@@ -155,7 +158,7 @@ class Predictor:
 
         They are encoded first where something else than pixels was learnt, and not rounded as they
         are for keeping: rounding would turn a difference in the last bit into one that shows. What
-        has been encoded, float16 [n, 1, 1, d], is taken, too.
+        has been encoded, float16 as it is kept, is taken, too.
 
         An image's logits are those that it has among others: convolutions add up in another order
         for a batch of one, so that a single image is computed twice; products of vectors do for
@@ -166,9 +169,11 @@ class Predictor:
         for start in range(0, len(images), size):
             part = images[start : start + size]
             if self.coder:
-                codes = self.coder.vectors(part) if part.dtype == np.uint8 else part
+                codes = self.coder.numbers(part) if part.dtype == np.uint8 else part
                 given = np.zeros((size, *codes.shape[1:]), codes.dtype)
                 given[: len(part)] = codes
+                if self.sees_pictures:
+                    given = self.coder.pictures(given, self.image_shape)
             else:
                 given = np.repeat(part, 2, 0) if len(part) == 1 else part
             outputs = self.network(to_unit_range(given, self._device))

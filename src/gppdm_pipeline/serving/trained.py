@@ -81,7 +81,8 @@ class Learned:
     @property
     def space(self) -> SpaceConfig:
         """In which it was learnt."""
-        return SpaceConfig.model_validate(self.configuration.get("space", {}))
+        space = SpaceConfig.model_validate(self.configuration.get("space", {}))
+        return space.of_state(self.folder, self.state.encoder)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,1 +1,1 @@
-"""In what a stream is learnt: pixels, or the features of a frozen encoder. Knows no method."""
+"""In what a stream is learnt: pixels, latents of an autoencoder, features. Knows no method."""

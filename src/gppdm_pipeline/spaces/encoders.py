@@ -1,4 +1,4 @@
-"""Frozen encoders: images in, one vector each out.
+"""Frozen encoders: images in, one vector each out; what all that encode have in common.
 
 Weights are read with `weights_only`, so that nothing in a file is executed.
 """
@@ -6,6 +6,7 @@ Weights are read with `weights_only`, so that nothing in a file is executed.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,40 +52,18 @@ class Encoder:
         network = efficientnet()
         fold(network)
         self.network = network.to(device, memory_format=torch.channels_last)
-        self._device = device
-
-    @torch.inference_mode()
-    def vectors(self, images: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
-        """What the last layer is given: the mean over the places of the last map.
-
-        A batch is filled up to `BATCH`, so that an image's numbers do not depend on how many
-        others come with it.
-
-        Args:
-            images: uint8 [n, h, w, 1 or 3].
-            side: pixels to which they are resized.
-
-        Returns:
-            float32 [n, 1280].
-        """
-        parts = [np.empty((0, 1280), np.float32)]
-        for start in range(0, len(images), BATCH):
-            piece = images[start : start + BATCH]
-            filled = np.zeros((BATCH, *images.shape[1:]), np.uint8)
-            filled[: len(piece)] = piece
-            found = self.of(torch.from_numpy(filled).to(self._device), side)
-            parts.append(found.cpu().numpy()[: len(piece)])
-        return np.concatenate(parts)
 
     def of(self, images: Tensor, side: int) -> Tensor:
         """The vectors of one batch, with all that comes before the network.
+
+        They are what the last layer is given: the mean over the places of the last map.
 
         Args:
             images: uint8 [n, h, w, 1 or 3], on the device.
             side: pixels to which they are resized.
 
         Returns:
-            float32 [n, 1280].
+            float32 [n, 1280, 1, 1].
         """
         x = (images.permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1) - 127) / 128
         if x.shape[2:] != (side, side):
@@ -92,7 +71,31 @@ class Encoder:
         maps: Tensor = self.network.extract_features(
             x.contiguous(memory_format=torch.channels_last)
         )
-        return maps.mean((2, 3))
+        return maps.mean((2, 3), keepdim=True)
+
+
+@torch.inference_mode()
+def in_batches(
+    stored: NDArray[Any], compute: Callable[[Tensor], Tensor], device: torch.device
+) -> Iterator[NDArray[Any]]:
+    """What is made of images, or of codes, `BATCH` at a time.
+
+    A batch is filled up to `BATCH`, so that an image's numbers do not depend on how many others
+    come with it.
+
+    Args:
+        stored: [n, ...].
+        compute: [BATCH, ...] on the device -> likewise.
+        device: where.
+
+    Yields:
+        [at most BATCH, ...], in order.
+    """
+    for start in range(0, len(stored), BATCH):
+        piece = stored[start : start + BATCH]
+        filled = np.zeros((BATCH, *stored.shape[1:]), stored.dtype)
+        filled[: len(piece)] = piece
+        yield compute(torch.from_numpy(filled).to(device)).cpu().numpy()[: len(piece)]
 
 
 def efficientnet() -> Any:
@@ -135,7 +138,11 @@ def fingerprint() -> str:
     Raises:
         EncoderError: if its packages are missing.
     """
-    file = _weights()
+    return hash_of(_weights())
+
+
+def hash_of(file: Path) -> str:
+    """SHA-256 of a file; it is read again when it has changed."""
     return _hash(file, file.stat().st_mtime_ns)
 
 

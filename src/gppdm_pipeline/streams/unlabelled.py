@@ -21,7 +21,7 @@ from gppdm_pipeline.streams.readers.parquet import TOGETHER, opened
 _ARRAYS = ("images", "test_images")
 
 
-def unlabelled(path: Path) -> Iterator[tuple[str, Image]]:
+def unlabelled(path: Path, setting: str = "predict.images") -> Iterator[tuple[str, Image]]:
     """Each image's name and what it is read from; nothing is decoded, memory holds few of them.
 
     Args:
@@ -29,15 +29,16 @@ def unlabelled(path: Path) -> Iterator[tuple[str, Image]]:
             file, an .npz with `images` [n, h, w] or [n, h, w, c], bytes or floats (or one array of
             any name), or a .parquet with a column `image` of image files' bytes; rows are named by
             number.
+        setting: where the path comes from, for the message.
 
     Raises:
         SourceError: if there is no such file, or it holds no images.
     """
     if path.is_dir():
-        yield from _of_folder(path)
+        yield from _of_folder(path, setting)
     elif not path.is_file():
         raise source_error(
-            path, "no such file or folder", "images", "Set predict.images to where they are."
+            path, "no such file or folder", "images", f"Set {setting} to where they are."
         )
     elif path.suffix == ".npz":
         for start, block in _blocks(path):
@@ -48,11 +49,11 @@ def unlabelled(path: Path) -> Iterator[tuple[str, Image]]:
         yield path.name, path
 
 
-def _of_folder(folder: Path) -> Iterator[tuple[str, Image]]:
+def _of_folder(folder: Path, setting: str) -> Iterator[tuple[str, Image]]:
     files = sorted(images_below(str(folder), frozenset(), Skipped()))
     if not files:
         raise source_error(
-            folder, "no image file", "PNG, JPEG or the like", "Set predict.images to another one."
+            folder, "no image file", "PNG, JPEG or the like", f"Set {setting} to another one."
         )
     for file in map(Path, files):
         name = os.fsencode(file.relative_to(folder).as_posix())

@@ -6,14 +6,14 @@ dropping the last ones (Rebuffi et al. 2017, iCaRL, arXiv 1611.07725, algorithms
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gppdm_pipeline.algorithm.classifier.network import PREDICTION_BATCH, build_classifier
+from gppdm_pipeline.algorithm.classifier.network import as_seen, batches_of, build_classifier
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -71,14 +71,14 @@ def herding(vectors: Tensor, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def features(state: LearnerState, images: NDArray[np.uint8], context: Context) -> Tensor:
+def features(state: LearnerState, images: NDArray[Any], context: Context) -> Tensor:
     """What the classifier's head is fed, of unit length: float32 [n, d]."""
     assert state.classifier is not None
     network = build_classifier(state.classifier).to(context.device)
     parts = [
         network.features(
-            to_unit_range(images[start : start + PREDICTION_BATCH], context.device)
+            to_unit_range(as_seen(part, state.classifier.config, context), context.device)
         ).mean((2, 3))
-        for start in range(0, len(images), PREDICTION_BATCH)
+        for part in batches_of(images)
     ]
     return torch.nn.functional.normalize(torch.cat(parts), dim=1)

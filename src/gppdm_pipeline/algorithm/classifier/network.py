@@ -7,7 +7,7 @@ enters as float16, and has its numbers inside, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -50,11 +50,15 @@ class ClassifierConfig(BaseModel):
     head: Head | None = None
     """linear, or two_layer with 16 times `width` hidden units, of all numbers of an image; None: a
     small convolutional network of maps, and linear of vectors."""
+    sees: Literal["space", "images"] = "space"
+    """What it is given of the space that the stream is learnt in: what is stored, or, of latents,
+    the images that they are decoded to."""
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if (key, value) != ("head", None)}
+        unset = {"head": None, "sees": "space"}
+        return {k: v for k, v in values.items() if k not in unset or v != unset[k]}
 
 
 class SmallConvNet(nn.Module):
@@ -125,12 +129,27 @@ def _grown(
     return network
 
 
-def _described(state: LearnerState, config: ClassifierConfig) -> dict[str, Any]:
+def as_seen(images: NDArray[Any], described: Mapping[str, Any], context: Context) -> NDArray[Any]:
+    """Images as a classifier sees them: as they are stored, or decoded.
+
+    Args:
+        images: uint8 or float16 [n, h, w, c].
+        described: what builds the classifier.
+        context: it decodes.
+    """
+    if [*images.shape[1:]] == [*described["image_shape"]]:
+        return images
+    assert context.decode is not None
+    return context.decode(images)
+
+
+def _described(
+    state: LearnerState, config: ClassifierConfig, image_shape: tuple[int, int, int]
+) -> dict[str, Any]:
     """What builds the network: plain JSON values."""
-    assert state.image_shape is not None
-    head = config.head or ("linear" if state.image_shape[:2] == (1, 1) else None)
+    head = config.head or ("linear" if image_shape[:2] == (1, 1) else None)
     width = 16 * config.width if head else config.width
-    described = {"image_shape": list(state.image_shape), "width": width}
+    described: dict[str, Any] = {"image_shape": list(image_shape), "width": width}
     described["classes"] = len(state.classes)
     return {**described, "head": head} if head else described
 
@@ -165,7 +184,10 @@ def fit_classifier(
         The state with the new classifier, and the log: curve `classifier_loss`, metric
         `validation_accuracy`.
     """
-    described, device = _described(state, config), context.device
+    if config.sees == "images":
+        assert context.decode is not None
+        train = replace(train, images=context.decode(train.images))
+    described, device = _described(state, config, train.image_shape), context.device
     network = _grown(state, described, config, context).to(device).train()
     index_of = {label: index for index, label in enumerate(state.classes)}
     outputs = torch.tensor([index_of[int(label)] for label in train.labels], device=device)
@@ -231,11 +253,18 @@ def predict_logits(
     assert state.classifier is not None
     network = build_classifier(state.classifier).to(context.device)
     parts = [
-        network(to_unit_range(images[start : start + PREDICTION_BATCH], context.device)).cpu()
-        for start in range(0, len(images), PREDICTION_BATCH)
+        network(
+            to_unit_range(as_seen(part, state.classifier.config, context), context.device)
+        ).cpu()
+        for part in batches_of(images)
     ]
     outputs = torch.cat(parts) if parts else torch.empty(0, len(state.classes))
     return outputs.numpy()
+
+
+def batches_of(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Those that are classified at once, `PREDICTION_BATCH` at most."""
+    return (images[i : i + PREDICTION_BATCH] for i in range(0, len(images), PREDICTION_BATCH))
 
 
 def accuracy(state: LearnerState, data: LabelledImages, context: Context) -> float:

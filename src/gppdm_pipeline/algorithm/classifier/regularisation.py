@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from gppdm_pipeline.algorithm.classifier.network import Loss, build_classifier
+from gppdm_pipeline.algorithm.classifier.network import Loss, as_seen, build_classifier
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.fitting.graphs import rows_where
@@ -154,7 +154,8 @@ def fisher_diagonal(
     network = build_classifier(weights).to(context.device)
     generator = context.generator("importance")
     chosen = torch.randperm(len(images), generator=generator, device=context.device)[:count]
-    x = to_unit_range(images.images[chosen.cpu().numpy()], context.device)
+    drawn = as_seen(images.images[chosen.cpu().numpy()], weights.config, context)
+    x = to_unit_range(drawn, context.device)
     y = torch.multinomial(network(x).softmax(1), 1, generator=generator).squeeze(1)
     parameters = {name: tensor.detach() for name, tensor in network.named_parameters()}
 

@@ -122,6 +122,7 @@ def load_state(folder: Path) -> LearnerState:
         kept=_unpack_images(files["kept.safetensors"]) if "kept.safetensors" in files else None,
         data=tuple(manifest["data"]),
         picture_shape=None if pictures is None else (pictures[0], pictures[1], pictures[2]),
+        encoder=manifest.get("encoder"),
     )
 
 
@@ -205,6 +206,7 @@ def _manifest(
         "tasks": [list(task) for task in state.tasks],
         "image_shape": None if state.image_shape is None else list(state.image_shape),
         **({} if pictures is None else {"picture_shape": list(pictures)}),
+        **({} if state.encoder is None else {"encoder": state.encoder}),
         "classifier": None if state.classifier is None else dict(state.classifier.config),
         "files": dict(checksums),
     }

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from kedro.pipeline import Node, node
 
+from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
 from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -28,7 +30,9 @@ from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.ranks import on_all_ranks
 from gppdm_pipeline.pipelines.continual.nodes import Record, Task, given_to_stages
+from gppdm_pipeline.pipelines.continual.showing import pictures_of, real_pictures
 from gppdm_pipeline.pipelines.measure import measured
+from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.scenario import StreamConfig
 
 NAMESPACE = "assessment"
@@ -40,25 +44,48 @@ STAGES = ("train_oracle", "measure_reference", "draw_last_replay")
 
 
 def train_oracle(
-    learner: Method, device: str, stream: StreamConfig, oracles: OracleFolder
+    learner: Method, space: SpaceConfig, device: str, stream: StreamConfig, oracles: OracleFolder
 ) -> tuple[TrainedOracle, Record]:
-    """The oracle classifier of the benchmark, from the cache if it is there."""
+    """The oracle classifier of the benchmark, from the cache if it is there.
+
+    The run's own classifier; where that is of latents, the small network for as many steps.
+    """
+    config = learner.classifier
+    if space.decodes:
+        config = ClassifierConfig(steps=config.steps, batch_size=config.batch_size)
 
     def stage() -> tuple[TrainedOracle, StageLog]:
         train = stream.read("train")
         where = resolve_device(device)
-        return trained_oracle(train, learner.classifier, where, oracles.path), StageLog()
+        return trained_oracle(train, config, where, oracles.path), StageLog()
 
     return measured(stage)
 
 
 def measure_reference(
-    evaluation: EvaluationConfig, device: str, stream: StreamConfig, oracle: TrainedOracle
+    evaluation: EvaluationConfig,
+    space: SpaceConfig,
+    device: str,
+    stream: StreamConfig,
+    oracle: TrainedOracle,
+    *made: Path,
 ) -> tuple[Record, Record]:
-    """What real training images reach: nothing generated can be expected to be nearer."""
+    """What real training images reach: nothing generated can be expected to be nearer.
+
+    Of an autoencoder, they are what it shows of them.
+
+    Args:
+        evaluation: what is measured.
+        space: in which images are learnt.
+        device: where it is computed.
+        stream: of the images.
+        oracle: judges them.
+        made: where the run's own autoencoder lies, if it has one: that it is there.
+    """
 
     def stage() -> tuple[Record, StageLog]:
         train = stream.read("train").first_of_each(evaluation.images_per_class)
+        train = space.reconstructed(train, resolve_device(device))
         test = stream.read("test")
         quality = _quality(evaluation, device, oracle, train, test)
         accuracy = float((oracle.predict(test.images) == test.labels).mean())
@@ -70,6 +97,7 @@ def measure_reference(
 def draw_last_replay(
     *,
     learner: Method,
+    space: SpaceConfig,
     seed: int,
     device: str,
     task: Task,
@@ -79,13 +107,17 @@ def draw_last_replay(
 ) -> tuple[LabelledImages, Record]:
     """A few images of every class, as a task after the last one would replay them."""
     few = learner.replaying(evaluation.images_per_class)
-    context = replace(task.context(seed, device, drawn=scratch.drawn), task=task.number + 1)
+    decode = space.decoding(state.picture_shape, resolve_device(device))
+    context = task.context(seed, device, drawn=scratch.drawn, decode=decode)
+    context = replace(context, task=task.number + 1)
     return measured(lambda: on_all_ranks(few, "synthesise_replay", context, state=state))
 
 
 def assess_replay(
     evaluation: EvaluationConfig,
+    space: SpaceConfig,
     device: str,
+    stream: StreamConfig,
     oracle: TrainedOracle,
     replay: LabelledImages,
     *tests: LabelledImages,
@@ -94,7 +126,9 @@ def assess_replay(
 
     def stage() -> tuple[Record, StageLog]:
         images = replay.first_of_each(evaluation.images_per_class)
-        real = LabelledImages.concatenate(tests)
+        images = pictures_of(space, stream, device, images, evaluation.images_per_class)
+        real = real_pictures(space, stream, tests)
+        assert real is not None
         return cast(Record, _quality(evaluation, device, oracle, images, real)), StageLog()
 
     return measured(stage)
@@ -120,12 +154,17 @@ def replay_after(tasks: list[str]) -> dict[str, str]:
     return dict(zip(tasks, [*following, LAST_REPLAY], strict=True))
 
 
-def assessment_nodes(tasks: list[str]) -> list[Node]:
-    """The template for all tasks of a method with a generator."""
-    device = "params:device"
+def assessment_nodes(tasks: list[str], own: list[str]) -> list[Node]:
+    """The template for all tasks of a method with a generator.
+
+    Args:
+        tasks: all of them.
+        own: the run's own autoencoder, if it has one.
+    """
+    device, space = "params:device", "params:space"
     inputs: dict[Callable[..., object], list[str] | dict[str, str]] = {
-        train_oracle: ["params:learner", device, "params:stream", "oracles"],
-        measure_reference: ["params:evaluation", device, "params:stream", ORACLE],
+        train_oracle: ["params:learner", space, device, "params:stream", "oracles"],
+        measure_reference: ["params:evaluation", space, device, "params:stream", ORACLE, *own],
         draw_last_replay: {
             **given_to_stages(tasks[-1]),
             "evaluation": "params:evaluation",
@@ -141,8 +180,7 @@ def assessment_nodes(tasks: list[str]) -> list[Node]:
         node(
             assess_replay,
             [
-                "params:evaluation",
-                device,
+                *("params:evaluation", space, device, "params:stream"),
                 ORACLE,
                 replay,
                 *(f"{earlier}.test" for earlier in tasks[: i + 1]),

@@ -6,12 +6,14 @@ Images are `LabelledImages`, states `LearnerState`, records plain JSON values.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from gppdm_pipeline.algorithm.autoencoder import OwnAutoencoder, fit_autoencoder
 from gppdm_pipeline.algorithm.classifier.network import predict_logits
-from gppdm_pipeline.algorithm.context import Context, Precision, resolve_device
+from gppdm_pipeline.algorithm.context import Context, Decode, Precision, resolve_device
 from gppdm_pipeline.algorithm.disk.checkpoints import (
     Checkpoints,
     DrawnOnce,
@@ -29,7 +31,9 @@ from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.ranks import on_all_ranks
 from gppdm_pipeline.pipelines.measure import measured
 from gppdm_pipeline.pipelines.progress import bars_of
+from gppdm_pipeline.spaces.own import images_like
 from gppdm_pipeline.spaces.space import SpaceConfig
+from gppdm_pipeline.streams.conversion import Conversion
 from gppdm_pipeline.streams.scenario import StreamConfig, read_task
 from gppdm_pipeline.streams.sources import fingerprint
 
@@ -57,16 +61,18 @@ class Task(BaseModel):
         device: str,
         checkpoints: Checkpoints = no_checkpoints,
         drawn: DrawnOnce = not_kept,
+        decode: Decode | None = None,
     ) -> Context:
         """What the stages of this task are given besides data."""
         progress = bars_of(self.number, self.total)
         where = resolve_device(device)
-        return Context(seed, self.number, where, progress, checkpoints, self.precision, drawn)
+        context = Context(seed, self.number, where, progress, checkpoints, self.precision, drawn)
+        return replace(context, decode=decode)
 
 
 def given_to_stages(task: str) -> dict[str, str]:
     """The data sets that every stage of a method reads besides data, by argument."""
-    named = {name: f"params:{name}" for name in ("learner", "seed", "device")}
+    named = {name: f"params:{name}" for name in ("learner", "space", "seed", "device")}
     return {**named, "task": f"params:{task}.task", "scratch": "scratch"}
 
 
@@ -89,13 +95,46 @@ def encode(
     train: LabelledImages,
     validation: LabelledImages,
     test: LabelledImages,
+    *made: Path,
 ) -> tuple[LabelledImages, ...]:
-    """The same images as they are learnt: what the encoder of the space makes of them."""
+    """The same images as they are learnt: what the encoder of the space makes of them.
+
+    Args:
+        space: in which they are learnt.
+        device: where the encoder computes.
+        train: uint8.
+        validation: likewise.
+        test: likewise.
+        made: where the run's own autoencoder lies, if it has one: that it is there.
+    """
     return tuple(space.encoded([train, validation, test], resolve_device(device)))
+
+
+def train_autoencoder(
+    space: SpaceConfig,
+    seed: int,
+    device: str,
+    task: Task,
+    scratch: Scratch,
+    stream: StreamConfig,
+    train: LabelledImages,
+) -> tuple[Any, Record]:
+    """The run's own autoencoder, of the first task's images, or of others without labels."""
+    settings, images = OwnAutoencoder(**space.own.model_dump()), train.images
+    if space.images is not None:
+        source = stream.source.model_dump()
+        rule = Conversion(**{key: source[key] for key in Conversion.model_fields if key in source})
+        images = images_like(space.images, train.image_shape, rule)
+    checkpoints = scratch.checkpoints(
+        task.number, "train_autoencoder", settings, seed, resolve_device(device).type, images
+    )
+    context = task.context(seed, device, checkpoints)
+    return measured(lambda: fit_autoencoder(images, settings, context))
 
 
 def synthesise_replay(
     learner: Method,
+    space: SpaceConfig,
     seed: int,
     device: str,
     task: Task,
@@ -109,7 +148,8 @@ def synthesise_replay(
         "synthesise_replay",
         *(learner, seed, resolve_device(device).type, task.precision, previous_state, earlier),
     )
-    context = task.context(seed, device, checkpoints, scratch.drawn)
+    decode = space.decoding(previous_state.picture_shape, resolve_device(device))
+    context = task.context(seed, device, checkpoints, scratch.drawn, decode)
     given = {"state": previous_state, "earlier": earlier}
     return measured(lambda: on_all_ranks(learner, "synthesise_replay", context, **given))
 
@@ -117,6 +157,7 @@ def synthesise_replay(
 def train_classifier(
     *,
     learner: Method,
+    space: SpaceConfig,
     seed: int,
     device: str,
     task: Task,
@@ -132,15 +173,17 @@ def train_classifier(
         "train_classifier",
         *(learner, seed, resolve_device(device).type, task.precision, state, train, replay),
     )
-    context = task.context(seed, device, checkpoints, scratch.drawn)
+    decode = space.decoding(train.picture_shape, resolve_device(device))
+    context = task.context(seed, device, checkpoints, scratch.drawn, decode)
     given = {"state": state, "train": train, "validation": validation, "replay": replay}
     after, log = measured(lambda: on_all_ranks(learner, "train_classifier", context, **given))
-    return _learnt(after, task, train), log
+    return _learnt(after, task, space, train), log
 
 
 def train_generator(
     *,
     learner: Method,
+    space: SpaceConfig,
     seed: int,
     device: str,
     task: Task,
@@ -155,23 +198,34 @@ def train_generator(
         "train_generator",
         *(learner, seed, resolve_device(device).type, task.precision, state, train, replay),
     )
-    context = task.context(seed, device, checkpoints, scratch.drawn)
+    decode = space.decoding(train.picture_shape, resolve_device(device))
+    context = task.context(seed, device, checkpoints, scratch.drawn, decode)
     given = {"state": state, "train": train, "replay": replay}
     after, log = measured(lambda: on_all_ranks(learner, "train_generator", context, **given))
-    return _learnt(after, task, train), log
+    return _learnt(after, task, space, train), log
 
 
-def _learnt(state: LearnerState, task: Task, train: LabelledImages) -> LearnerState:
-    """The state with the hash of what it has learnt, and the shape of what that was made of."""
+def _learnt(
+    state: LearnerState, task: Task, space: SpaceConfig, train: LabelledImages
+) -> LearnerState:
+    """The state with the hash of what it has learnt, and what it tells of what encoded that."""
     data = (*state.data[: task.number - 1], fingerprint(train))
-    return replace(state, data=data, picture_shape=train.picture_shape or state.picture_shape)
+    encoder = space.resolved().sha256 if space.trains else None
+    shape = train.picture_shape or state.picture_shape
+    return replace(state, data=data, picture_shape=shape, encoder=encoder)
 
 
 def evaluate(
-    seed: int, device: str, task: Task, state: LearnerState, *tests: LabelledImages
+    space: SpaceConfig,
+    seed: int,
+    device: str,
+    task: Task,
+    state: LearnerState,
+    *tests: LabelledImages,
 ) -> tuple[Record, Record]:
     """The state on the test images of every task so far, with no task label given."""
-    context = task.context(seed, device)
+    decode = space.decoding(state.picture_shape, resolve_device(device))
+    context = task.context(seed, device, decode=decode)
     test = LabelledImages.concatenate(tests)
     logits, cost = measured(lambda: (predict_logits(state, test.images, context), StageLog()))
     counts = metrics.evaluate_predictions(logits, test.labels, state.classes, state.tasks)

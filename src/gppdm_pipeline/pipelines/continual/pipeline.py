@@ -15,7 +15,9 @@ from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.continual import nodes
 from gppdm_pipeline.pipelines.continual.assessment import assessment_nodes
 from gppdm_pipeline.pipelines.continual.privacy import privacy_node
-from gppdm_pipeline.pipelines.continual.report_graph import Shown, report_nodes
+from gppdm_pipeline.pipelines.continual.report_graph import AUTOENCODER, Shown, report_nodes
+from gppdm_pipeline.pipelines.continual.showing import measure_reconstruction
+from gppdm_pipeline.spaces.space import SpaceConfig
 
 
 def task_name(number: int) -> str:
@@ -30,7 +32,7 @@ def create_pipeline(
     *,
     releases: bool = False,
     shows_real: bool = True,
-    encodes: bool = False,
+    space: SpaceConfig = SpaceConfig(),  # noqa: B008 (immutable)
 ) -> Pipeline:
     """The whole graph for one method and stream.
 
@@ -41,19 +43,19 @@ def create_pipeline(
         releases: whether training images go after their task, so that what a state tells of them
             has to be measured before.
         shows_real: whether pictures may have real images in them.
-        encodes: whether something else than pixels is learnt, of which there are no pictures.
+        space: in which the stream is learnt; it may have no pictures.
     """
     evaluation = evaluation or EvaluationConfig()
     tasks = [task_name(number) for number in range(number_of_tasks + 1)]
     copies = [_settings()]
     ends = range(2, number_of_tasks + 2)
-    copies += [_task(learner, tasks[:end], encodes) for end in ends]
+    copies += [_task(learner, tasks[:end], space) for end in ends]
     if releases:
         copies += [_named([privacy_node(task).tag(task)], task) for task in tasks[1:]]
-    assessed = learner.has_generator and evaluation.replay and not encodes
+    assessed = learner.has_generator and evaluation.replay and space.shows
     if assessed:
-        copies.append(_tagged(assessment_nodes(tasks[1:]), "assessment"))
-    shown = Shown(assessed, evaluation.embedding, shows_real, pixels=not encodes)
+        copies.append(_tagged(assessment_nodes(tasks[1:], _own(space)), "assessment"))
+    shown = Shown(assessed, evaluation.embedding, shows_real, space)
     report = report_nodes(learner, tasks[1:], shown)
     return Pipeline([*copies, _tagged(report, "report")])
 
@@ -69,24 +71,24 @@ def _tagged(template: list[Node], namespace: str) -> Pipeline:
     return _named([each.tag("report") for each in template], namespace)
 
 
-def _task(learner: Method, tasks: list[str], encodes: bool) -> Pipeline:
+def _task(learner: Method, tasks: list[str], space: SpaceConfig) -> Pipeline:
     """The template for the last of `tasks`, after the others."""
     *_, before, task = tasks
     earlier = tasks[1:-1]
     trains = _each(earlier, "train") if learner.reads_earlier_images else []
     context = ["params:seed", "params:device", f"params:{task}.task"]
     template = [
-        *_data(task, encodes),
+        *_data(task, space),
         node(
             nodes.synthesise_replay,
-            ["params:learner", *context, "scratch", f"{before}.state", *trains],
+            ["params:learner", "params:space", *context, "scratch", f"{before}.state", *trains],
             [f"{task}.replay", f"{task}.synthesise_replay_log"],
             name="synthesise_replay",
         ),
         *_trainings(learner, before, task),
         node(
             nodes.evaluate,
-            [*context, f"{task}.state", *_each([*earlier, task], "test")],
+            ["params:space", *context, f"{task}.state", *_each([*earlier, task], "test")],
             [f"{task}.evaluation", f"{task}.evaluate_log"],
             name="evaluate",
         ),
@@ -94,16 +96,39 @@ def _task(learner: Method, tasks: list[str], encodes: bool) -> Pipeline:
     return _named([each if "data" in each.tags else each.tag(task) for each in template], task)
 
 
-def _data(task: str, encodes: bool) -> list[Node]:
+def _data(task: str, space: SpaceConfig) -> list[Node]:
     """The task's images, as they are learnt."""
     learnt = [f"{task}.{name}" for name in ("train", "validation", "test")]
-    pixels = [f"{name}_pixels" for name in learnt] if encodes else learnt
+    pixels = [f"{name}_pixels" for name in learnt] if space.encodes else learnt
     split = ["params:stream", "params:seed", f"params:{task}.task"]
     found = [node(nodes.split, split, pixels, name="split", tags="data")]
-    if encodes:
-        given = ["params:space", "params:device", *pixels]
-        found.append(node(nodes.encode, given, learnt, name="encode", tags="data"))
+    given = ["params:space", "params:device"]
+    if space.trains and task == task_name(1):
+        found.append(_training_of_autoencoder(task, pixels[0]))
+    if space.encodes:
+        inputs = [*given, *pixels, *_own(space)]
+        found.append(node(nodes.encode, inputs, learnt, name="encode", tags="data"))
+    if space.decodes:
+        tests, told = [*given, pixels[-1], learnt[-1]], f"{task}.reconstruction"
+        found.append(node(measure_reconstruction, tests, told, name="decode", tags="data"))
     return found
+
+
+def _own(space: SpaceConfig) -> list[str]:
+    """The run's own autoencoder, if it trains one."""
+    return [AUTOENCODER] if space.trains else []
+
+
+def _training_of_autoencoder(task: str, train: str) -> Node:
+    """Of the run's own one, on the first task's images."""
+    context = ["params:seed", "params:device", f"params:{task}.task", "scratch"]
+    return node(
+        nodes.train_autoencoder,
+        ["params:space", *context, "params:stream", train],
+        [AUTOENCODER, f"{task}.train_autoencoder_log"],
+        name="train_autoencoder",
+        tags="data",
+    )
 
 
 def _trainings(learner: Method, before: str, task: str) -> list[Node]:

@@ -19,10 +19,14 @@ from gppdm_pipeline.pipelines.continual.assessment import (
     STAGES,
     replay_after,
 )
+from gppdm_pipeline.spaces.space import SpaceConfig
 
 TASK_STAGES = ("synthesise_replay", "train_classifier", "train_generator", "evaluate")
 REPORT = "report.metrics"
+AUTOENCODER = "autoencoder"
+"""The run's own."""
 _STREAM = "params:stream"
+_SHOWING = ("params:space", "params:device", _STREAM)
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,13 @@ class Shown:
         assessed: whether the quality of replay was measured.
         embedded: whether a t-SNE is drawn, if it was.
         real: whether pictures may have real images in them.
-        pixels: whether what is learnt can be shown.
+        space: in which the stream is learnt; it says whether there are pictures.
     """
 
     assessed: bool
     embedded: bool
     real: bool
-    pixels: bool
+    space: SpaceConfig
 
 
 def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
@@ -50,12 +54,12 @@ def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
         tasks: all of them.
         shown: what there is to show.
     """
-    records, logs = _records(tasks, shown.assessed)
+    records, logs = _records(tasks, shown)
     drawings = [
         _drawing(reporting.draw_accuracy_over_tasks, [REPORT]),
         _drawing(reporting.draw_accuracy_matrix, [REPORT]),
         _drawing(reporting.draw_memory, [_STREAM, REPORT]),
-        *(_of_replay(learner, tasks, shown) if shown.pixels else []),
+        *(_of_replay(learner, tasks, shown) if shown.space.shows else []),
         _drawing(reporting.draw_confusion, [_STREAM, REPORT]),
         _drawing(reporting.draw_bounds, [REPORT, FROM_FOLDER]),
         *_of_learning(learner, tasks, logs, shown),
@@ -81,12 +85,16 @@ def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
     ]
 
 
-def _records(tasks: list[str], assessed: bool) -> tuple[dict[str, str], dict[str, str]]:
+def _records(tasks: list[str], shown: Shown) -> tuple[dict[str, str], dict[str, str]]:
     """What came out, and what the stages told, by `<task>.<stage>`: in the order of the tasks."""
+    assessed = shown.assessed
     made = ["evaluation", *(["replay_quality"] if assessed else [])]
+    made += ["reconstruction"] if shown.space.decodes else []
     stages = [*TASK_STAGES, *(["assess_replay"] if assessed else [])]
     records = {f"{task}.{name}": f"{task}.{name}" for task in tasks for name in made}
     logs = {f"{task}.{stage}": f"{task}.{stage}_log" for task in tasks for stage in stages}
+    if shown.space.trains:
+        logs[f"{tasks[0]}.train_autoencoder"] = f"{tasks[0]}.train_autoencoder_log"
     if assessed:
         records[REFERENCE] = REFERENCE
         logs |= {f"{NAMESPACE}.{stage}": f"{NAMESPACE}.{stage}_log" for stage in STAGES}
@@ -104,14 +112,14 @@ def _of_replay(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
         total = f"params:{tasks[-1]}.task"
         replays = [*replay_after(tasks).values()]
         drawings += [
-            _drawing(reporting.draw_drift, [_STREAM, REPORT, total, *replays, *real], alone),
+            _drawing(reporting.draw_drift, [*_SHOWING, REPORT, total, *replays, *real], alone),
             _drawing(reporting.draw_replay_quality, [_STREAM, REPORT]),
         ]
-    replay = [_STREAM, f"{tasks[-1]}.replay", *(real[:-1] or real)]
+    replay = [*_SHOWING, f"{tasks[-1]}.replay", *(real[:-1] or real)]
     if shown.real or len(tasks) > 1:  # the first task replays nothing
         drawings.append(_drawing(reporting.draw_replay, replay, alone))
     if shown.assessed and shown.embedded:
-        context = ["params:evaluation", "params:seed", "params:device", _STREAM]
+        context = ["params:evaluation", "params:space", "params:seed", "params:device", _STREAM]
         inputs = [*context, ORACLE, LAST_REPLAY, *tests]
         drawings.append(_drawing(reporting.draw_embedding, inputs))
     return drawings
@@ -123,9 +131,9 @@ def _of_learning(
     trained = {name: log for name, log in logs.items() if ".train_" in name}
     trained = {name: log for name, log in trained.items() if not name.startswith(NAMESPACE)}
     drawings = [_drawing(reporting.draw_losses, trained)]
-    if learner.has_prototypes and shown.pixels:
+    if learner.has_prototypes and shown.space.shows:
         state = f"{tasks[-1]}.state"
-        drawings.append(_drawing(reporting.draw_prototypes, [_STREAM, state]))
+        drawings.append(_drawing(reporting.draw_prototypes, [*_SHOWING, state]))
     if learner.measures_keys_and_values:
         drawings.append(_drawing(reporting.draw_projection, trained))
     return drawings

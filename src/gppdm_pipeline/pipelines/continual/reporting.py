@@ -20,10 +20,14 @@ from gppdm_pipeline.evaluation.summary import details, replay_report
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.ranks import launched
 from gppdm_pipeline.pipelines.continual.nodes import Record, Task
+from gppdm_pipeline.pipelines.continual.showing import pictures_of, prototypes_of, real_pictures
 from gppdm_pipeline.provenance import environment
+from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.scenario import StreamConfig
 
 Reports = list[dict[str, Any]]
+_SHOWN = 8  # images a class in a picture, at most
+_DRIFTING = 4  # classes whose replay is shown after each task
 
 
 def summarise(
@@ -35,16 +39,21 @@ def summarise(
         configuration: every setting that was used.
         stream: names the classes.
         records: by `<task>.<stage>` what each stage cost, by `<task>.evaluation` and
-            `<task>.replay_quality` what came out; in the order of the tasks. By
-            `assessment.<stage>` what comes once.
+            `<task>.replay_quality` and `<task>.reconstruction` what came out; in the order of the
+            tasks. By `assessment.<stage>` what comes once.
     """
     evaluations: list[Record] = []
     qualities: list[Quality] = []
+    reconstructions: list[float | None] = []
+    encoder: Record = {}
     logs: dict[str, Record] = {}
     for name, record in records.items():
         stage = name.split(".")[1]
         if stage == "evaluation":
             evaluations.append(record)
+        elif stage == "reconstruction":
+            reconstructions.append(record["decibels"])
+            encoder = {"sha256": record["sha256"]}
         elif stage == "replay_quality":
             qualities.append(cast(Quality, record))
         elif stage != "reference" and record:  # none is known here of what was learnt elsewhere
@@ -60,7 +69,9 @@ def summarise(
         "configuration": configuration,
     }
     if "space" in configuration:
-        results["space"] = configuration["space"]
+        results["space"] = {**configuration["space"], **encoder}
+    if reconstructions:
+        results["reconstruction"] = reconstructions
     if qualities:
         results["replay_quality"] = replay_report(records["assessment.reference"], qualities)
     return results, {**results, "ranks": launched().size, **_costs(logs)}
@@ -118,41 +129,54 @@ def draw_confusion(stream: StreamConfig, report: Record) -> Picture:
     return heat_maps.confusion_picture(counts, classes, stream.class_names)
 
 
-def draw_replay(stream: StreamConfig, replay: LabelledImages, *tests: LabelledImages) -> Picture:
+def draw_replay(
+    space: SpaceConfig,
+    device: str,
+    stream: StreamConfig,
+    replay: LabelledImages,
+    *tests: LabelledImages,
+) -> Picture:
     """The last task's replay beside real test images of the same classes, if any may be shown."""
-    real, names = LabelledImages.concatenate(tests) if tests else None, stream.class_names
+    real, names = real_pictures(space, stream, tests), stream.class_names
+    replay = pictures_of(space, stream, device, replay, _SHOWN)
     figure = figures.replay_grid_figure(replay, real, names)
     none = LabelledImages.empty(replay.image_shape)
     return Picture(figure, figure_data.brightness_rows(replay, real or none, names))
 
 
-def draw_prototypes(stream: StreamConfig, state: LearnerState) -> Picture:
+def draw_prototypes(
+    space: SpaceConfig, device: str, stream: StreamConfig, state: LearnerState
+) -> Picture:
     """Every prototype as it started and as it was frozen."""
-    assert state.condition is not None
-    starts, ends = (
-        {label: tensor.numpy() for label, tensor in tensors.items()}
-        for tensors in (state.condition.starts, state.condition.prototypes)
-    )
+    starts, ends = prototypes_of(space, device, state)
     names = stream.class_names
     figure = figures.prototypes_figure(starts, ends, names)
     return Picture(figure, figure_data.prototype_rows(starts, ends, names))
 
 
 def draw_drift(
-    stream: StreamConfig, report: Record, last: Task, *images: LabelledImages
+    space: SpaceConfig,
+    device: str,
+    stream: StreamConfig,
+    report: Record,
+    last: Task,
+    *images: LabelledImages,
 ) -> Picture:
     """The first classes' replay after each task beside the real thing.
 
     Args:
+        space: in which images are learnt.
+        device: where they are decoded, if they are encoded.
         stream: names the classes.
         report: with the quality of replay.
         last: the last task.
         images: what is replayed after each task, then the test images of each, if they may be
             shown.
     """
-    replays, tests = images[: last.total], images[last.total :]
-    real = LabelledImages.concatenate(tests) if tests else None
+    real = real_pictures(space, stream, images[last.total :])
     classes = report["confusion_classes"]
+    shown = [replay.of_classes(classes[:_DRIFTING]) for replay in images[: last.total]]
+    replays = [pictures_of(space, stream, device, replay, _SHOWN) for replay in shown]
     return strips.drift_strip_picture(replays, real, report, classes, stream.class_names)
 
 
@@ -164,6 +188,7 @@ def draw_replay_quality(stream: StreamConfig, report: Record) -> Picture:
 
 def draw_embedding(
     evaluation: EvaluationConfig,
+    space: SpaceConfig,
     seed: int,
     device: str,
     stream: StreamConfig,
@@ -174,10 +199,12 @@ def draw_embedding(
     """What is replayed after the last task and real test images, as a t-SNE."""
     name = evaluation.extractors[0]
     extract = build_extractors(evaluation, resolve_device(device)).get(name, oracle)
-    sets = (replay, LabelledImages.concatenate(tests))
-    few = [images.first_of_each(evaluation.images_per_class) for images in sets]
-    replayed, real = ((extract(part.images), part.labels.tolist()) for part in few)
-    return embedding_picture(replayed, real, name, stream.class_names, seed)
+    per_class, real = evaluation.images_per_class, real_pictures(space, stream, tests)
+    assert real is not None
+    sets = (pictures_of(space, stream, device, replay, per_class), real)
+    few = [images.first_of_each(per_class) for images in sets]
+    replayed, tested = ((extract(part.images), part.labels.tolist()) for part in few)
+    return embedding_picture(replayed, tested, name, stream.class_names, seed)
 
 
 def draw_seconds(report: Record) -> Picture:

@@ -27,7 +27,9 @@ def draw(trained: TrainedRun, draw: DrawConfig, seed: int, device: str) -> Drawn
         labels = np.repeat(np.array(classes, np.int64), draw.images)
         pixels = learned.predictor().pixels(draw.like)
         begun = LabelledImages(np.repeat(pixels[None], len(labels), 0), labels)
+        (begun,) = learned.space.encoded([begun], context.device)
         images = learned.learner.draw_like(learned.state, begun, draw.signal, context)
+    images = learned.space.pictures(images, learned.image_shape, context.device)
     return Drawn(images, learned.class_names, seed)
 
 

@@ -48,7 +48,7 @@ def publish(
     mine = trained.learned.accuracy(images, names, where)
     present = registry.champion(name)
     theirs = None
-    if present is not None and present.learned.space == trained.learned.space:
+    if present is not None and present.learned.space.is_like(trained.learned.space):
         theirs = present.learned.accuracy(images, names, where)
     written = {}
     if publish.folder is not None:
