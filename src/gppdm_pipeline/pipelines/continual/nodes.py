@@ -111,6 +111,7 @@ def encode(
 
 
 def train_autoencoder(
+    *,
     space: SpaceConfig,
     seed: int,
     device: str,
@@ -134,7 +135,6 @@ def train_autoencoder(
 
 def synthesise_replay(
     learner: Method,
-    space: SpaceConfig,
     seed: int,
     device: str,
     task: Task,
@@ -148,8 +148,7 @@ def synthesise_replay(
         "synthesise_replay",
         *(learner, seed, resolve_device(device).type, task.precision, previous_state, earlier),
     )
-    decode = space.decoding(previous_state.picture_shape, resolve_device(device))
-    context = task.context(seed, device, checkpoints, scratch.drawn, decode)
+    context = task.context(seed, device, checkpoints, scratch.drawn)
     given = {"state": previous_state, "earlier": earlier}
     return measured(lambda: on_all_ranks(learner, "synthesise_replay", context, **given))
 

@@ -81,7 +81,7 @@ def _task(learner: Method, tasks: list[str], space: SpaceConfig) -> Pipeline:
         *_data(task, space),
         node(
             nodes.synthesise_replay,
-            ["params:learner", "params:space", *context, "scratch", f"{before}.state", *trains],
+            ["params:learner", *context, "scratch", f"{before}.state", *trains],
             [f"{task}.replay", f"{task}.synthesise_replay_log"],
             name="synthesise_replay",
         ),
@@ -121,10 +121,10 @@ def _own(space: SpaceConfig) -> list[str]:
 
 def _training_of_autoencoder(task: str, train: str) -> Node:
     """Of the run's own one, on the first task's images."""
-    context = ["params:seed", "params:device", f"params:{task}.task", "scratch"]
+    named = {name: f"params:{name}" for name in ("space", "seed", "device", "stream")}
     return node(
         nodes.train_autoencoder,
-        ["params:space", *context, "params:stream", train],
+        {**named, "task": f"params:{task}.task", "scratch": "scratch", "train": train},
         [AUTOENCODER, f"{task}.train_autoencoder_log"],
         name="train_autoencoder",
         tags="data",
