@@ -71,6 +71,27 @@ class OnDisk(AbstractDataset[Saved, Loaded]):
             "space, allow writing); the same command then goes on from its last checkpoint."
         )
 
+    def replace_folder(self, write: Callable[[Path], None]) -> None:
+        """Write a folder; an older one is replaced when the new one is whole.
+
+        Args:
+            write: what belongs in it, into the empty folder that it is given.
+
+        Raises:
+            DatasetError: if it cannot be written.
+        """
+        temporary = self.path.with_name(f".{self.path.name}.new")
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            write(temporary)
+            shutil.rmtree(self.path, ignore_errors=True)
+            temporary.rename(self.path)
+        except OSError as error:
+            raise self.unwritable(error) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
     def _exists(self) -> bool:
         return self.path.exists()
 
@@ -165,17 +186,8 @@ class AutoencoderDataset(OnDisk[Any, Path]):
         return self.path
 
     def save(self, data: Any) -> None:
-        """Write the folder, or leave none."""
-        temporary = self.path.with_name(f".{self.path.name}.new")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            data.save_pretrained(temporary)
-            shutil.rmtree(self.path, ignore_errors=True)
-            temporary.rename(self.path)
-        except OSError as error:
-            raise self.unwritable(error) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        """Write the folder."""
+        self.replace_folder(data.save_pretrained)
 
 
 class _BytesDataset(_File[bytes, bytes]):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,18 +36,8 @@ class DrawnDataset(OnDisk[Drawn, Drawn]):
     """`00000_<class>.png`, ..., and labels.csv with the columns file, label, number and seed."""
 
     def save(self, data: Drawn) -> None:
-        """Write the folder; an older one is replaced when the new one is whole."""
-        temporary = self.path.with_name(f".{self.path.name}.new")
-        shutil.rmtree(temporary, ignore_errors=True)
-        try:
-            temporary.mkdir(parents=True)
-            _write(data, temporary)
-            shutil.rmtree(self.path, ignore_errors=True)
-            temporary.rename(self.path)
-        except OSError as error:
-            raise self.unwritable(error) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        """Write the folder."""
+        self.replace_folder(partial(_write, data))
 
     def load(self) -> Drawn:
         """The images; names of classes that were not drawn are empty."""

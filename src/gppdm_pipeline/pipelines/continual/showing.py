@@ -5,7 +5,6 @@ Nodes decode what they show, the first images of each class alone, so that no pi
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,10 +20,8 @@ from gppdm_pipeline.pipelines.continual.nodes import Record
 from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.scenario import StreamConfig
 
-logger = logging.getLogger(__name__)
-
-_RECONSTRUCTED = 20  # test images a class
-"""Of each class, on which reconstruction is measured."""
+_RECONSTRUCTED = 20
+"""Test images of each class, on which reconstruction is measured."""
 
 
 def measure_reconstruction(
