@@ -44,6 +44,8 @@ def test_memory_that_is_freed_is_used_again():
 
 
 def test_each_file_of_requirements_pins_what_its_part_needs():
+    of_gpus = re.compile("nvidia-|cuda-|triton$")  # which torch asks for where it is built for them
+
     def canonical(name):
         return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -59,7 +61,9 @@ def test_each_file_of_requirements_pins_what_its_part_needs():
             extras = ["", *asked.extras]
             for further in map(Requirement, requires(asked.name) or ()):
                 marker = further.marker
-                if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+                if not of_gpus.match(canonical(further.name)) and (
+                    marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)
+                ):
                     to_do.append(further)
         return {name for name, _ in found}
 
@@ -89,9 +93,10 @@ def test_an_audit_that_looks_nothing_up_fails():
 def test_the_end_does_not_look_for_garbage():
     program = """
 import atexit, gc
-atexit.register(lambda: print(gc.get_freeze_count() > 1000))  # what is registered first comes last
+frozen = gc.get_freeze_count()  # some from the beginning on, since 3.12
+atexit.register(lambda: print(gc.get_freeze_count() > frozen + 1000))  # the first comes last
 import gppdm_pipeline.environment
-print(gc.isenabled(), gc.get_threshold()[0] >= 100_000, gc.get_freeze_count())
+print(gc.isenabled(), gc.get_threshold()[0] >= 100_000, gc.get_freeze_count() - frozen)
 """
     given = {**os.environ, "PYTHONPATH": str(SOURCES)}
     run = subprocess.run(
