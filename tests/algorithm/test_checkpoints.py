@@ -79,19 +79,25 @@ def test_a_full_disk_is_named_with_the_repair_and_the_older_ones_stay(tmp_path, 
     assert sorted((tmp_path / "loop").iterdir()) == before
 
 
-@pytest.mark.parametrize("after", [3, 10, 14, 23, 25])
-def test_curves_and_learning_rates_go_on(tmp_path, after):
-    """25 steps record points at 10 and 20, so that stops are before, at and between points."""
+def log_of(**checkpoints):
+    """Of 25 steps, which record points at 10 and 20."""
     method, train = gppdm(denoiser={"steps": 25}), images_of(1, 2)
+    context = Context(0, 1, **checkpoints)
+    return method.train_generator(LearnerState.empty(), train, train.of_classes([]), context)[1]
+
+
+@pytest.fixture(scope="module")
+def log():
+    return log_of()
+
+
+@pytest.mark.parametrize("after", [3, 10, 14, 23, 25])
+def test_curves_and_learning_rates_go_on(tmp_path, log, after):
+    """Stops are before, at and between points."""
     folder = CheckpointFolder(tmp_path, "key", 0)
-
-    def log_of(**checkpoints):
-        context = Context(0, 1, **checkpoints)
-        return method.train_generator(LearnerState.empty(), train, train.of_classes([]), context)[1]
-
     with pytest.raises(Stopped):
         log_of(checkpoints=stopping(folder, after)[0])
-    assert log_of(checkpoints=folder) == log_of()
+    assert log_of(checkpoints=folder) == log
 
 
 def test_a_digest_tells_settings_states_and_images_apart():

@@ -129,7 +129,10 @@ def test_ddgr_replays_what_its_guide_takes_for_the_class():
     assert images_of(2).image_shape == images.image_shape
 
 
-def test_ddgr_has_no_solver_whose_steps_could_begin_at_a_noise_level():
-    settings = {**PARTS, "replay": {"sigma_max": 40.0}}
-    with pytest.raises(ValueError, match=r"sigma_max is 40.*use replay\.sigma_max: null"):
+@pytest.mark.parametrize(
+    ("name", "value", "off"), [("sigma_max", 40.0, "null"), ("gaussians", 0.2, "0")]
+)
+def test_ddgr_has_no_solver_that_could_begin_elsewhere(name, value, off):
+    settings = {**PARTS, "replay": {name: value}}
+    with pytest.raises(ValueError, match=rf"{name} is {value:g}.*use replay\.{name}: {off}"):
         Method.model_validate({"name": "ddgr", **settings})

@@ -29,6 +29,7 @@ OPTIONS = {
         "prototypes": {"route": "none"},
         "order": "classifier_first",
     },
+    "from Gaussians": {"replay": {"gaussians": 0.2}},
     "capped, in batches of two": {"replay": {"images": 5, "batch_size": 2}},
 }
 

@@ -50,6 +50,11 @@ VARIANTS = {
         "condition": {"null_keeps_prototype": True},
     },
     "the sampler of presets": {"replay": {"sampler_steps": 9, "sigma_max": 40.0}},
+    "from Gaussians, an adapter a task": {
+        "memory": "adapters",
+        "replay": {"gaussians": 0.2, "images_per_class": 34, "batch_size": 33},
+    },
+    "from Gaussians": {"replay": {"gaussians": 0.2, "batch_size": 33}},
     "no prototypes": {"prototypes": {"route": "none"}},
 }
 

@@ -115,9 +115,11 @@ class Ddgr(DiffusionReplay):
 
     @model_validator(mode="after")
     def _ancestral(self) -> Ddgr:
-        if self.replay.sigma_max is not None:
-            raise ValueError(
-                f"replay.sigma_max is {self.replay.sigma_max:g}, which is of the solver, but ddgr "
-                "draws by the ancestral sampler; use replay.sigma_max: null"
-            )
+        for name, off in (("sigma_max", None), ("gaussians", 0)):
+            value = getattr(self.replay, name)
+            if value not in (None, 0):
+                raise ValueError(
+                    f"replay.{name} is {value:g}, which is of the solver, but ddgr draws by the "
+                    f"ancestral sampler; use replay.{name}: {'null' if off is None else off}"
+                )
         return self

@@ -27,6 +27,7 @@ from gppdm_pipeline.algorithm.fitting.scale import scale_of, with_scale
 from gppdm_pipeline.algorithm.generator.bases import extend_bases
 from gppdm_pipeline.algorithm.generator.draw import redrawn, replay_of
 from gppdm_pipeline.algorithm.generator.exact import exact_replay
+from gppdm_pipeline.algorithm.generator.gaussians import with_gaussians
 from gppdm_pipeline.algorithm.generator.learn import train_adapter, train_denoiser
 from gppdm_pipeline.algorithm.generator.losses import denoising_losses
 from gppdm_pipeline.algorithm.generator.parts import (
@@ -175,6 +176,8 @@ class Gppdm(Method):
         state = state.begin(context.task, train.classes, train.image_shape)
         state = with_scale(state, train)
         state = add_classes(state, train, self, context)
+        if self.replay.gaussians:
+            state = with_gaussians(state, train, replay, context)
         if self.memory == "adapters" and state.denoiser is not None:
             return train_adapter(state, train, replay, self, context)
         state, log = train_denoiser(state, train, replay, self, context)

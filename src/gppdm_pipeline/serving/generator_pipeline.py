@@ -1,4 +1,4 @@
-"""Draw images of the classes that a learner knows: a pipeline of diffusers in one file.
+"""Draw images of the classes that a learner knows: a pipeline of diffusers.
 
     from diffusers import DiffusionPipeline
 
@@ -7,8 +7,9 @@
     )
     pipeline(classes=["bag"], num_images_per_class=8).images
 
-This file stands beside the weights, and needs torch, diffusers and safetensors alone. It draws the
-bits that the project gppdm-pipeline draws on the same machine: batches and threads are as there.
+This file and conditions.py stand beside the weights, and need torch, diffusers and safetensors
+alone. They draw the bits that the project gppdm-pipeline draws on the same machine: batches and
+threads are as there.
 
 Notation: b images; m conditions of t tokens of width d; (c, h, w) = channels, height, width.
 """
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -33,33 +33,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .conditions import Conditions, SharedConditions, generator_of, of_gaussian
+
 TENSORS = "conditions.safetensors"
-"""prototype.<label>, embedding.<label>, token_map; adapter.<task>.<name> of later tasks."""
+"""prototype.<label>, embedding.<label>, token_map; adapter.<task>.<name> of later tasks;
+gaussian.<label>.<name> where drawing begins at those."""
 _LEAST = 16  # images of a part of a batch
-
-
-class SharedConditions:
-    """A processor of diffusers' `Attention` that makes keys and values once for each condition."""
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: None = None,
-        temb: None = None,
-        which: Tensor | None = None,
-    ) -> Tensor:
-        """Float32 [b, n, width] -> likewise; conditions [m, t, d], which: int64 [b]."""
-        own = encoder_hidden_states is None
-        fed = hidden_states if own else encoder_hidden_states
-        query, key, value = attn.to_q(hidden_states), attn.to_k(fed), attn.to_v(fed)
-        if which is not None and not own:
-            key, value = key[which], value[which]
-        heads = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (query, key, value))
-        mixed = nn.functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-        output: Tensor = attn.to_out[1](attn.to_out[0](mixed))
-        return output
 
 
 class GppdmPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -93,11 +72,13 @@ class GppdmPipeline(DiffusionPipeline):  # type: ignore[misc]
         return list(self.config.settings["classes"])
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
-        """Write what `from_pretrained` reads, this file included."""
+        """Write what `from_pretrained` reads, this file and conditions.py included."""
         super().save_pretrained(save_directory, **options)
         tensors = {name: tensor.contiguous() for name, tensor in self._tensors.items()}
         save_file(tensors, Path(save_directory) / TENSORS)
-        (Path(save_directory) / "pipeline.py").write_bytes(Path(__file__).read_bytes())
+        beside = Path(__file__).with_name("conditions.py")
+        for name, code in (("pipeline.py", Path(__file__)), (beside.name, beside)):
+            (Path(save_directory) / name).write_bytes(code.read_bytes())
 
     @torch.no_grad()
     def __call__(
@@ -138,31 +119,57 @@ class GppdmPipeline(DiffusionPipeline):  # type: ignore[misc]
     def _together(self, labels: Sequence[int], count: int, seed: int) -> Iterator[np.ndarray]:
         """Batches of all classes, from one sequence of noise."""
         settings, device, ordered = self.config.settings, self.device, sorted(labels)
-        table = _Conditions(self._tensors, ordered, settings, device)
+        table = Conditions(self._tensors, ordered, settings, device)
         rows = torch.tensor([ordered.index(label) for label in labels]).repeat_interleave(count)
-        generator = _generator(seed, settings["task"], "draw", device)
-        for part in rows.to(device).split(settings["batch_size"]):
-            shape = len(part), *settings["shape"]
-            noise = torch.randn(shape, generator=generator, device=device)
-            yield self._batch(self.unet, table, part, noise)
+        generator = generator_of(seed, settings["task"], "draw", device)
+        size, images = settings["batch_size"], [(k, i) for k in labels for i in range(count)]
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size].to(device)
+            noise = torch.randn(len(part), *settings["shape"], generator=generator, device=device)
+            x = self._begun(noise, images[start : start + size], seed)
+            yield self._batch(self.unet, table, part, x)
 
     def _one_by_one(self, labels: Sequence[int], count: int, seed: int) -> Iterator[np.ndarray]:
         """Whole batches of one class, each image from noise of its own, and the first of them."""
         settings, device = self.config.settings, self.device
         most, size = max(count, settings["images_per_class"]), settings["batch_size"]
 
-        def noise(label: int, number: int) -> Tensor:
+        def noise_of(label: int, number: int) -> Tensor:
             name = f"replayed image {number} of class {label}"
-            return torch.randn(settings["shape"], generator=_generator(seed, 0, name))
+            return torch.randn(settings["shape"], generator=generator_of(seed, 0, name))
 
         for label in labels:
             unet = self._unet_of(label)
-            table = _Conditions(self._tensors, [label], settings, device)
+            table = Conditions(self._tensors, [label], settings, device)
             for start in range(0, count, size):
-                end = min(start + size, most)
-                x = torch.stack([noise(label, i) for i in range(start, end)]).to(device)
-                rows = torch.zeros(len(x), dtype=torch.int64, device=device)
+                images = [(label, i) for i in range(start, min(start + size, most))]
+                noise = torch.stack([noise_of(*image) for image in images]).to(device)
+                rows = torch.zeros(len(noise), dtype=torch.int64, device=device)
+                x = self._begun(noise, images, seed)
                 yield self._batch(unet, table, rows, x)[: count - start]
+
+    def _begun(self, noise: Tensor, images: Sequence[tuple[int, int]], seed: int) -> Tensor:
+        """What drawing begins with: noise, or images (label, number) of Gaussians with noise."""
+        if not self.config.settings["gaussians"]:
+            return noise
+        solver, first = self._solver()
+        share = float(1 / (1 + solver.sigmas[first] ** 2))
+        drawn = [of_gaussian(self._tensors, label, number, seed) for label, number in images]
+        x = torch.stack(drawn).clamp(-1, 1).view(noise.shape).to(noise.device)
+        return math.sqrt(share) * x + math.sqrt(1 - share) * noise
+
+    def _solver(self) -> tuple[DPMSolverMultistepScheduler, int]:
+        """With its steps set, and which of them is the first that is taken."""
+        settings, solver, first = self.config.settings, copy.deepcopy(self.scheduler), 0
+        sigma_max, signal = settings["sigma_max"] or math.inf, settings["gaussians"]
+        solver.set_timesteps(settings["sampler_steps"], device=self.device)
+        while int((solver.sigmas > sigma_max).sum()) > first:  # so many are left from there on
+            first += 1
+            solver.set_timesteps(settings["sampler_steps"] + first, device=self.device)
+        noisiest = math.sqrt((1 - signal) / signal) if signal else math.inf
+        first = max(first, int((solver.sigmas[: len(solver.timesteps) - 1] > noisiest).sum()))
+        solver.set_begin_index(first)
+        return solver, first
 
     def _unet_of(self, label: int) -> UNet2DConditionModel:
         """The U-Net with the adapter of a class: W + B A of matrices, W + D of all else."""
@@ -185,32 +192,26 @@ class GppdmPipeline(DiffusionPipeline):  # type: ignore[misc]
         unet.load_state_dict(found)
         return unet
 
-    def _batch(self, unet: Any, table: _Conditions, rows: Tensor, noise: Tensor) -> np.ndarray:
+    def _batch(self, unet: Any, table: Conditions, rows: Tensor, x: Tensor) -> np.ndarray:
         """Uint8 [b, h, w, c]; on the CPU each thread draws a part."""
-        images, threads = len(noise), torch.get_num_threads() if noise.device.type == "cpu" else 1
+        images, threads = len(x), torch.get_num_threads() if x.device.type == "cpu" else 1
         number = max(1, min(threads, images // _LEAST))
         ends = [images * part // number for part in range(number + 1)]
 
         @torch.no_grad()
         def solve(start: int, end: int) -> Tensor:
-            return self._solve(unet, table, rows[start:end], noise[start:end])
+            return self._solve(unet, table, rows[start:end], x[start:end])
 
         solved = _in_threads(solve, [*pairwise(ends)]) if number > 1 else [solve(0, images)]
         pixels = ((torch.cat(solved).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return pixels.permute(0, 2, 3, 1).cpu().numpy()
 
-    def _solve(self, unet: Any, table: _Conditions, rows: Tensor, x: Tensor) -> Tensor:
-        """Noise -> images, float32 [b, c, h, w], with classifier-free guidance.
+    def _solve(self, unet: Any, table: Conditions, rows: Tensor, x: Tensor) -> Tensor:
+        """What drawing begins with -> images, float32 [b, c, h, w], with classifier-free guidance.
 
         guided = (1 + w) e(z) - w e(null) (Ho & Salimans 2022, arXiv 2207.12598).
         """
-        settings, b, solver = self.config.settings, len(rows), copy.deepcopy(self.scheduler)
-        first, sigma_max = 0, settings["sigma_max"] or math.inf
-        solver.set_timesteps(settings["sampler_steps"], device=x.device)
-        while int((solver.sigmas > sigma_max).sum()) > first:  # so many are left from there on
-            first += 1
-            solver.set_timesteps(settings["sampler_steps"] + first, device=x.device)
-        solver.set_begin_index(first)
+        settings, b, (solver, first) = self.config.settings, len(rows), self._solver()
         w, (low, high) = settings["guidance"], settings["guidance_interval"] or (0.0, math.inf)
         levels = ((1 - solver.alphas_cumprod) / solver.alphas_cumprod).sqrt()
         guided = (levels > low) & (levels <= high) & (w > 0)
@@ -232,55 +233,6 @@ class GppdmPipeline(DiffusionPipeline):  # type: ignore[misc]
                 output = said(x, tau)
             x = solver.step(output, tau, x, return_dict=False)[0]
         return x
-
-
-class _Conditions:
-    """What the U-Net is told of classes: a label token, a prototype as tokens, image or both."""
-
-    def __init__(
-        self, tensors: dict[str, Tensor], labels: Sequence[int], settings: Any, device: torch.device
-    ) -> None:
-        self._labels = torch.stack([tensors[f"embedding.{k}"] for k in labels]).to(device)
-        self._prototypes = torch.stack([tensors[f"prototype.{k}"] for k in labels]).to(device)
-        self._token_map = tensors["token_map"].to(device)
-        self._settings = settings
-
-    def __call__(self, rows: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Int64 [b], bool [b] -> tokens [m, t, d], which of them [b], images [b, c, h, w].
-
-        Where `kept` is false, that of no class.
-        """
-        labels, shown, which = self._labels, self._prototypes, rows
-        if len(labels) > len(rows):
-            labels, shown = labels[rows], shown[rows]
-            which = torch.arange(len(rows), device=rows.device)
-        tokens = labels[:, None]
-        if len(self._token_map):
-            tokens = torch.cat([tokens, self._of_patches(shown)], dim=1)
-        image = self._prototypes[rows] if self._settings["concatenates"] else None
-        if kept is None:
-            return tokens, which, image
-        if self._settings["null_keeps_prototype"]:
-            without = tokens.clone()
-            without[:, 0] = 0
-            return torch.cat([tokens, without]), which + len(tokens) * ~kept, image
-        image = None if image is None else image * kept[:, None, None, None]
-        null = torch.zeros_like(tokens[:1])
-        return torch.cat([tokens, null]), which.where(kept, len(tokens)), image
-
-    def _of_patches(self, prototypes: Tensor) -> Tensor:
-        side = math.isqrt(len(self._token_map))
-        height, width = prototypes.shape[2] // side, prototypes.shape[3] // side
-        patches = nn.functional.unfold(prototypes, (height, width), stride=(height, width))
-        return torch.einsum("bfp,pdf->bpd", patches, self._token_map)
-
-
-def _generator(
-    seed: int, task: int, name: str, device: str | torch.device = "cpu"
-) -> torch.Generator:
-    entropy = [seed, task, zlib.crc32(name.encode())]
-    number = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> 1)
-    return torch.Generator(device).manual_seed(number)
 
 
 def _in_threads(solve: Any, pieces: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -15,6 +15,7 @@ from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.algorithm.diffusion.network import build_unet
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.diffusion.samplers import solver_of
+from gppdm_pipeline.algorithm.generator.gaussians import gaussian_of
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.ddgr import Ddgr
 from gppdm_pipeline.methods.gppdm import Gppdm
@@ -30,7 +31,8 @@ ONNX, CLASSES, CARD = "classifier.onnx", "classes.json", "README.md"
 CONTENTS = frozenset(
     {
         *(ONNX, CLASSES, CARD),
-        *("model_index.json", "pipeline.py", "conditions.safetensors", "scheduler", "unet"),
+        *("model_index.json", "pipeline.py", "conditions.py", "conditions.safetensors"),
+        *("scheduler", "unet"),
     }
 )
 """What the folder may hold; what holds something else is never replaced."""
@@ -133,6 +135,8 @@ def generator_pipeline(learned: Learned) -> GppdmPipeline | None:
     for label in state.classes:
         tensors[f"embedding.{label}"] = condition.embeddings[label]
         tensors[f"prototype.{label}"] = condition.prototypes[label]
+        gaussian = gaussian_of(state, label) if learner.replay.gaussians else {}
+        tensors |= {f"gaussian.{label}.{name}": each for name, each in gaussian.items()}
     for task, adapter in state.adapters.items():
         tensors |= {f"adapter.{task}.{name}": each for name, each in adapter.tensors.items()}
     scheduler = solver_of(Process(learner.denoiser, CPU), learner.denoiser.prediction)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from gppdm_pipeline.algorithm.condition.table import Conditions, ConditionTable
 from gppdm_pipeline.algorithm.context import Context, ProgressBar
 from gppdm_pipeline.algorithm.diffusion.network import Denoiser
 from gppdm_pipeline.algorithm.diffusion.process import Level, Process
-from gppdm_pipeline.algorithm.diffusion.samplers import Clean, Multistep, Sampler
+from gppdm_pipeline.algorithm.diffusion.samplers import Clean
 from gppdm_pipeline.algorithm.disk.checkpoints import NOWHERE, Checkpoint
 from gppdm_pipeline.algorithm.disk.shards import Shards
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
@@ -27,45 +27,10 @@ from gppdm_pipeline.algorithm.generator.parts import (
     condition_table,
     denoiser_of,
 )
+from gppdm_pipeline.algorithm.generator.solver import Samplers, Solver, solver_of_classes
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.team import ALONE, Team
 from gppdm_pipeline.images.labelled import LabelledImages
-
-
-class Samplers(Protocol):
-    """Gives the images at each slice of all that are drawn their sampler."""
-
-    @property
-    def random(self) -> bool:
-        """Whether samplers draw random numbers, so that a batch cannot be cut for threads."""
-
-    def of(self, process: Process, piece: slice) -> Sampler:
-        """The sampler of some of the images."""
-
-
-@dataclass(frozen=True)
-class Solver:
-    """DPM-Solver++ from noise, or from images with noise.
-
-    Attributes:
-        config: its steps.
-        images: what is noised and drawn anew, if anything is.
-        signal: abar, the share of it that is left.
-    """
-
-    config: ReplayConfig
-    images: Pixels | None = None
-    signal: float = 0.0
-    random: ClassVar[bool] = False
-
-    def of(self, process: Process, piece: slice) -> Multistep:
-        """As `Samplers`."""
-        begun = None
-        if self.images is not None:
-            device = self.images.device
-            begun = self.images[torch.arange(len(self.images), device=device)[piece]]
-        steps, sigma_max = self.config.sampler_steps, self.config.sigma_max
-        return Multistep(process, steps, sigma_max, begun, self.signal)
 
 
 def replay_of(
@@ -94,7 +59,9 @@ def replay_of(
     """
     counts = [per_class] * len(classes) if isinstance(per_class, int) else list(per_class)
     labels = np.repeat(np.asarray(classes), counts)
-    samplers = samplers or Solver(settings.replay)
+    if samplers is None:
+        numbers = np.concatenate([np.arange(count) for count in counts])
+        samplers = solver_of_classes(state, labels, numbers, settings, context)
     return draw(state, labels, settings, context, stage, samplers=samplers)
 
 

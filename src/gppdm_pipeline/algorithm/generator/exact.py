@@ -22,8 +22,10 @@ from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.algorithm.disk.checkpoints import Checkpoint, Snapshot
 from gppdm_pipeline.algorithm.fitting.scale import scale_of
-from gppdm_pipeline.algorithm.generator.draw import Solver, drawer_of
+from gppdm_pipeline.algorithm.generator.draw import drawer_of
+from gppdm_pipeline.algorithm.generator.gaussians import gaussian_of
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings
+from gppdm_pipeline.algorithm.generator.solver import solver_of_classes
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages, Room
 
@@ -94,7 +96,9 @@ class _OfClass:
         device = self.context.device
         drawer = drawer_of(self.state, [self.label], self.settings, self.context)
         rows = torch.zeros(most, dtype=torch.int64, device=device)
-        samplers, generator = Solver(self.settings.replay), torch.Generator(device)
+        labels, numbers = np.full(most, self.label), np.arange(most)
+        samplers = solver_of_classes(self.state, labels, numbers, self.settings, self.context)
+        generator = torch.Generator(device)
         while done < count:
             end = min(done + self.settings.replay.batch_size, most)
             noise = torch.stack([self._noise(i) for i in range(done, end)]).to(device)
@@ -110,8 +114,9 @@ class _OfClass:
         condition, adapter = self.state.condition, self.state.adapter_of(self.label)
         weights = None if adapter is None else self.state.adapters[adapter]
         told = (condition.embeddings[self.label], condition.prototypes[self.label])
+        begun = gaussian_of(self.state, self.label)
         how = (self.context.seed, self.context.device.type, self.context.precision)
-        given = (self.settings, self.trunk, weights, told, condition.token_map, how)
+        given = (self.settings, self.trunk, weights, told, begun, condition.token_map, how)
         return self.context.drawn(f"class_{self.label}", *given)
 
     def _noise(self, number: int) -> Tensor:

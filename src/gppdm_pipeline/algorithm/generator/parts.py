@@ -63,6 +63,9 @@ class ReplayConfig(BaseModel):
     sigma_max: Annotated[float, Field(ge=1)] | None = None
     """The noise level sigma = sqrt((1 - abar) / abar) that the solver's steps begin at, the nearest
     below; null: the end of the schedule. Far above 40, images of [-1, 1] leave next to nothing."""
+    gaussians: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of signal (abar) that drawing begins with, of an image of the Gaussian of its class
+    (see `generator/gaussians.py`), which the state then keeps; 0: it begins with noise alone."""
     batch_size: Annotated[int, Field(ge=1)] = 512
 
     def shares(self, classes: Sequence[int]) -> dict[int, int]:
