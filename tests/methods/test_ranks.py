@@ -7,12 +7,14 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from tests.reference.tiny import differences, gppdm, images_of, tensors_of
 from torch import multiprocessing
 
+from gppdm_pipeline.algorithm.classifier.network import predict_logits
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.team import RankError
@@ -75,11 +77,11 @@ def learn(learner, scratch=None):
             kept = {"checkpoints": scratch.checkpoints(number, "all"), "drawn": scratch.drawn}
             context = replace(context, **kept)
         given = {"state": state, "earlier": ()}
-        replay, _ = ranks.on_all_ranks(learner, "synthesise_replay", context, **given)
+        replay, _ = ranks.on_all_ranks(learner.synthesise_replay, context, **given)
         given = {"state": state, "train": images, "replay": replay}
-        state, _ = ranks.on_all_ranks(learner, "train_generator", context, **given)
+        state, _ = ranks.on_all_ranks(learner.train_generator, context, **given)
         given = {"state": state, "train": images, "replay": replay, "validation": images}
-        state, _ = ranks.on_all_ranks(learner, "train_classifier", context, **given)
+        state, _ = ranks.on_all_ranks(learner.train_classifier, context, **given)
         found += [state, replay]
     return found
 
@@ -88,10 +90,13 @@ def test_two_ranks_learn_what_one_learns(other):
     """But for rounding."""
     learner = method()
     first, _, second, replay = learn(learner)
+    given = {"state": second, "images": replay.images}
+    logits = ranks.on_all_ranks(predict_logits, Context(0, 2), **given)
     ranks.dismiss()
     other.join(30)
     assert other.exitcode == 0
     assert ranks.launched().size == 1
+    np.testing.assert_allclose(logits, predict_logits(context=Context(0, 2), **given), atol=1e-4)
     one, _, two, alone = learn(learner)
     assert abs(replay.images.astype(int) - alone.images).max() <= 1
     for state, expected in ((first, one), (second, two)):

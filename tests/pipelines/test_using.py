@@ -211,7 +211,7 @@ def test_the_published_folder_draws_as_the_pipeline_does(published, learnt, monk
     monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path))
     folder = str(learnt / "folder")
     pipeline = DiffusionPipeline.from_pretrained(
-        folder, custom_pipeline=folder, trust_remote_code=True
+        folder, custom_pipeline=folder, trust_remote_code=True, low_cpu_mem_usage=False
     )
     use("draw", classes="3-8", images=2)
     drawn = [np.asarray(Image.open(file)) for file in sorted((OUTPUT / "drawn").glob("*.png"))]

@@ -101,7 +101,10 @@ def modules(tmp_path_factory, monkeypatch):
 
 def read(folder):
     pipeline = DiffusionPipeline.from_pretrained(
-        folder, custom_pipeline=str(folder), trust_remote_code=True
+        folder,
+        custom_pipeline=str(folder),
+        trust_remote_code=True,
+        low_cpu_mem_usage=False,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -144,6 +147,7 @@ def test_images_and_what_cannot_be_drawn(plain):
 
 @pytest.mark.slow
 def test_the_pipelines_code_needs_nothing_of_the_project(tmp_path):
+    """Nor accelerate, of which it says no word."""
     learned = learned_by(gppdm(memory="adapters"), tmp_path / "state")
     folder = tmp_path / "folder"
     write_folder(folder, learned, CALIBRATION, images_of(0).images, TOLD)
@@ -151,13 +155,19 @@ def test_the_pipelines_code_needs_nothing_of_the_project(tmp_path):
 import sys
 from diffusers import DiffusionPipeline
 pipeline = DiffusionPipeline.from_pretrained(
-    {str(folder)!r}, custom_pipeline={str(folder)!r}, trust_remote_code=True
+    {str(folder)!r},
+    custom_pipeline={str(folder)!r},
+    trust_remote_code=True,
+    low_cpu_mem_usage=False,
 )
+pipeline.set_progress_bar_config(disable=True)
 pipeline(classes=["dog"]).images[0].save({str(tmp_path / "dog.png")!r})
 assert not any(name.startswith("gppdm") for name in sys.modules)
 """
     environment = {"HF_HOME": str(tmp_path / "hub"), "PATH": "", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment)
+    command, options = [sys.executable, "-c", script], {"capture_output": True, "text": True}
+    told = subprocess.run(command, check=True, cwd=tmp_path, env=environment, **options)
+    assert "accelerate" not in told.stdout + told.stderr
     expected = learned.learner.draw(learned.state, [1], 1, Context(3, 3)).images[0, ..., 0]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "dog.png")), expected)
 

@@ -7,11 +7,12 @@ optimiser, projection and average need know nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,8 +34,12 @@ def parts(images: int, number: int) -> list[slice]:
 
     Parts differ by an image at most; a batch that is not worth cutting is one part.
     """
-    number = max(1, min(number, images // LEAST))
-    ends = [images * part // number for part in range(number + 1)]
+    return even(images, max(1, min(number, images // LEAST)))
+
+
+def even(rows: int, number: int) -> list[slice]:
+    """So many rows in exactly so many parts, which differ by a row at most."""
+    ends = [rows * part // number for part in range(number + 1)]
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
@@ -133,6 +138,25 @@ class Team:
         whole[self.part(images)] = samples
         self._sum(whole)
         return whole
+
+    def in_parts(self, work: Callable[..., Tensor], *given: Any) -> Tensor:
+        """What `work` gives for images, of which each rank does its part.
+
+        Args:
+            work: as many rows of all that is given -> [p, ...], a row for each.
+            given: arrays or tensors [n, ...], the same on all ranks.
+
+        Returns:
+            [n, ...], on every rank.
+
+        Raises:
+            RankError: if a rank has ended.
+        """
+        images = len(given[0])
+        own = self.part(images)
+        nothing = own.start == own.stop < images
+        done = slice(0, 1) if nothing else own  # one for its shape alone
+        return self.gather(work(*(rows[done] for rows in given))[: own.stop - own.start], images)
 
     def _sum(self, tensor: Tensor) -> None:
         assert self.group is not None

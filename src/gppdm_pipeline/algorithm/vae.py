@@ -63,7 +63,7 @@ def negative_elbo(vae: Vae, x: Tensor, rows: Tensor, noise: Tensor) -> tuple[Ten
 
 
 def decoder_distance(vae: Vae, teacher: Vae, z: Tensor, rows: Tensor) -> Tensor:
-    """How far the decoder is from what an earlier one says, per image.
+    """How far the decoder is from what an earlier one says, summed over the latents.
 
     Args:
         vae: the one that learns.
@@ -73,7 +73,7 @@ def decoder_distance(vae: Vae, teacher: Vae, z: Tensor, rows: Tensor) -> Tensor:
     """
     with torch.no_grad():
         x = teacher.said(teacher.decode(z, rows))
-    return vae.distance(vae.decode(z, rows), x) / len(z)
+    return vae.distance(vae.decode(z, rows), x)
 
 
 class _Vae(Objective):
@@ -93,19 +93,18 @@ class _Vae(Objective):
     ) -> None:
         self._vae, self._images, self._rows, self._config = vae, images, rows, config
         self._teacher, self._held = teacher, held
-        self.whole = teacher is not None  # images and latents have one weight together
         classes = vae.decoder_labels.num_embeddings
-        self._latents = max(1, config.batch_size * len(held) // classes) if teacher else 0
-        self.from_images = config.batch_size - self._latents
+        self.beside = max(1, config.batch_size * len(held) // classes) if teacher else 0
+        self.from_images = config.batch_size - self.beside
 
     def drawn(self, batch: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Images, classes, noise; and latents with classes that are held, if there are any."""
         device, width = batch.device, self._vae.decoder_labels.embedding_dim
         noise = torch.randn(len(batch), width, generator=generator, device=device)
         shown = self._vae.shown(self._images[batch]), self._rows[batch], noise
-        if not self._latents:
+        if not self.beside:
             return shown
-        count = (self._latents,)
+        count = (self.beside,)
         chosen = torch.randint(len(self._held), count, generator=generator, device=device)
         z = torch.randn(*count, width, generator=generator, device=device)
         return *shown, z, self._held[chosen]
@@ -117,14 +116,16 @@ class _Vae(Objective):
         losses = {"reconstruction_loss": reconstruction, "divergence": divergence}
         if self._teacher:
             z, held = latents
-            losses["distillation_loss"] = decoder_distance(self._vae, self._teacher, z, held)
+            distance = decoder_distance(self._vae, self._teacher, z, held) / self.beside
+            share = len(x) / self.from_images  # of a part, which may have another of the latents
+            losses["distillation_loss"] = distance / share
         return losses
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """Images and latents count alike."""
         total = losses["reconstruction_loss"] + self._config.kl_weight * losses["divergence"]
         if self._teacher:
-            distance = self._latents * losses["distillation_loss"]
+            distance = self.beside * losses["distillation_loss"]
             total = (self.from_images * total + distance) / self._config.batch_size
         return total
 
@@ -189,7 +190,9 @@ def draw_from_vae(
     with context.progress(len(rows), stage) as bar:
         for part in rows.split(DRAWING_BATCH):
             z = torch.randn(len(part), latent_dim, generator=generator, device=rows.device)
-            stored = vae.stored(vae.decode(z, part), scale)
+            stored = context.team.in_parts(
+                lambda z, rows: vae.stored(vae.decode(z, rows), scale), z, part
+            )
             room.put(done, stored.permute(0, 2, 3, 1).cpu().numpy())
             done += len(part)
             bar.advance(len(part))
@@ -213,11 +216,15 @@ def reconstruction_residuals(
     rows = _rows(state, images.labels.tolist(), context)
     scale, parts = scale_of(state, context.device), []
     pixels = Pixels(images.images, context.device, scale.given)
-    for part in torch.arange(len(rows), device=rows.device).split(DRAWING_BATCH):
+
+    def left_out(part: Tensor) -> Tensor:
         x = pixels[part]
         mean, _ = vae.encode(vae.shown(x), rows[part])
         said = vae.given(vae.decode(mean, rows[part]))
-        parts.append(scale.numbers(x) - scale.numbers(said))
+        return scale.numbers(x) - scale.numbers(said)
+
+    for part in torch.arange(len(rows), device=rows.device).split(DRAWING_BATCH):
+        parts.append(context.team.in_parts(left_out, part))
     return torch.cat(parts)
 
 

@@ -15,18 +15,17 @@ import torch
 from numpy.typing import NDArray
 
 from gppdm_pipeline.algorithm.classifier.network import (
-    PREDICTION_BATCH,
     ClassifierConfig,
-    build_classifier,
     fit_classifier,
+    given_to_head,
     predict_logits,
 )
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.algorithm.disk.states import load_state, save_state
-from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.methods.ranks import on_all_ranks
 from gppdm_pipeline.streams.sources import fingerprint
 
 _SEED = 0  # whatever the run's: runs of all seeds are measured with one oracle
@@ -50,23 +49,16 @@ class TrainedOracle:
         """`device` is where it computes."""
         assert state.classifier is not None
         self.state = state
-        self._device = device
-        self._network = build_classifier(state.classifier).to(device)
+        self._context = Context(_SEED, 1, device)
 
-    @torch.no_grad()
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """What the head is given: uint8 [n, h, w, c] -> float32 [n, d]."""
-        starts = range(0, len(images), PREDICTION_BATCH)
-        batches = (
-            to_unit_range(images[start : start + PREDICTION_BATCH], self._device)
-            for start in starts
-        )
-        parts = [self._network.features(batch).mean((2, 3)).cpu() for batch in batches]
-        return torch.cat(parts).numpy()
+        found = on_all_ranks(given_to_head, self._context, state=self.state, images=images)
+        return found.cpu().numpy()
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Uint8 [n, h, w, c] -> labels int64 [n]."""
-        logits = predict_logits(self.state, images, Context(_SEED, 1, self._device))
+        logits = on_all_ranks(predict_logits, self._context, state=self.state, images=images)
         labels: NDArray[np.int64] = np.asarray(self.state.classes)[logits.argmax(1)]
         return labels
 
@@ -92,6 +84,7 @@ def trained_oracle(
         return TrainedOracle(load_state(folder), device)
     state = LearnerState.empty().begin(1, train.classes, train.image_shape)
     none = LabelledImages.empty(train.image_shape)
-    state, _ = fit_classifier(state, config, train, none, Context(_SEED, 1, device))
+    given = {"state": state, "config": config, "train": train, "validation": none}
+    state, _ = on_all_ranks(fit_classifier, Context(_SEED, 1, device), **given)
     save_state(state, folder, {"classifier": settings, "data": data})
     return TrainedOracle(state, device)

@@ -1,7 +1,7 @@
-"""A method's verbs on all ranks that torchrun started.
+"""Work on all ranks that torchrun started: a method's verbs, and what is measured of them.
 
-Rank 0 alone runs the project: its configuration, lock, outputs and tracking. The others wait for a
-verb, do it beside rank 0, and wait again; what a verb is given comes to them from rank 0, and so do
+Rank 0 alone runs the project: its configuration, lock, outputs and tracking. The others wait for
+work, do it beside rank 0, and wait again; what it is given comes to them from rank 0, and so do
 checkpoints, of which they keep none. What they return is dropped.
 """
 
@@ -24,7 +24,6 @@ from gppdm_pipeline.algorithm.disk.checkpoints import (
     not_kept,
 )
 from gppdm_pipeline.algorithm.team import ALONE, WAIT, RankError, Team, meeting
-from gppdm_pipeline.methods.base import Method
 
 Value = TypeVar("Value")
 
@@ -56,14 +55,21 @@ def launched() -> Team:
     return Team(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
 
 
-def on_all_ranks(learner: Method, verb: str, context: Context, **given: Any) -> Any:
-    """What a verb of `learner` returns, done by all ranks; called on rank 0."""
+def on_all_ranks(work: Callable[..., Value], context: Context, **given: Any) -> Value:
+    """What `work` returns, done by all ranks; called on rank 0.
+
+    Args:
+        work: takes a context, by this name, and shares by its team; a function of a module, or a
+            method of what can be pickled.
+        context: of rank 0.
+        given: the other arguments, by name.
+    """
     team = launched()
     if team.size > 1:
         bare = replace(context, progress=silent, checkpoints=no_checkpoints, drawn=not_kept)
-        _told((learner, verb, bare, given))
+        _told((work, bare, given))
         context = _of_team(context, team)
-    return getattr(learner, verb)(context=context, **given)
+    return work(context=context, **given)
 
 
 def dismiss() -> None:
@@ -74,12 +80,12 @@ def dismiss() -> None:
 
 
 def serve(team: Team) -> None:
-    """Do the verbs that rank 0 tells, until it ends; signals that stop a run are rank 0's."""
+    """Do the work that rank 0 tells, until it ends; signals that stop a run are rank 0's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         while (told := _told(None)) is not None:
-            learner, verb, context, given = told
-            getattr(learner, verb)(context=_of_team(context, team), **given)
+            work, context, given = told
+            work(context=_of_team(context, team), **given)
     except RankError:
         return  # rank 0 tells it, if it is there
     dist.destroy_process_group()

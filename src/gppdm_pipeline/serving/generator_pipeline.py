@@ -3,7 +3,7 @@
     from diffusers import DiffusionPipeline
 
     pipeline = DiffusionPipeline.from_pretrained(
-        folder, custom_pipeline=folder, trust_remote_code=True
+        folder, custom_pipeline=folder, trust_remote_code=True, low_cpu_mem_usage=False
     )
     pipeline(classes=["bag"], num_images_per_class=8).images
 

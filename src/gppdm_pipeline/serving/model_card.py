@@ -38,7 +38,7 @@ With torch, diffusers and safetensors, from a copy of this folder:
 from diffusers import DiffusionPipeline
 
 pipeline = DiffusionPipeline.from_pretrained(
-    folder, custom_pipeline=folder, trust_remote_code=True
+    folder, custom_pipeline=folder, trust_remote_code=True, low_cpu_mem_usage=False
 )
 images = pipeline(classes={{ example }}, num_images_per_class=8, seed=0).images
 ```

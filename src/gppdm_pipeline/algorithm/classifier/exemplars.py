@@ -13,9 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gppdm_pipeline.algorithm.classifier.network import as_seen, batches_of, build_classifier
+from gppdm_pipeline.algorithm.classifier.network import given_to_head
 from gppdm_pipeline.algorithm.context import Context
-from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 
@@ -70,15 +69,6 @@ def herding(vectors: Tensor, count: int) -> Tensor:
     return torch.tensor(order, device=vectors.device)
 
 
-@torch.no_grad()
 def features(state: LearnerState, images: NDArray[Any], context: Context) -> Tensor:
-    """What the classifier's head is fed, of unit length: float32 [n, d]."""
-    assert state.classifier is not None
-    network = build_classifier(state.classifier).to(context.device)
-    parts = [
-        network.features(
-            to_unit_range(as_seen(part, state.classifier.config, context), context.device)
-        ).mean((2, 3))
-        for part in batches_of(images)
-    ]
-    return torch.nn.functional.normalize(torch.cat(parts), dim=1)
+    """What the classifier's head is given, of unit length: float32 [n, d]."""
+    return torch.nn.functional.normalize(given_to_head(state, images, context), dim=1)

@@ -237,6 +237,39 @@ class _Classification(Objective):
 
 
 @torch.no_grad()
+def asked(
+    state: LearnerState,
+    images: NDArray[Any],
+    context: Context,
+    question: Callable[[Network, Tensor], Tensor],
+) -> Tensor:
+    """What comes of images, of which each rank asks the classifier its part.
+
+    Args:
+        state: after at least one task.
+        images: uint8 or float16 [n, h, w, c], at least one.
+        context: its device and its team are used.
+        question: (the classifier, float32 [b, c, h, w]) -> [b, ...].
+
+    Returns:
+        [n, ...] on the device.
+    """
+    assert state.classifier is not None
+    described, device = state.classifier.config, context.device
+    network = build_classifier(state.classifier).to(device)
+
+    def answers(images: NDArray[Any]) -> Tensor:
+        batches = (as_seen(part, described, context) for part in batches_of(images))
+        return torch.cat([question(network, to_unit_range(part, device)) for part in batches])
+
+    return context.team.in_parts(answers, images)
+
+
+def given_to_head(state: LearnerState, images: NDArray[Any], context: Context) -> Tensor:
+    """Float32 [n, d] on the device; arguments as `asked`."""
+    return asked(state, images, context, lambda network, x: network.features(x).mean((2, 3)))
+
+
 def predict_logits(
     state: LearnerState, images: NDArray[Any], context: Context
 ) -> NDArray[np.float32]:
@@ -245,21 +278,15 @@ def predict_logits(
     Args:
         state: after at least one task.
         images: uint8 or float16 [n, h, w, c].
-        context: its device is used.
+        context: its device and its team are used.
 
     Returns:
         float32 [n, k] logits; column j is class `state.classes[j]`.
     """
-    assert state.classifier is not None
-    network = build_classifier(state.classifier).to(context.device)
-    parts = [
-        network(
-            to_unit_range(as_seen(part, state.classifier.config, context), context.device)
-        ).cpu()
-        for part in batches_of(images)
-    ]
-    outputs = torch.cat(parts) if parts else torch.empty(0, len(state.classes))
-    return outputs.numpy()
+    if not len(images):
+        return np.empty((0, len(state.classes)), np.float32)
+    logits = asked(state, images, context, lambda network, x: network(x)).cpu()
+    return logits.numpy()
 
 
 def batches_of(images: NDArray[Any]) -> Iterator[NDArray[Any]]:

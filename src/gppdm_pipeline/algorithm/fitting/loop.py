@@ -24,14 +24,14 @@ from gppdm_pipeline.algorithm.fitting.forks import ranks_for, share
 from gppdm_pipeline.algorithm.fitting.graphs import Step, recorded
 from gppdm_pipeline.algorithm.fitting.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.fitting.schedule import continue_at, warm_up_then_cosine
-from gppdm_pipeline.algorithm.team import Team
+from gppdm_pipeline.algorithm.team import Team, even
 
 
 class Objective(ABC):
     """What a training minimises."""
 
-    whole: bool = False
-    """Whether a batch cannot be cut into parts, each with a loss of its own."""
+    beside: int = 0
+    """Rows of a batch that belong to no image of it."""
 
     @abstractmethod
     def drawn(self, batch: Tensor, generator: torch.Generator) -> Sequence[Tensor]:
@@ -42,12 +42,16 @@ class Objective(ABC):
             generator: of noise and the like, on the training's device.
 
         Returns:
-            Tensors [b, ...], whose shapes and dtypes are the same for every batch.
+            Tensors [b, ...], then those that are [beside, ...], whose shapes and dtypes are the
+            same for every batch.
         """
 
     @abstractmethod
     def losses(self, drawn: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Means over the images of what `drawn` gave, or of a part of it: scalars by name."""
+        """Means over the images of what `drawn` gave, or of a part of it: scalars by name.
+
+        The parts' losses, each weighted with its share of the images, add up to the batch's.
+        """
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """What is minimised, linear in the losses: their sum."""
@@ -135,7 +139,7 @@ def fit(
     if context.team.size > 1:
         run(context.team)
     else:
-        share(run, 1 if objective.whole else ranks_for(budget.batch_size, context.device))
+        share(run, ranks_for(budget.batch_size + objective.beside, context.device))
     if average is not None:
         average.apply()
     return StageLog(curves=training.recorder.curves)
@@ -172,7 +176,8 @@ def backward(
 
     Args:
         objective: what is minimised.
-        drawn: tensors [b, ...], the same on all ranks.
+        drawn: what `objective` has drawn, the same on all ranks; all of it is cut into as many
+            parts.
         parameters: leaves without a gradient; those that no loss depends on stay so.
         team: this rank's.
 
@@ -180,14 +185,14 @@ def backward(
         The losses of the batch, detached.
     """
     images = len(drawn[0])
-    cut = [slice(0, images)] if objective.whole else team.cut(images)
-    part = cut[team.rank] if team.rank < len(cut) else cut[0]
-    share = (part.stop - part.start) / images if team.rank < len(cut) or len(cut) == 1 else 0.0
-    losses = objective.losses([tensor[part] for tensor in drawn])
-    losses = {name: share * loss for name, loss in losses.items()}
+    number = min(len(team.cut(images + objective.beside)), images)
+    place = team.rank if team.rank < number else 0
+    part = [tensor[even(len(tensor), number)[place]] for tensor in drawn]
+    share = len(part[0]) / images if team.rank < number or number == 1 else 0.0
+    losses = {name: share * loss for name, loss in objective.losses(part).items()}
     objective.total(losses).backward()
     losses = {name: loss.detach() for name, loss in losses.items()}
-    return losses if len(cut) == 1 else team.sum_gradients(parameters, losses)
+    return losses if number == 1 else team.sum_gradients(parameters, losses)
 
 
 @dataclass(frozen=True)

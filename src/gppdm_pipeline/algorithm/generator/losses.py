@@ -6,7 +6,7 @@ arXiv 2302.01316); nothing here is used in learning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -59,13 +59,14 @@ def denoising_losses(
         table = condition_table(state, [label], settings, context)
         errors = partial(_errors, denoiser, table, process, pixels, at)
         members = torch.from_numpy(np.flatnonzero(images.labels == label)).to(device)
-        pieces = [
-            batch[part]
-            for batch in members.split(settings.replay.batch_size)
-            for part in parts_of(len(batch), device)
-        ]
-        found[members.cpu()] = torch.cat(together(errors, pieces, device))
+        for batch in members.split(settings.replay.batch_size):
+            found[batch.cpu()] = context.team.in_parts(partial(_by_threads, errors), batch)
     return found
+
+
+def _by_threads(errors: Callable[[Tensor], Tensor], members: Tensor) -> Tensor:
+    pieces = [members[part] for part in parts_of(len(members), members.device)]
+    return torch.cat(together(errors, pieces, members.device))
 
 
 @torch.no_grad()

@@ -47,11 +47,17 @@ def denoising_residuals(
     )
     pixels = Pixels(images.images, context.device, scale.given)
     level, parts = process.level((process.shares >= TEXTURE_SHARE).sum() - 1), []
-    for part in torch.arange(len(rows), device=rows.device).split(settings.replay.batch_size):
+
+    def left_out(part: Tensor, noise: Tensor) -> Tensor:
         x = pixels[part]
-        noise = torch.randn(x.shape, generator=generator, device=x.device)
         noisy = level.noised(x, noise)
         output = denoiser(noisy, level.tau.expand(len(part)), table(rows[part]).of(slice(None)))
         clean = scale.bounded(process.clean(noisy, output, level))
-        parts.append(scale.numbers(x) - scale.numbers(clean))
+        return scale.numbers(x) - scale.numbers(clean)
+
+    height, width, channels = images.image_shape
+    for part in torch.arange(len(rows), device=rows.device).split(settings.replay.batch_size):
+        shape = (len(part), channels, height, width)
+        noise = torch.randn(shape, generator=generator, device=rows.device)
+        parts.append(context.team.in_parts(left_out, part, noise))
     return torch.cat(parts)

@@ -11,14 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+import torch
 from kedro.pipeline import Node, node
+from numpy.typing import NDArray
 
 from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
-from gppdm_pipeline.algorithm.context import resolve_device
+from gppdm_pipeline.algorithm.context import Context, resolve_device
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.oracle import OracleFolder, TrainedOracle, trained_oracle
 from gppdm_pipeline.catalog.scratch import Scratch
+from gppdm_pipeline.evaluation.distances import Features
 from gppdm_pipeline.evaluation.extractors import build_extractors
 from gppdm_pipeline.evaluation.replay_quality import (
     EvaluationConfig,
@@ -110,7 +114,7 @@ def draw_last_replay(
     decode = space.decoding(state.picture_shape, resolve_device(device))
     context = task.context(seed, device, drawn=scratch.drawn, decode=decode)
     context = replace(context, task=task.number + 1)
-    return measured(lambda: on_all_ranks(few, "synthesise_replay", context, state=state))
+    return measured(lambda: on_all_ranks(few.synthesise_replay, context, state=state))
 
 
 def assess_replay(
@@ -141,11 +145,34 @@ def _quality(
     images: LabelledImages,
     real: LabelledImages,
 ) -> Quality:
-    built = build_extractors(evaluation, resolve_device(device))
+    context = Context(0, 1, resolve_device(device))  # nothing in it is random
+
+    def other(name: str) -> Extractor:
+        given = {"evaluation": evaluation, "name": name}
+        return lambda images: on_all_ranks(points_of, context, images=images, **given)
+
     extractors: dict[str, Extractor] = {
-        name: built.get(name, oracle) for name in evaluation.extractors
+        name: oracle if name == "oracle" else other(name) for name in evaluation.extractors
     }
     return measure(images, real, extractors, oracle, evaluation)
+
+
+def points_of(
+    images: NDArray[np.uint8], evaluation: EvaluationConfig, name: str, context: Context
+) -> Features:
+    """What an extractor other than the oracle makes of images, of which each rank gives it a part.
+
+    Args:
+        images: uint8 [n, h, w, c].
+        evaluation: asks for it.
+        name: its own.
+        context: its device and its team are used.
+
+    Returns:
+        [n, d].
+    """
+    extract = build_extractors(evaluation, context.device)[name]
+    return context.team.in_parts(lambda part: torch.from_numpy(extract(part)), images).numpy()
 
 
 def replay_after(tasks: list[str]) -> dict[str, str]:

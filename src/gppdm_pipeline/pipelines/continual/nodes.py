@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from gppdm_pipeline.algorithm.autoencoder import OwnAutoencoder, fit_autoencoder
@@ -130,7 +132,8 @@ def train_autoencoder(
         task.number, "train_autoencoder", settings, seed, resolve_device(device).type, images
     )
     context = task.context(seed, device, checkpoints)
-    return measured(lambda: fit_autoencoder(images, settings, context))
+    given = {"images": images, "settings": settings}
+    return measured(lambda: on_all_ranks(fit_autoencoder, context, **given))
 
 
 def synthesise_replay(
@@ -150,7 +153,7 @@ def synthesise_replay(
     )
     context = task.context(seed, device, checkpoints, scratch.drawn)
     given = {"state": previous_state, "earlier": earlier}
-    return measured(lambda: on_all_ranks(learner, "synthesise_replay", context, **given))
+    return measured(lambda: on_all_ranks(learner.synthesise_replay, context, **given))
 
 
 def train_classifier(
@@ -175,7 +178,7 @@ def train_classifier(
     decode = space.decoding(train.picture_shape, resolve_device(device))
     context = task.context(seed, device, checkpoints, scratch.drawn, decode)
     given = {"state": state, "train": train, "validation": validation, "replay": replay}
-    after, log = measured(lambda: on_all_ranks(learner, "train_classifier", context, **given))
+    after, log = measured(lambda: on_all_ranks(learner.train_classifier, context, **given))
     return _learnt(after, task, space, train), log
 
 
@@ -200,7 +203,7 @@ def train_generator(
     decode = space.decoding(train.picture_shape, resolve_device(device))
     context = task.context(seed, device, checkpoints, scratch.drawn, decode)
     given = {"state": state, "train": train, "replay": replay}
-    after, log = measured(lambda: on_all_ranks(learner, "train_generator", context, **given))
+    after, log = measured(lambda: on_all_ranks(learner.train_generator, context, **given))
     return _learnt(after, task, space, train), log
 
 
@@ -226,7 +229,11 @@ def evaluate(
     decode = space.decoding(state.picture_shape, resolve_device(device))
     context = task.context(seed, device, decode=decode)
     test = LabelledImages.concatenate(tests)
-    logits, cost = measured(lambda: (predict_logits(state, test.images, context), StageLog()))
+
+    def stage() -> tuple[NDArray[np.float32], StageLog]:
+        return on_all_ranks(predict_logits, context, state=state, images=test.images), StageLog()
+
+    logits, cost = measured(stage)
     counts = metrics.evaluate_predictions(logits, test.labels, state.classes, state.tasks)
     calibration_error = expected_calibration_error(logits, test.labels, state.classes)
     more = {

@@ -25,6 +25,7 @@ from gppdm_pipeline.evaluation.memorisation import memorisation, nearest_pairs
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig, Extractor
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
+from gppdm_pipeline.methods.ranks import on_all_ranks
 from gppdm_pipeline.pipelines.continual.nodes import Record, Task
 from gppdm_pipeline.streams.scenario import StreamConfig
 
@@ -76,7 +77,8 @@ def looked_into(
     if learner.has_generator and len(of_task):  # none of classes that have come before
         images = stream.read("train")
         oracle = trained_oracle(images, learner.classifier, context.device, oracles.path)
-        drawn = learner.draw(state, train.classes, evaluation.images_per_class, context)
+        given = {"classes": train.classes, "per_class": evaluation.images_per_class}
+        drawn = on_all_ranks(learner.draw, context, state=state, **given)
         record["memorisation"] = memorisation_of(drawn, train, of_task, oracle)
         pairs = pairs_of(drawn, train)
     return record, pairs
@@ -182,11 +184,11 @@ def _scores(
     """What an attacker computes, by attack: high for what he takes to have been learnt."""
     scores = {}
     if len(state.classes) > 1:
-        logits = predict_logits(state, images.images, context)
+        logits = on_all_ranks(predict_logits, context, state=state, images=images.images)
         columns = {label: column for column, label in enumerate(state.classes)}
         right = np.array([columns[label] for label in images.labels.tolist()])
         scores["confidence"] = confidence(logits, right)
-    losses = learner.generator_losses(state, images, context)
+    losses = on_all_ranks(learner.generator_losses, context, state=state, images=images)
     if losses is not None:
         scores["generator"] = summed(losses.cpu().numpy())
     for name, near in _images_in(state, images, context).items():

@@ -10,6 +10,7 @@ from gppdm_pipeline.configuration.uses import DrawConfig
 from gppdm_pipeline.evaluation.drawn_figure import drawn_figure, interpolation_figure
 from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.methods.ranks import on_all_ranks
 from gppdm_pipeline.pipelines.progress import bars_of
 from gppdm_pipeline.serving.interpolation import STEPS, interpolated
 from gppdm_pipeline.serving.trained import TrainedRun
@@ -22,13 +23,15 @@ def draw(trained: TrainedRun, draw: DrawConfig, seed: int, device: str) -> Drawn
     context = Context(seed, number, resolve_device(device), bars_of(number - 1, number - 1))
     classes = learned.labels(draw.classes)
     if draw.like is None:
-        images = learned.learner.draw(learned.state, classes, draw.images, context)
+        given = {"state": learned.state, "classes": classes, "per_class": draw.images}
+        images = on_all_ranks(learned.learner.draw, context, **given)
     else:
         labels = np.repeat(np.array(classes, np.int64), draw.images)
         pixels = learned.predictor().pixels(draw.like)
         begun = LabelledImages(np.repeat(pixels[None], len(labels), 0), labels)
         (begun,) = learned.space.encoded([begun], context.device)
-        images = learned.learner.draw_like(learned.state, begun, draw.signal, context)
+        given = {"state": learned.state, "images": begun, "signal": draw.signal}
+        images = on_all_ranks(learned.learner.draw_like, context, **given)
     images = learned.space.pictures(images, learned.image_shape, context.device)
     return Drawn(images, learned.class_names, seed)
 
