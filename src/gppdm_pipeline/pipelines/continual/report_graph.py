@@ -119,8 +119,9 @@ def _of_replay(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
     if shown.real or len(tasks) > 1:  # the first task replays nothing
         drawings.append(_drawing(reporting.draw_replay, replay, alone))
     if shown.assessed and shown.embedded:
-        context = ["params:evaluation", "params:space", "params:seed", "params:device", _STREAM]
-        inputs = [*context, ORACLE, LAST_REPLAY, *tests]
+        settings = ("evaluation", "space", "seed", "device", "stream")
+        inputs = {name: f"params:{name}" for name in settings}
+        inputs |= {"oracle": ORACLE, "replay": LAST_REPLAY, **{test: test for test in tests}}
         drawings.append(_drawing(reporting.draw_embedding, inputs))
     return drawings
 

@@ -187,6 +187,7 @@ def draw_replay_quality(stream: StreamConfig, report: Record) -> Picture:
 
 
 def draw_embedding(
+    *,
     evaluation: EvaluationConfig,
     space: SpaceConfig,
     seed: int,
@@ -194,12 +195,12 @@ def draw_embedding(
     stream: StreamConfig,
     oracle: TrainedOracle,
     replay: LabelledImages,
-    *tests: LabelledImages,
+    **tests: LabelledImages,
 ) -> Picture:
-    """What is replayed after the last task and real test images, as a t-SNE."""
+    """What is replayed after the last task and the tasks' test images, as a t-SNE."""
     name = evaluation.extractors[0]
     extract = build_extractors(evaluation, resolve_device(device)).get(name, oracle)
-    per_class, real = evaluation.images_per_class, real_pictures(space, stream, tests)
+    per_class, real = evaluation.images_per_class, real_pictures(space, stream, [*tests.values()])
     assert real is not None
     sets = (pictures_of(space, stream, device, replay, per_class), real)
     few = [images.first_of_each(per_class) for images in sets]
