@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -443,6 +444,33 @@ def test_a_killed_rank_is_told_and_the_training_goes_on(threads, forked, tmp_pat
     assert line.steps < 9
     if ranks == 2:
         assert all(map(torch.equal, line.parameters, whole.parameters))
+
+
+@pytest.mark.parametrize("before", ["it arrives", "it meets the other"])
+def test_a_rank_that_is_killed_before_it_begins_is_told(threads, forked, monkeypatch, before):
+    """Nobody waits for it; where it was about to meet, not for long."""
+    threads(2)
+    assert forks._MEETING[True] < timedelta(seconds=30)
+    here, wait = os.getpid(), timedelta(seconds=2)
+
+    def dying(work):
+        def done(*args, **given):
+            if os.getpid() != here:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return work(*args, **given)
+
+        return done
+
+    if before == "it arrives":
+        monkeypatch.setattr(forks.gc, "freeze", dying(gc.freeze))
+    else:
+        monkeypatch.setattr(forks, "_met", dying(forks._met))
+        monkeypatch.setattr(forks, "_MEETING", {True: wait, False: wait})
+    start = time.monotonic()
+    with pytest.raises(RankError, match=r"SIGKILL: out of memory.*goes on from its last"):
+        Line().fit()
+    assert time.monotonic() - start < 15
+    assert all(map(is_gone, forked))
 
 
 def test_cpu_seconds_are_those_of_all(threads):

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NoReturn
@@ -34,7 +35,8 @@ Work = Callable[[Team], None]
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if sys.platform != "win32" else ()
 _LOOPBACK = "127.0.0.1"
-_MEETING = timedelta(minutes=5)
+_MEETING = {True: timedelta(seconds=20), False: timedelta(minutes=5)}
+"""How long rank 0, which begins when all others are about to meet it, and they wait to meet."""
 
 
 def ranks_for(images: int, device: torch.device) -> int:
@@ -87,24 +89,33 @@ def _begun(work: Work, size: int, place: Path, others: list[BaseProcess]) -> Tea
     """Rank 0 of a team of forks, which are added to `others`; alone where that cannot be."""
     if size < 2:
         return ALONE
-    fork = multiprocessing.get_context("fork")
+    fork, arrivals = multiprocessing.get_context("fork"), []
     try:
         with _signals_wait(), warnings.catch_warnings():
             # Of other threads: they wait, and hold nothing.
             warnings.simplefilter("ignore", DeprecationWarning)
             for rank in range(1, size):
-                other = fork.Process(target=_take_part, args=(work, rank, size, place), daemon=True)
+                arrival, arrives = fork.Pipe(duplex=False)
+                given = (work, rank, size, place, arrives)
+                other = fork.Process(target=_take_part, args=given, daemon=True)
                 other.start()
+                arrives.close()  # so that it is closed when the other one has ended
                 others.append(other)
+                arrivals.append(arrival)
     except OSError as error:
         logger.warning("no process for a part of a batch (%s): one takes all", error)
         _end(others)
         return ALONE
     torch.set_num_threads(1)
+    try:
+        for arrival in arrivals:
+            arrival.recv_bytes()
+    except EOFError as error:
+        raise RankError("a process that shares the training ended before it began") from error
     return _met(rank=0, size=size, place=place)
 
 
-def _take_part(work: Work, rank: int, size: int, place: Path) -> NoReturn:
+def _take_part(work: Work, rank: int, size: int, place: Path, arrives: Connection) -> NoReturn:
     """The work of another rank.
 
     Signals that stop a run are blocked here since before the fork: they are rank 0's, which then
@@ -114,6 +125,7 @@ def _take_part(work: Work, rank: int, size: int, place: Path) -> NoReturn:
     try:
         gc.freeze()  # what is not this process's is not this process's to finalise
         torch.set_num_threads(1)  # those that there were are not here
+        arrives.send_bytes(b"")
         work(_met(rank, size, place))
         code = 0
     except RankError:
@@ -130,7 +142,7 @@ def _met(rank: int, size: int, place: Path) -> Team:
     """The team, once all ranks have met at a file; they talk over the loopback interface."""
     options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=_LOOPBACK)]
-    options._timeout = _MEETING
+    options._timeout = _MEETING[rank == 0]
     with meeting():
         store = dist.FileStore(str(place), size)  # type: ignore[attr-defined]
         return Team(rank, size, dist.ProcessGroupGloo(store, rank, size, options))
