@@ -59,7 +59,7 @@ gpu: .venv/run.stamp  ## Every image of Fashion-MNIST, with a GPU; runs what has
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/gpu.yml $(ARGS)
 
 test: lint  ## Run the checks and the tests, for example: make test ARGS="-k continual"
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 test-slow: .venv/dev.stamp  ## Run the tests that take minutes: kills, failing disks, DVC
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(ARGS)
