@@ -2,6 +2,7 @@
 
     PYTHONPATH=src python benchmarks/leakage.py --seeds 0 1 2
     PYTHONPATH=src python benchmarks/leakage.py --variants gppdm exemplar --seeds 0
+    PYTHONPATH=src python benchmarks/leakage.py --params stream.source.train_per_class=20
 
 Learns a benchmark with each variant, audits the run (docs/privacy.md), keeps what both say in the
 record, and prints the table: means over seeds with their standard deviation. What the record has is
@@ -36,7 +37,7 @@ VARIANTS = {
     "exemplar": "method=exemplar",
     "joint": "method=joint",
 }
-PICTURE = Path(__file__).parents[1] / "docs/images/leakage.png"
+PICTURES = Path(__file__).parents[1] / "docs/images"
 HEADER = [
     *("", "accuracy, %", "strongest attack", "AUC", "found at 1 % false, %", "copied, %"),
     *("copied of held-out, %", "authentic, %", "runs"),
@@ -49,35 +50,36 @@ def main() -> None:
     """Run what is missing, then print the table and write the picture."""
     parser = parser_of(__doc__, "leakage")
     parser.add_argument("--benchmark", default="digits")
+    parser.add_argument("--params", default="", help="settings of all runs, as of kedro run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     given = parser.parse_args()
     there = json.loads(given.out.read_text()) if given.out.exists() else {}
     runs: dict[str, dict[str, Any]] = there.get("runs", {})
+    params = f"benchmark={given.benchmark},{given.params}".rstrip(",")
     for seed in given.seeds:
         for variant in given.variants:
-            name = f"{given.benchmark}, {variant}, seed {seed}"
+            name = f"{params}, {variant}, seed {seed}"
             if name not in runs:
-                runs[name] = _measured(given.benchmark, variant, seed)
+                runs[name] = _measured(given.benchmark, params, variant, seed)
                 write_record(given.out, {"runs": runs})
                 print(f"{name}: {_line(runs[name])}", flush=True)
     of = {
-        variant: [run for run in runs.values() if _is_of(run, given.benchmark, variant)]
+        variant: [
+            run for name, run in runs.items() if name.startswith(f"{params}, {variant}, seed")
+        ]
         for variant in VARIANTS
     }
     of = {variant: found for variant, found in of.items() if found}
     print(markdown(HEADER, (_row(variant, found) for variant, found in of.items())))
-    PICTURE.write_bytes(_picture(of, given.benchmark).rendered("png"))
+    picture = PICTURES / f"leakage_{given.benchmark}.png"
+    picture.write_bytes(_picture(of, given.benchmark).rendered("png"))
 
 
-def _is_of(run: dict[str, Any], benchmark: str, variant: str) -> bool:
-    return (run["benchmark"], run["variant"]) == (benchmark, variant)
-
-
-def _measured(benchmark: str, variant: str, seed: int) -> dict[str, Any]:
+def _measured(benchmark: str, common: str, variant: str, seed: int) -> dict[str, Any]:
     """Learn, audit, and what the two say."""
     number = list(VARIANTS).index(variant)
-    params = f"benchmark={benchmark},{VARIANTS[variant]},seed={seed},variant=leakage_{number}"
+    params = f"{common},{VARIANTS[variant]},seed={seed},variant=leakage_{number}"
     seconds = {}
     for pipeline in ("continual", "audit"):
         begun = time.perf_counter()

@@ -50,5 +50,5 @@ def test_the_algorithm_loads_neither_kedro_nor_mlflow():
 def test_a_run_begins_without_what_takes_long_and_is_not_needed_yet():
     loaded = loaded_by(START)
     assert "gppdm_pipeline.pipelines.continual.nodes" in loaded
-    assert roots(loaded).isdisjoint({"diffusers", "transformers", "sklearn", "dvc"})
+    assert roots(loaded).isdisjoint({"diffusers", "transformers", "sklearn", "dvc", "mlflow"})
     assert "scipy.spatial" not in loaded

@@ -99,7 +99,28 @@ def test_an_image_of_one_colour_is_not_looked_for():
 def test_where_a_large_file_is_cut_nothing_is_lost(monkeypatch):
     from gppdm_pipeline.images import search  # noqa: PLC0415
 
-    monkeypatch.setattr(search, "_PIECE", 100)
+    monkeypatch.setattr(search, "_PIECE", 104)
     for offset in range(60, 130):
         content = FILLING[:offset] + GREY.images[5].tobytes() + FILLING
         assert Needles(GREY).found_in(content) == {5}
+
+
+@pytest.mark.parametrize("side", [(8, 8), (2, 4), (3, 5), (1, 9)])
+def test_an_image_is_found_wherever_it_begins_and_wherever_its_one_bright_pixel_is(side):
+    height, width = side
+    size = height * width
+    pixels = np.zeros((size, height, width, 1), np.uint8)
+    pixels.reshape(size, size)[np.arange(size), np.arange(size)] = np.arange(1, size + 1)
+    needles = Needles(LabelledImages(pixels, np.arange(size)))
+    for offset in range(8):
+        for number in range(size):
+            around = bytes(range(100, 100 + offset)), bytes(range(200, 216))
+            assert number in needles.found_in(pixels[number].tobytes().join(around))
+
+
+def test_images_whose_words_are_chosen_in_parts_are_all_found(monkeypatch):
+    from gppdm_pipeline.images import search  # noqa: PLC0415
+
+    monkeypatch.setattr(search, "_AT_ONCE", 3 * 64)
+    many = images(count=20)
+    assert Needles(many).found_in(FILLING + many.images.tobytes()) == {*range(20)}

@@ -25,7 +25,8 @@ from starlette.routing import Route
 
 from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.algorithm.disk.states import StateError
-from gppdm_pipeline.catalog.registry import ALIAS, ModelRegistry, RegistryError
+from gppdm_pipeline.catalog.registry import ALIAS, ModelRegistry
+from gppdm_pipeline.catalog.registry_dataset import RegistryError
 from gppdm_pipeline.run.mlflow_places import database_uri
 from gppdm_pipeline.serving.predictor import Calibration, Predictor
 from gppdm_pipeline.serving.requests import RequestError, answered

@@ -24,7 +24,8 @@ from tests.reference.runs import TINY, refused, run
 
 from gppdm_pipeline import serve
 from gppdm_pipeline.algorithm.disk.states import StateError
-from gppdm_pipeline.catalog.registry import ModelRegistry, RegistryError
+from gppdm_pipeline.catalog.registry import ModelRegistry
+from gppdm_pipeline.catalog.registry_dataset import RegistryError
 from gppdm_pipeline.estimator import ContinualClassifier
 from gppdm_pipeline.run.session import Session
 from gppdm_pipeline.serving.predictor import Calibration

@@ -13,15 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import mlflow
-from kedro.io import AbstractDataset, DatasetError
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from gppdm_pipeline.algorithm.disk.states import StateError
+from gppdm_pipeline.catalog.registry_dataset import RegistryError
 from gppdm_pipeline.provenance import PACKAGE, git_commit
 from gppdm_pipeline.serving.trained import Learned, TrainedRun
 from gppdm_pipeline.spaces import encoders
@@ -45,10 +45,6 @@ REQUIRED = (
     "safetensors",
     "torch",
 )
-
-
-class RegistryError(RuntimeError):
-    """A model cannot be published or used; the message says which, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -242,25 +238,3 @@ def _save(place: Path, beside: Path, learned: Learned, calibration: Mapping[str,
             ],
             input_example=[grey],
         )
-
-
-class RegistryDataset(AbstractDataset[NoReturn, ModelRegistry]):
-    """The registry of the project's MLflow."""
-
-    def __init__(self, *, tracking_uri: str, experiment: str) -> None:
-        self._tracking_uri = tracking_uri
-        self._experiment = experiment
-
-    def load(self) -> ModelRegistry:
-        """What publishes."""
-        return ModelRegistry(self._tracking_uri, self._experiment)
-
-    def save(self, data: NoReturn) -> None:
-        """Refuse: versions are written by what publishes them."""
-        raise DatasetError("versions of models are written by the pipeline publish")
-
-    def _exists(self) -> bool:
-        return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"tracking_uri": self._tracking_uri}

@@ -13,7 +13,6 @@ import json
 import re
 import zipfile
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,10 +21,11 @@ from PIL import Image
 
 from gppdm_pipeline.images.labelled import LabelledImages
 
-_WORD = 8  # bytes that are looked up at every place
-_BITS = 20  # of the table in which they are
+_WORD = 8  # bytes that are looked up together
+_BITS = 22  # of the table that says which words are none of any image
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-_PIECE = 1 << 24
+_PIECE = 1 << 22  # bytes of a file that are looked at together: a multiple of _WORD
+_AT_ONCE = 1 << 24  # bytes of images whose words are chosen together
 _DATA_URI = re.compile(rb"data:image/[a-z+.-]+;base64,\s*([A-Za-z0-9+/=\s]+)")
 _SAFETENSORS = {"F32": "<f4", "F64": "<f8"}
 
@@ -33,24 +33,24 @@ _SAFETENSORS = {"F32": "<f4", "F64": "<f8"}
 class Needles:
     """Images that are looked for.
 
-    An image of one colour is not: its bytes are in too many places.
+    Only every eighth place of a file is looked at: wherever an image begins in it, one of eight
+    words of the image, of which each begins at another place modulo eight, is at such a place.
+    Images that have no word there that tells them are looked for at every place, by one word; those
+    of one colour are not looked for: their bytes are in too many places.
 
     Args:
         images: n of them, whose labels do not matter.
     """
 
     def __init__(self, images: LabelledImages) -> None:
-        self._shape = images.image_shape
-        self._at: dict[int, list[tuple[int, int, bytes]]] = defaultdict(list)
-        self._table = np.zeros(1 << _BITS, np.bool_)
-        for number, image in enumerate(images.images):
-            for form in {image.tobytes(), np.moveaxis(image, -1, 0).tobytes()}:
-                place = _telling(np.frombuffer(form, np.uint8))
-                if place is not None:
-                    word = form[place : place + _WORD]
-                    self._at[int.from_bytes(word, "little")].append((number, place, form))
-        if self._at:
-            self._table[_slots(np.array([*self._at], "<u8"))] = True
+        orders = [images.images, np.moveaxis(images.images, -1, 1)]
+        different = orders[: 1 if images.image_shape[-1] == 1 else 2]
+        self._forms = [np.ascontiguousarray(x).reshape(len(x), -1) for x in different]
+        chosen = [_chosen(forms) for forms in self._forms]
+        self._known = [
+            (_Words(self._forms, [words[every] for words in chosen]), shifts)
+            for every, shifts in enumerate((1, _WORD))
+        ]
 
     def found_in(self, content: bytes | memoryview) -> set[int]:
         """Which of the images a file with this content holds."""
@@ -64,32 +64,75 @@ class Needles:
 
     def _in_bytes(self, content: bytes | memoryview) -> set[int]:
         data, found = np.frombuffer(content, np.uint8), set[int]()
-        for start in range(0, len(data), _PIECE):
-            piece = data[start : start + _PIECE + _WORD - 1]
-            for shift in range(_WORD):
-                words = piece[shift : shift + (len(piece) - shift) // _WORD * _WORD].view("<u8")
-                for hit in np.flatnonzero(self._table[_slots(words)]).tolist():
-                    at = start + shift + hit * _WORD
-                    found |= self._whole(data, at, int(words[hit]), found)
+        for words, shifts in self._known:
+            for start in range(0, len(data) if words else 0, _PIECE):
+                piece = data[start : start + _PIECE + _WORD - 1]
+                for shift in range(shifts):
+                    part = piece[shift : shift + (len(piece) - shift) // _WORD * _WORD]
+                    for hit, order, number, place in words.hits(part.view("<u8")):
+                        at = start + shift + hit * _WORD - place
+                        form = self._forms[order][number]
+                        if number not in found and at >= 0:
+                            if np.array_equal(data[at : at + len(form)], form):
+                                found.add(number)
         return found
 
-    def _whole(self, data: NDArray[np.uint8], at: int, word: int, known: set[int]) -> set[int]:
-        """The images of this word that are there from end to end."""
-        return {
-            number
-            for number, place, form in self._at.get(word, ())
-            if number not in known
-            and at >= place
-            and data[at - place : at - place + len(form)].tobytes() == form
-        }
+
+class _Words:
+    """Words of images, to be found among many others.
+
+    Args:
+        forms: by order of channels, uint8 [n, bytes].
+        chosen: by order, image and place in it of each word, int64 [m, 2].
+    """
+
+    def __init__(self, forms: list[NDArray[np.uint8]], chosen: list[NDArray[np.int64]]) -> None:
+        parts = [
+            np.lib.stride_tricks.sliding_window_view(x, _WORD, axis=1)[*of.T]
+            for x, of in zip(forms, chosen, strict=True)
+            if len(of)
+        ]
+        words = np.concatenate([np.empty((0, _WORD), np.uint8), *parts]).view("<u8")[:, 0]
+        orders = np.repeat(np.arange(len(chosen)), [len(of) for of in chosen])
+        order = words.argsort(kind="stable")
+        self._words = words[order]
+        self._entries = np.column_stack([orders, np.concatenate(chosen)])[order]
+        self._table = np.zeros(1 << _BITS, np.bool_)
+        self._table[_slots(words)] = True
+
+    def __bool__(self) -> bool:
+        return len(self._words) > 0
+
+    def hits(self, words: NDArray[np.uint64]) -> Iterator[tuple[int, int, int, int]]:
+        """Which of `words` are known: of each its place, and its order, image and place there."""
+        maybe = np.flatnonzero(self._table[_slots(words)])
+        first, end = (self._words.searchsorted(words[maybe], side) for side in ("left", "right"))
+        for there in np.flatnonzero(first < end).tolist():
+            for order, number, place in self._entries[first[there] : end[there]].tolist():
+                yield int(maybe[there]), order, number, place
 
 
-def _telling(image: NDArray[np.uint8]) -> int | None:
-    """Where the eight bytes begin that few other files will have; None if all are one."""
-    words = np.lib.stride_tricks.sliding_window_view(image, min(_WORD, len(image)))
-    different = (np.diff(np.sort(words, 1), axis=1) > 0).sum(1)
-    place = int(different.argmax())
-    return place if different[place] and words.shape[1] == _WORD else None
+def _chosen(forms: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The words by which images [n, bytes] are known.
+
+    Returns:
+        Image and place of each, int64 [m, 2]: of those that have eight, and of the others.
+    """
+    eight, one = [np.empty((0, 2), np.int64)], [np.empty((0, 2), np.int64)]
+    places = forms.shape[1] - _WORD + 1
+    rows = max(1, _AT_ONCE // max(1, forms.shape[1]))
+    for first in range(0, len(forms) if places > 0 else 0, rows):
+        changes = np.diff(forms[first : first + rows], axis=1) != 0
+        so_far = np.pad(changes.cumsum(1), ((0, 0), (1, 0)))
+        telling = so_far[:, _WORD - 1 :] - so_far[:, : 1 - _WORD]  # changes within each word
+        shifts = range(min(_WORD, places))
+        best = np.stack([shift + _WORD * telling[:, shift::_WORD].argmax(1) for shift in shifts], 1)
+        whole = (np.take_along_axis(telling, best, 1) > 0).all(1) & (len(shifts) == _WORD)
+        of_whole, rest = np.flatnonzero(whole), np.flatnonzero(~whole & changes.any(1))
+        images = np.repeat(first + of_whole, _WORD)
+        eight.append(np.column_stack([images, best[of_whole].reshape(-1)]))
+        one.append(np.column_stack([first + rest, telling[rest].argmax(1)]))
+    return np.concatenate(eight), np.concatenate(one)
 
 
 def _slots(words: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.context import KedroContext
@@ -16,7 +16,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from gppdm_pipeline.catalog.datasets import OnDisk
-from gppdm_pipeline.catalog.registry import RegistryDataset
+from gppdm_pipeline.catalog.registry_dataset import RegistryDataset
 from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.evaluation import metrics
@@ -41,9 +41,11 @@ from gppdm_pipeline.run.releasing import (
 from gppdm_pipeline.run.reports import MlflowReports
 from gppdm_pipeline.run.storage import Storage
 from gppdm_pipeline.run.summary import print_summary
-from gppdm_pipeline.run.tracking import Tracker, log_comparison
 from gppdm_pipeline.stopping import stop_at_signals
 from gppdm_pipeline.streams.sources import fingerprint
+
+if TYPE_CHECKING:
+    from gppdm_pipeline.run.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,8 @@ class ExperimentHooks:
         whole = guard.is_whole(run_params)
         if self._checked(run_params, pipeline, catalog):
             return
+        from gppdm_pipeline.run.tracking import Tracker  # noqa: PLC0415 (MLflow: slow)
+
         self._scratch = catalog.load("scratch")
         first = self._first_new_task
         asked = {} if first else run_params  # the nodes of new tasks are chosen by the session
@@ -242,6 +246,8 @@ class ExperimentHooks:
             self._tracker.log_metrics(number, _so_far(task, evaluation, catalog))
 
     def _keep_comparison(self, catalog: DataCatalog) -> None:
+        from gppdm_pipeline.run.tracking import log_comparison  # noqa: PLC0415 (MLflow: slow)
+
         files = [path for path in (_path(catalog, name) for name in RESULTS) if path.exists()]
         log_comparison(self._mlflow, self._project, self._experiment.benchmark, files)
         click.echo(f"{catalog.load('comparison.markdown')}\nTable and figures: {files[0].parent}")

@@ -24,6 +24,10 @@ SERVERS = ("http", "https")
 _OF_URLS = "?#%"  # mean something else in a URL, and SQLAlchemy has no way to write them
 
 
+class TrackingError(RuntimeError):
+    """MLflow cannot be used; nothing has been trained yet."""
+
+
 def database_uri(settings: Mapping[str, str], project: Path) -> str:
     """Where MLflow is; a relative SQLite path would be wherever the command happens to run.
 

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kedro.io import AbstractDataset, DatasetError
-from mlflow import MlflowClient
 
 from gppdm_pipeline.catalog.places import place_of
 from gppdm_pipeline.run.mlflow_places import database_uri, follow_move
-from gppdm_pipeline.run.tracking import FAILURES
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +58,8 @@ class MlflowReports(_Reports):
         Raises:
             DatasetError: if MLflow refuses.
         """
+        from gppdm_pipeline.run.tracking import FAILURES  # noqa: PLC0415 (MLflow: slow)
+
         try:
             return self._load()
         except FAILURES as error:
@@ -69,6 +69,8 @@ class MlflowReports(_Reports):
             ) from error
 
     def _load(self) -> list[dict[str, Any]]:
+        from mlflow import MlflowClient  # noqa: PLC0415 (slow)
+
         follow_move(self._settings, self._project)
         client = MlflowClient(database_uri(self._settings, self._project))
         experiment = client.get_experiment_by_name(self._experiment)

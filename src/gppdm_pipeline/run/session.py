@@ -30,8 +30,8 @@ from gppdm_pipeline.run.away import StorageError
 from gppdm_pipeline.run.command import FILTERS, Command, RefusedError
 from gppdm_pipeline.run.growing import first_new_task, new_namespaces, read_record
 from gppdm_pipeline.run.loader import ExperimentLoader
+from gppdm_pipeline.run.mlflow_places import TrackingError
 from gppdm_pipeline.run.storage import Storage
-from gppdm_pipeline.run.tracking import TrackingError
 from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.streams.sources import SourceError
 

@@ -2,8 +2,8 @@
 
 Plain MLflow rather than kedro-mlflow: that one names runs after the pipeline, logs a validated
 parameter as one string, knows no steps, and reads its configuration before the experiment is known,
-so all of this would have to be written anyway. Importing MLflow and opening the database costs a
-second and a half.
+so all of this would have to be written anyway. Importing MLflow takes two seconds: only what opens
+it imports this module.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.provenance import git_commit
 from gppdm_pipeline.run.mlflow_places import (
+    TrackingError,
     alone,
     artifact_location,
     database_uri,
@@ -42,10 +43,6 @@ FAILURES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)
 BATCH = 1000  # the most metrics that MLflow takes at once
 LONGEST = 4000  # characters of a parameter; MLflow takes 6000
 LONGEST_KEY = 250  # characters of its name
-
-
-class TrackingError(RuntimeError):
-    """MLflow cannot be used; nothing has been trained yet."""
 
 
 class Tracker:

@@ -11,7 +11,7 @@ from kedro.pipeline import Pipeline
 
 from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.algorithm.disk.states import StateError
-from gppdm_pipeline.catalog.registry import RegistryError
+from gppdm_pipeline.catalog.registry_dataset import RegistryError
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.uses import DrawConfig
 from gppdm_pipeline.methods import Method

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gppdm_pipeline.algorithm.context import resolve_device
-from gppdm_pipeline.catalog.registry import ModelRegistry
 from gppdm_pipeline.configuration.uses import PublishConfig
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.serving.published_folder import write_folder
 from gppdm_pipeline.serving.trained import TrainedRun
+
+if TYPE_CHECKING:
+    from gppdm_pipeline.catalog.registry import ModelRegistry
 
 Record = dict[str, Any]
 
