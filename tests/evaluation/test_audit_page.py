@@ -42,7 +42,11 @@ AUDIT = {
     "files_searched": 12,
     "bytes_searched": 3_000_000,
     "not_searched": ["data/01_raw"],
-    "state": {"real_images": 0, "prototypes": {"cat": {"start": 0.0, "end": 0.4}}},
+    "state": {
+        "real_images": 0,
+        "prototypes": {"cat": {"start": 0.0, "end": 0.4}},
+        "private": None,
+    },
     "membership": {
         "attack": "generator",
         "all": ATTACK,
@@ -82,7 +86,7 @@ def test_nothing_found_is_said_too():
         "files": {},
         "membership": {"attack": None, "all": None, "classes": {}, "attacks": {}},
         "memorisation": {},
-        "state": {"real_images": 0, "prototypes": {}},
+        "state": {"real_images": 0, "prototypes": {}, "private": None},
         "tasks_not_measured": [1, 2],
     }
     text = text_of(audit_page(AUDIT | nothing, {}))
@@ -92,6 +96,16 @@ def test_nothing_found_is_said_too():
     many = {f"data/{n}.npz": {"training": 1, "test": 0, "classes": ["a"]} for n in range(205)}
     text = text_of(audit_page(AUDIT | {"files": many, "files_with_real_images": [*many]}, {}))
     assert "5 more files are in audit.json" in text
+
+
+def test_the_promise_of_a_private_generator_is_said():
+    training = {"noise_multiplier": 1.5, "sample_rate": 0.25, "steps": 90, "epsilon": 7.126}
+    private = {"epsilon": 9.5, "delta": 1e-5, "secret": False, "tasks": [training]}
+    text = text_of(audit_page(AUDIT | {"state": AUDIT["state"] | {"private": private}}, {}))
+    assert "1 7.13 1.5 0.250 90" in text
+    assert "all of them together no more than 9.50" in text
+    assert "holds as long as nobody knows that" in text
+    assert "Differential privacy" not in text_of(audit_page(AUDIT, {}))
 
 
 def test_pairs_are_shown_side_by_side():

@@ -60,7 +60,8 @@ class LearnerState:
         bases: full name of each projected layer -> float32 [in_features, rank], orthonormal
             columns that span the inputs of old classes.
         extras: what only some methods carry, by name: `vae`, `scale`, `importance`,
-            `replay` (generated images that are kept; see `generator/kept.py`).
+            `replay` (generated images that are kept; see `generator/kept.py`), `private` (what
+            its generator tells; see `generator/guarantee.py`).
         kept: real images of earlier tasks, for methods that keep them; None for all others.
         data: for each task learnt, SHA-256 of its training images, where it was recorded.
         picture_shape: where an encoder stands before the learner, (height, width, channels) of the

@@ -34,7 +34,13 @@ def audit_page(audit: Mapping[str, Any], pairs: Mapping[str, LabelledImages]) ->
         f"{', '.join(audit['not_searched'])}.",
         tiles=_tiles(audit),
         warnings=_warnings(audit),
-        tables=[_files(audit), *_attacks(audit), *_copies(audit), *_prototypes(audit)],
+        tables=[
+            _files(audit),
+            *_attacks(audit),
+            *_copies(audit),
+            *_prototypes(audit),
+            *_private(audit),
+        ],
         figures=figures,
         listings=[],
     )
@@ -46,6 +52,8 @@ def _tiles(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("files with real images", str(len(audit["files_with_real_images"]))),
         ("real images in the state", str(audit["state"]["real_images"])),
     ]
+    if private := audit["state"]["private"]:
+        tiles.append((f"epsilon of the generator at delta {private['delta']:g}", _epsilon(private)))
     if membership:
         tiles.append(("membership AUC (0.5 tells nothing)", f"{membership['auc']:.3f}"))
     for space, found in audit["memorisation"].items():
@@ -148,6 +156,39 @@ def _prototypes(audit: Mapping[str, Any]) -> list[Table]:
         "images to each other: 0 is a copy."
     )
     return [Table("Prototypes", ["class", "start", "end"], rows, note)] if rows else []
+
+
+def _private(audit: Mapping[str, Any]) -> list[Table]:
+    private = audit["state"]["private"]
+    if private is None:
+        return []
+    head = ["task", "epsilon", "noise multiplier", "sample rate", "steps"]
+    rows = [
+        [
+            str(number),
+            _epsilon(each),
+            f"{each['noise_multiplier']:g}",
+            f"{each['sample_rate']:.3f}",
+            f"{each['steps']:.0f}",
+        ]
+        for number, each in enumerate(private["tasks"], 1)
+    ]
+    noise = (
+        "from the operating system, and is not kept"
+        if private["secret"]
+        else ("made from the run's seed: the promise holds as long as nobody knows that")
+    )
+    note = (
+        f"Denoiser, adapters and prototypes were trained with differential privacy: at delta "
+        f"{private['delta']:g}, each training tells of no single image more than its epsilon, and "
+        f"all of them together no more than {_epsilon(private)}. The noise is {noise}. The "
+        "classifier is not private."
+    )
+    return [Table("Differential privacy of the generator", head, rows, note)]
+
+
+def _epsilon(told: Mapping[str, Any]) -> str:
+    return f"{told['epsilon']:.2f}"
 
 
 def _pairs(pairs: Mapping[str, LabelledImages]) -> dict[str, str]:

@@ -80,6 +80,13 @@ class Method(BaseModel, ABC):
             ValueError: naming the setting, and what would do.
         """
 
+    def check_encoded(self) -> None:
+        """Refuse what an encoder makes of images, where this method cannot learn it.
+
+        Raises:
+            ValueError: naming the setting, and what would do.
+        """
+
     def with_class_names(self, names: Sequence[str], instead_of: Sequence[str] = ()) -> Self:
         """This method with the names of the classes; only methods that make labels of them use it.
 

@@ -114,6 +114,16 @@ class Ddgr(DiffusionReplay):
         return replay_of(state, classes, numbers, self, context, stage, samplers=guided)
 
     @model_validator(mode="after")
+    def _guided_by_real_images(self) -> Ddgr:
+        if self.private.on:
+            raise ValueError(
+                "private.noise_multiplier is above 0, but ddgr's replay is guided by a classifier "
+                "of real images; use gppdm, cpdm or diffusion_replay, or "
+                "private.noise_multiplier: 0"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _ancestral(self) -> Ddgr:
         for name, off in (("sigma_max", None), ("gaussians", 0)):
             value = getattr(self.replay, name)

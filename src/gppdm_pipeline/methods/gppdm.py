@@ -9,9 +9,10 @@ replayed images are the predictions of the denoiser before (see `generator/objec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+import numpy as np
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
@@ -23,11 +24,17 @@ from gppdm_pipeline.algorithm.diffusion.adapters import AdapterConfig
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
 from gppdm_pipeline.algorithm.fitting.log import StageLog
+from gppdm_pipeline.algorithm.fitting.private import PrivateConfig
 from gppdm_pipeline.algorithm.fitting.scale import scale_of, with_scale
 from gppdm_pipeline.algorithm.generator.bases import extend_bases
 from gppdm_pipeline.algorithm.generator.draw import redrawn, replay_of
 from gppdm_pipeline.algorithm.generator.exact import exact_replay
 from gppdm_pipeline.algorithm.generator.gaussians import with_gaussians
+from gppdm_pipeline.algorithm.generator.guarantee import (
+    check_pixels,
+    check_private,
+    with_guarantee,
+)
 from gppdm_pipeline.algorithm.generator.learn import train_adapter, train_denoiser
 from gppdm_pipeline.algorithm.generator.losses import denoising_losses
 from gppdm_pipeline.algorithm.generator.parts import (
@@ -80,6 +87,7 @@ class Gppdm(Method):
     prototypes: PrototypeConfig = PrototypeConfig()
     projection: ProjectionConfig = ProjectionConfig()
     replay: ReplayConfig = ReplayConfig()
+    private: PrivateConfig = PrivateConfig()
 
     @property
     def generator_first(self) -> bool:
@@ -116,6 +124,10 @@ class Gppdm(Method):
         check_images(self, image_shape, classes)
         if self.memory == "shared":
             warn_if_tokens_fill(self, classes)
+
+    def check_encoded(self) -> None:
+        """Refuse private training."""
+        check_pixels(self.private)
 
     def replaying(self, images_per_class: int) -> Method:
         """As base; with adapters this method itself, whose images are drawn once in any case."""
@@ -173,16 +185,20 @@ class Gppdm(Method):
 
         With `memory: adapters`, from the second task on, an adapter in place of the denoiser.
         """
+        if train.images.dtype != np.uint8:
+            check_pixels(self.private)
         state = state.begin(context.task, train.classes, train.image_shape)
         state = with_scale(state, train)
         state = add_classes(state, train, self, context)
         if self.replay.gaussians:
             state = with_gaussians(state, train, replay, context)
         if self.memory == "adapters" and state.denoiser is not None:
-            return train_adapter(state, train, replay, self, context)
-        state, log = train_denoiser(state, train, replay, self, context)
-        state, ranks = extend_bases(state, self, context)
-        return state, StageLog({**log.metrics, **ranks.metrics}, log.curves)
+            state, log = train_adapter(state, train, replay, self, context)
+        else:
+            state, log = train_denoiser(state, train, replay, self, context)
+            state, ranks = extend_bases(state, self, context)
+            log = StageLog({**log.metrics, **ranks.metrics}, log.curves)
+        return with_guarantee(state, log, self.private) if self.private.on else (state, log)
 
     def train_classifier(
         self,
@@ -229,8 +245,14 @@ class Gppdm(Method):
             return exact_replay(state, counts, self, context, stage)
         return replay_of(state, tuple(counts), tuple(counts.values()), self, context, stage)
 
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {k: v for k, v in values.items() if k != "private" or self.private.on}
+
     @model_validator(mode="after")
-    def _of_generated_images(self) -> Gppdm:
+    def _of_images_that_may_be_used(self) -> Gppdm:
+        check_private(self)
         for name, off in (("texture", "false"), ("redraw", "0")):
             if getattr(self, name) and not self.generator_first:
                 raise ValueError(

@@ -225,6 +225,8 @@ def check_images(experiment: Experiment) -> None:
     try:
         classes = len(experiment.stream.class_names)
         experiment.learner.check(experiment.space.shape_of(images.image_shape), classes)
+        if experiment.space.encodes:
+            experiment.learner.check_encoded()
     except ValueError as error:
         raise RefusedError(f"{experiment.method} cannot learn these images: {error}") from error
 

@@ -53,15 +53,18 @@ class Process:
     Args:
         config: `noise_schedule` and `prediction`.
         device: of images and noise.
+        independent: whether how much noise an image gets has to do with no other image.
 
     Attributes:
         shares: abar, float32 [T].
     """
 
-    def __init__(self, config: DenoiserConfig, device: torch.device) -> None:
+    def __init__(
+        self, config: DenoiserConfig, device: torch.device, *, independent: bool = False
+    ) -> None:
         from diffusers import DDPMScheduler  # noqa: PLC0415 (takes two seconds)
 
-        self._epsilon = config.prediction == "epsilon"
+        self._epsilon, self._independent = config.prediction == "epsilon", independent
         self.schedule: dict[str, Any] = {
             "num_train_timesteps": DIFFUSION_STEPS,
             "beta_schedule": config.noise_schedule,
@@ -73,16 +76,19 @@ class Process:
         return Level(tau, self.shares[tau].sqrt(), (1 - self.shares[tau]).sqrt())
 
     def noised(self, images: Tensor, generator: torch.Generator) -> Noisy:
-        """Noise a batch at steps spread evenly over all (lower variance than independent ones).
+        """Noise a batch at steps spread evenly over all, which have lower variance than others.
 
         Args:
             images: x_0, float32 [b, c, h, w], of about unit scale.
             generator: on the images' device.
         """
         b, device = len(images), images.device
-        offset = torch.rand((), generator=generator, device=device)
-        order = torch.randperm(b, generator=generator, device=device)
-        tau = ((order + offset) / b * DIFFUSION_STEPS).long().clamp_max(DIFFUSION_STEPS - 1)
+        if self._independent:
+            part = torch.rand(b, generator=generator, device=device)
+        else:
+            offset = torch.rand((), generator=generator, device=device)
+            part = (torch.randperm(b, generator=generator, device=device) + offset) / b
+        tau = (part * DIFFUSION_STEPS).long().clamp_max(DIFFUSION_STEPS - 1)
         noise = torch.randn(images.shape, generator=generator, device=device)
         signal = self.shares[tau].sqrt()[:, None, None, None]
         sigma = (1 - self.shares[tau]).sqrt()[:, None, None, None]

@@ -7,7 +7,7 @@ ranks that share a batch; what is minimised is an `Objective`, what moves is `Mo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,8 +23,9 @@ from gppdm_pipeline.algorithm.fitting.batches import balanced_indices
 from gppdm_pipeline.algorithm.fitting.forks import ranks_for, share
 from gppdm_pipeline.algorithm.fitting.graphs import Step, recorded
 from gppdm_pipeline.algorithm.fitting.log import LossRecorder, StageLog
+from gppdm_pipeline.algorithm.fitting.private import Private, PrivateGradients, poisson_batches
 from gppdm_pipeline.algorithm.fitting.schedule import continue_at, warm_up_then_cosine
-from gppdm_pipeline.algorithm.team import Team, even
+from gppdm_pipeline.algorithm.team import ALONE, Team, even
 
 
 class Objective(ABC):
@@ -64,7 +65,7 @@ class Budget:
 
     Attributes:
         steps: how many.
-        batch_size: images in each.
+        batch_size: images in each; of a private training, expected.
         gradient_clip: the norm at most of the weights' gradient; None: any.
         ema_decay: of the weights' average, with which the network ends; None: it keeps the last.
         class_weights: float32 [k], how often each class is drawn in proportion; None: all alike.
@@ -85,11 +86,13 @@ class Moving:
         weights: of the network, always in the same order; clipped and averaged.
         optimiser: of these and of `beside`; its state is tensors only (as AdamW's is).
         beside: what else the optimiser moves, neither clipped nor averaged.
+        private: what keeps what moves from telling of single images, if something does.
     """
 
     weights: Sequence[nn.Parameter]
     optimiser: Optimizer
     beside: Sequence[nn.Parameter] = ()
+    private: Private | None = None
 
 
 def fit(
@@ -102,6 +105,8 @@ def fit(
 ) -> StageLog:
     """Train in place.
 
+    A private training is one process's: each rank of a team does all of it.
+
     Args:
         objective: what is minimised.
         moving: what moves, and how; on the context's device.
@@ -112,21 +117,25 @@ def fit(
         stage: names the random numbers, the bar and the checkpoints.
 
     Returns:
-        The log, with a curve for each loss.
+        The log, with a curve for each loss; of a private training, metrics as of `Spent`.
     """
     generator, parameters = context.generator(stage), [*moving.weights, *moving.beside]
+    private = moving.private
+    if private is not None and private.config.secret:
+        generator.seed()
     schedule = warm_up_then_cosine(moving.optimiser, budget.steps)
     average = None if budget.ema_decay is None else Average(moving.weights, budget.ema_decay)
     training = _Training(parameters, moving.optimiser, schedule, generator, LossRecorder(), average)
-    batches = balanced_indices(
-        labels, budget.steps, budget.batch_size, generator, budget.class_weights
-    )
+    drawn: Callable[..., Sequence[Tensor] | Tensor]
+    drawn = balanced_indices if private is None else poisson_batches
+    batches = drawn(labels, budget.steps, budget.batch_size, generator, budget.class_weights)
     checkpoint = context.checkpoints(stage)
     done = training.resumed(checkpoint)
 
     def run(team: Team) -> None:
         first = team.rank == 0
-        take = recorded(_step_of(objective, moving, budget, generator, team), generator)
+        take = _step_of(objective, moving, budget, generator, team)
+        take = take if private else recorded(take, generator)
         with (context.progress if first else silent)(budget.steps, stage) as bar:
             for taken, batch in training.remaining(batches, done, checkpoint if first else NOWHERE):
                 losses = take(batch)
@@ -136,13 +145,17 @@ def fit(
                 if first:
                     bar.advance(taken, **training.recorder.add(**losses))
 
-    if context.team.size > 1:
+    if private is not None:
+        run(ALONE)
+    elif context.team.size > 1:
         run(context.team)
     else:
         share(run, ranks_for(budget.batch_size + objective.beside, context.device))
     if average is not None:
         average.apply()
-    return StageLog(curves=training.recorder.curves)
+    given = (labels, budget.steps, budget.batch_size, budget.class_weights)
+    metrics = {} if private is None else private.spends(*given)._asdict()
+    return StageLog(metrics, training.recorder.curves)
 
 
 def _step_of(
@@ -154,10 +167,16 @@ def _step_of(
 ) -> Step:
     """What trains on a batch, as one rank of a team."""
     parameters = [*moving.weights, *moving.beside]
+    gradients: Callable[[Sequence[Tensor]], dict[str, Tensor]]
+    gradients = partial(backward, objective, parameters=parameters, team=team)
+    if moving.private is not None:
+        gradients = PrivateGradients(
+            moving.private, objective, moving.optimiser, budget.batch_size, generator
+        )
 
     def step(batch: Tensor) -> dict[str, Tensor]:
         moving.optimiser.zero_grad(set_to_none=True)
-        losses = backward(objective, objective.drawn(batch, generator), parameters, team)
+        losses = gradients(objective.drawn(batch, generator))
         if budget.gradient_clip is not None:
             nn.utils.clip_grad_norm_(moving.weights, budget.gradient_clip)
         moving.optimiser.step()
@@ -221,12 +240,12 @@ class _Training:
         return 0 if latest is None else self._restore(latest)
 
     def remaining(
-        self, batches: Tensor, done: int, checkpoint: Checkpoint
+        self, batches: Sequence[Tensor] | Tensor, done: int, checkpoint: Checkpoint
     ) -> Iterator[tuple[int, Tensor]]:
         """The steps that are left, and the batch of each.
 
         Args:
-            batches: [steps, ...], the same whenever it is drawn.
+            batches: one for each step, the same whenever they are drawn.
             done: how many steps have been taken before.
             checkpoint: is offered a snapshot after each.
 

@@ -25,6 +25,7 @@ from gppdm_pipeline.algorithm.fitting.batches import Pixels
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, fit
 from gppdm_pipeline.algorithm.fitting.muon import Group, optimiser_of
+from gppdm_pipeline.algorithm.fitting.private import Private, PrivateConfig
 from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.generator.bases import key_value_drift
 from gppdm_pipeline.algorithm.generator.objective import DenoisingObjective, Examples, Teacher
@@ -69,10 +70,12 @@ def train_denoiser(
         log = _fit(
             *(unet, table, examples, config, settings.prototypes, context),
             budget=budget,
+            private=settings.private,
             teacher=teacher,
         )
     after = replace(_learnt(state, new, table), denoiser=_weights_of(unet))
-    return after, StageLog(key_value_drift(state, after, settings, context), log.curves)
+    drift = key_value_drift(state, after, settings, context)
+    return after, StageLog({**log.metrics, **drift}, log.curves)
 
 
 def train_adapter(
@@ -110,7 +113,8 @@ def train_adapter(
     examples = _examples(state, train, replay.of_classes(back), (*back, *new), context)
     config = settings.adapters.learning(settings.denoiser)
     budget = _budget(config, config.steps, back, new, context)
-    log = _fit(unet, table, examples, config, settings.prototypes, context, budget=budget)
+    given = (unet, table, examples, config, settings.prototypes, context)
+    log = _fit(*given, budget=budget, private=settings.private)
     adapters = {**state.adapters, context.task: adapter_of(unet, state.denoiser, rank)}
     after = replace(_learnt(state, new, table), adapters=adapters)
     serving = {after.adapter_of(label) for label in after.classes}
@@ -127,15 +131,18 @@ def _fit(
     context: Context,
     *,
     budget: Budget,
+    private: PrivateConfig,
     teacher: Teacher | None = None,
 ) -> StageLog:
     """Train what of the network may move, and the table's new prototypes."""
     denoiser = Denoiser(unet, config.patch, context.precision).train()
-    process = Process(config, context.device)
+    process = Process(config, context.device, independent=private.on)
     objective = DenoisingObjective(
         denoiser, table, examples, process, config.label_dropout, teacher
     )
     moving = _moving(denoiser, table.new_prototypes, config, prototypes)
+    if private.on:
+        moving = replace(moving, private=Private(private, nn.ModuleList([denoiser, table])))
     return fit(objective, moving, examples.rows, budget, context, "train_generator")
 
 
@@ -197,7 +204,7 @@ def _moving(
             matrices=True,
         ),
         Group(rest, config.learning_rate, config.weight_decay),
-        Group([prototypes], own.learning_rate, own.weight_decay),
+        Group([prototypes] * (prototypes.numel() > 0), own.learning_rate, own.weight_decay),
     ]
     return Moving(list(free.values()), optimiser_of(groups, prototypes.device), [prototypes])
 

@@ -35,6 +35,8 @@ from gppdm_pipeline.algorithm.diffusion.network import (
     network_config,
 )
 from gppdm_pipeline.algorithm.diffusion.projection import ProjectionConfig
+from gppdm_pipeline.algorithm.fitting.private import PrivateConfig
+from gppdm_pipeline.algorithm.generator.guarantee import check_installed
 from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig, prototype_starts
 from gppdm_pipeline.algorithm.state import Condition, LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
@@ -123,6 +125,10 @@ class GeneratorSettings(Protocol):
     def replay(self) -> ReplayConfig:
         """How images are drawn."""
 
+    @property
+    def private(self) -> PrivateConfig:
+        """How much its training may tell of a single image."""
+
 
 def check_images(
     settings: GeneratorSettings, image_shape: tuple[int, int, int], classes: int
@@ -136,8 +142,10 @@ def check_images(
 
     Raises:
         ValueError: if the image cannot be halved or cut as often as the settings say, or there are
-            a class without a label. It names the setting and what would do.
+            a class without a label, or a package is missing. It names the setting and what would
+            do.
     """
+    check_installed(settings.private)
     network_config(settings.denoiser, image_shape, settings.prototypes.concatenated)
     if settings.prototypes.shown_as_tokens:
         check_token_side(image_shape, settings.prototypes.token_side)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gppdm_pipeline.algorithm.generator.guarantee import guarantee_of
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.project import THEIRS, ProjectFiles
 from gppdm_pipeline.evaluation.audit_page import audit_page
@@ -71,6 +72,7 @@ def summarise(
         "state": {
             "real_images": 0 if state.kept is None else len(state.kept),
             "prototypes": prototypes,
+            "private": guarantee_of(state),
         },
         "membership": _membership(tasks, names),
         "memorisation": _memorisation(tasks, names),

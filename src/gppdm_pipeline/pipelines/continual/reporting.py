@@ -78,8 +78,12 @@ def summarise(
 
 
 def _costs(logs: dict[str, Record]) -> Record:
-    """Seconds of learning by task and stage, of evaluation by stage; memory; what bases leave."""
+    """Seconds of learning by task and stage, of evaluation by stage; memory; what bases leave.
+
+    Of private trainings, epsilon and delta by task.
+    """
     free: dict[str, float] = {}
+    private: dict[str, dict[str, float]] = {}
     seconds: dict[str, dict[str, float]] = {}
     cpu: dict[str, dict[str, float]] = {}
     evaluation: dict[str, float] = {}
@@ -90,6 +94,8 @@ def _costs(logs: dict[str, Record]) -> Record:
             for key, value in log["metrics"].items()
             if key.startswith("basis_free/")
         }
+        if "epsilon" in log["metrics"]:
+            private[task] = {name: log["metrics"][name] for name in ("epsilon", "delta")}
         if task == "assessment" or stage == "assess_replay":
             evaluation[stage] = evaluation.get(stage, 0.0) + log["seconds"]
         else:
@@ -100,6 +106,7 @@ def _costs(logs: dict[str, Record]) -> Record:
         "cpu_seconds": cpu,
         "evaluation_seconds": evaluation,
         "basis_free": free,
+        **({"private": private} if private else {}),
         "peak_memory_bytes": max((log["peak_memory_bytes"] for log in logs.values()), default=None),
     }
 
