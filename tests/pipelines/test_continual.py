@@ -180,6 +180,7 @@ def test_no_learner_reads_what_was_measured(method):
 
 def test_evaluation_can_be_changed_without_learning_again(monkeypatch):
     settings = {"replay": True, "images_per_class": 10, "nearest": 1, "embedding": True}
+    settings["privacy"] = True
     run({"method": "vae_replay", "evaluation": {"replay": False}})
     reports = outputs("08_reporting", "digits/vae_replay/seed_0")
     assert "replay_quality" not in json.loads((reports / "results.json").read_text())
@@ -188,7 +189,13 @@ def test_evaluation_can_be_changed_without_learning_again(monkeypatch):
     assert contents(outputs("06_models", "digits/vae_replay/seed_0")) == states
     report = json.loads((reports / "results.json").read_text())
     assert report["replay_quality"]["settings"]["nearest"] == 1
-    assert (reports / "figures" / "embedding.png").exists()
+    assert {"embedding.png", "nearest_pairs.png"} <= {*contents(reports / "figures")}
+    told = json.loads((reports / "metrics.json").read_text())["privacy"]
+    assert len(told["membership"]["classes"]) == 10
+    assert len(told["memorisation"]["pixels"]["classes"]) == 10
+    page = (reports / "report.html").read_text()
+    titles = ("<h2>Membership</h2>", "<h2>Memorisation</h2>", 'alt="The nearest pairs"')
+    assert all(title in page for title in titles)
     # The oracle is kept, and is that of every seed and method.
     (oracle,) = Path("data/06_models/digits/oracles").iterdir()
     made = (oracle / "state.json").stat().st_mtime_ns

@@ -6,11 +6,9 @@ import base64
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from gppdm_pipeline.evaluation.figures import SMALL, WIDTH, montage, new_figure, show, wrapped
-from gppdm_pipeline.evaluation.pictures import Picture
-from gppdm_pipeline.evaluation.report_page import Table, page_of
+from gppdm_pipeline.evaluation.captions import CAPTIONS
+from gppdm_pipeline.evaluation.leakage import leakage_tables, nearest_pairs_picture
+from gppdm_pipeline.evaluation.page import Table, page_of
 from gppdm_pipeline.images.labelled import LabelledImages
 
 _MOST_FILES = 200
@@ -34,13 +32,7 @@ def audit_page(audit: Mapping[str, Any], pairs: Mapping[str, LabelledImages]) ->
         f"{', '.join(audit['not_searched'])}.",
         tiles=_tiles(audit),
         warnings=_warnings(audit),
-        tables=[
-            _files(audit),
-            *_attacks(audit),
-            *_copies(audit),
-            *_prototypes(audit),
-            *_private(audit),
-        ],
+        tables=[_files(audit), *leakage_tables(audit), *_prototypes(audit), *_private(audit)],
         figures=figures,
         listings=[],
     )
@@ -98,56 +90,6 @@ def _files(audit: Mapping[str, Any]) -> Table:
     return Table("Files with real images", head, rows, note)
 
 
-def _attacks(audit: Mapping[str, Any]) -> list[Table]:
-    head = ["attack", "class", "AUC", "95 % interval", "found at 1 % false, %", "images"]
-    rows = []
-    for name, each in audit["membership"]["attacks"].items():
-        for label, found in {"all": each["all"], **each["classes"]}.items():
-            if found:
-                rows.append(
-                    [
-                        name,
-                        label,
-                        f"{found['auc']:.3f}",
-                        f"{found['auc_low']:.3f} to {found['auc_high']:.3f}",
-                        f"{100 * found['tpr_at_1_percent']:.1f}",
-                        f"{found['members']} and {found['others']}",
-                    ]
-                )
-    note = (
-        "How well someone who has a task's state tells the images that it was learnt from from "
-        "images that it was not. An AUC of 0.5 tells nothing, 1 everything. At 1 % false: how many "
-        "training images are found while one in a hundred others is accused wrongly; 1 % tells "
-        "nothing."
-    )
-    return [Table("Membership", head, rows, note)] if rows else []
-
-
-def _copies(audit: Mapping[str, Any]) -> list[Table]:
-    head = ["space", "class", "copied, %", "held-out, %", "copying, z", "authentic, %"]
-    rows = []
-    for space, each in audit["memorisation"].items():
-        for label, found in {"all": each["all"], **each["classes"]}.items():
-            if found:
-                shares = (found[name] for name in ("copied", "copied_of_held_out"))
-                rows.append(
-                    [
-                        space,
-                        label,
-                        *(f"{100 * share:.1f}" for share in shares),
-                        f"{found['copying']:.1f}",
-                        f"{100 * found['authentic']:.0f}",
-                    ]
-                )
-    note = (
-        "Whether drawn images are copies of training images. Copied: so much nearer to one than to "
-        "the next that it is taken for a copy; beside it, how many held-out real images would be. "
-        "z: below -3, drawn images are nearer to training images than held-out ones are. "
-        "Authentic: not nearer to a training image than that one is to another."
-    )
-    return [Table("Memorisation", head, rows, note)] if rows else []
-
-
 def _prototypes(audit: Mapping[str, Any]) -> list[Table]:
     found = audit["state"]["prototypes"]
     rows = [[k, f"{each['start']:.2f}", f"{each['end']:.2f}"] for k, each in found.items()]
@@ -192,19 +134,6 @@ def _epsilon(told: Mapping[str, Any]) -> str:
 
 
 def _pairs(pairs: Mapping[str, LabelledImages]) -> dict[str, str]:
-    names, images = list(pairs), [each.images for each in pairs.values()]
-    columns = max(map(len, images))
-    height, width, channels = images[0].shape[1:]
-    figure = new_figure(WIDTH, 0.75 * len(names) * height / width + 0.4)
-    axes = figure.add_subplot()
-    canvas = montage(images, columns, (height, width, channels))
-    show(axes, canvas)
-    places = np.linspace(height / 2, len(canvas) - height / 2, len(names))
-    axes.set_yticks(places, [wrapped(name) for name in names], fontsize=SMALL, parse_math=False)
-    png = base64.b64encode(Picture(figure, [{"class": names[0]}]).rendered("png")).decode()
-    return {
-        "source": f"data:image/png;base64,{png}",
-        "title": "The nearest pairs",
-        "caption": "Of each class the drawn images that are nearest to a training image, each "
-        "followed by that image. This page holds real images.",
-    }
+    png = base64.b64encode(nearest_pairs_picture(pairs).rendered("png")).decode()
+    title, caption = CAPTIONS["nearest_pairs"]
+    return {"source": f"data:image/png;base64,{png}", "title": title, "caption": caption}

@@ -30,6 +30,11 @@ CAPTIONS = {
         "distance to the real test images. A row that turns blurred or strange to the right, with "
         "a distance that grows, is a memory that decays.",
     ),
+    "nearest_pairs": (
+        "The nearest pairs",
+        "Of each class the drawn images that are nearest to a training image, each followed by "
+        "that image. These are real images.",
+    ),
     "replay_quality": (
         "Replay in numbers",
         "Frechet distance: lower is better. Agreement: how often the oracle sees the class that "

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gppdm_pipeline.evaluation.figures import SMALL, WIDTH, new_figure, show
+from gppdm_pipeline.evaluation.page import Table, page_of
 from gppdm_pipeline.evaluation.pictures import Picture
-from gppdm_pipeline.evaluation.report_page import Table, page_of
 
 _ACROSS = 8
 _MOST_NAMED = 1000  # damaged images and rows of a table

@@ -38,6 +38,9 @@ class EvaluationConfig(BaseModel):
     efficientnet_lite0: of ImageNet, from the extra `efficientnet`."""
     embedding: bool = False
     """Whether replay and real images are drawn as a t-SNE, which takes seconds to minutes."""
+    privacy: bool = False
+    """Whether the report tells what each task's state tells of its training images, as an audit
+    does; where images are released it does in any case."""
 
     @model_validator(mode="after")
     def _fits(self) -> EvaluationConfig:

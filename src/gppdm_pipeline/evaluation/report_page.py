@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from gppdm_pipeline.configuration.layers import flatten
 from gppdm_pipeline.evaluation.captions import CAPTIONS
 from gppdm_pipeline.evaluation.comparison import Comparison, as_cells
+from gppdm_pipeline.evaluation.leakage import leakage_tables
+from gppdm_pipeline.evaluation.page import Table, page_of
 from gppdm_pipeline.evaluation.reconstruction import drifted
 
 _HARDLY_FREE = 0.1  # share of new inputs' energy outside a basis, below which it is told
 _SURE = 0.9  # accuracy of an oracle, below which it is told about
 _FEW = 30  # real images of a class, below which distances are told about
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with a title, and what to know of it."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
 
 
 def run_page(
@@ -55,7 +44,12 @@ def run_page(
         "other; accuracy is on test images, among all classes seen, with no task label.",
         tiles=_tiles(report),
         warnings=warnings_of(report),
-        tables=[_accuracy_table(report), _weightings(report), *_replay_tables(report, class_names)],
+        tables=[
+            _accuracy_table(report),
+            _weightings(report),
+            *_replay_tables(report, class_names),
+            *(leakage_tables(report["privacy"]) if "privacy" in report else []),
+        ],
         figures=[
             {"source": source, "title": CAPTIONS[name][0], "caption": CAPTIONS[name][1]}
             for name, source in pictures.items()
@@ -140,18 +134,6 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
     if not report["seconds"]:
         found.append("It was learnt elsewhere: seconds, memory and losses are not known here.")
     return found
-
-
-def page_of(**content: Any) -> str:
-    """The template's page: title, subtitle, tiles, warnings, tables, figures, listings."""
-    environment = Environment(
-        loader=PackageLoader("gppdm_pipeline.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(content)
 
 
 def _tiles(report: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -247,12 +247,18 @@ def _reads_source(pipeline: Pipeline) -> bool:
     return any(node.name.endswith((".split", "look")) for node in pipeline.nodes)
 
 
-def check_extractors(experiment: Experiment, pipeline: Pipeline) -> None:
-    """The feature extractors that replay will be measured with are there and work.
+def check_evaluation(experiment: Experiment, pipeline: Pipeline) -> None:
+    """What will be measured can be; feature extractors are there and work.
 
     Raises:
-        RefusedError: naming the package or the file, and the repair.
+        RefusedError: naming the setting, the package or the file, and the repair.
     """
+    if experiment.evaluation.privacy and experiment.space.encodes:
+        raise RefusedError(
+            f"evaluation.privacy = true, space.name = {experiment.space.name}: what a state tells "
+            "of its images is measured in pixels alone. Set evaluation.privacy=false, or learn "
+            "pixels."
+        )
     if not any(node.namespace == NAMESPACE for node in pipeline.nodes):
         return
     try:

@@ -102,7 +102,7 @@ class ExperimentHooks:
         self._command = Command(self._scratch.folder, self._experiment, asked)
         with self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
             check_retention(self._experiment)
-            guard.check_extractors(self._experiment, pipeline)
+            guard.check_evaluation(self._experiment, pipeline)
             self._check(pipeline)
             if first:
                 growing.check_growth(self._experiment, first, catalog)

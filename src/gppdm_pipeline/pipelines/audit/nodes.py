@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 
@@ -12,8 +11,7 @@ from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.project import THEIRS, ProjectFiles
 from gppdm_pipeline.evaluation.audit_page import audit_page
 from gppdm_pipeline.evaluation.captions import CAPTIONS
-from gppdm_pipeline.evaluation.membership import pooled_attack, strongest
-from gppdm_pipeline.evaluation.memorisation import in_all
+from gppdm_pipeline.evaluation.leakage import leakage_of
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.images.search import Needles
 from gppdm_pipeline.pipelines.continual.nodes import Record
@@ -21,9 +19,9 @@ from gppdm_pipeline.streams.scenario import StreamConfig
 
 Pairs = dict[int, LabelledImages]
 
-_SHOWING = {"drift", "replay", "images"}
-"""Pictures of test images; and, of what `inspect` shows, of training images."""
-_TITLES = tuple(f'alt="{CAPTIONS[name][0]}"'.encode() for name in ("drift", "replay"))
+_SHOWING = {"drift", "replay", "nearest_pairs", "images"}
+"""Pictures of test images; the last two, of which `inspect` makes one, of training images."""
+_TITLES = tuple(f'alt="{CAPTIONS[name][0]}"'.encode() for name in _SHOWING - {"images"})
 
 
 def search(stream: StreamConfig, files: ProjectFiles) -> Record:
@@ -74,9 +72,7 @@ def summarise(
             "prototypes": prototypes,
             "private": guarantee_of(state),
         },
-        "membership": _membership(tasks, names),
-        "memorisation": _memorisation(tasks, names),
-        "tasks_not_measured": [t for t, task in enumerate(tasks, 1) if not task],
+        **leakage_of(tasks, names),
     }
 
 
@@ -91,28 +87,3 @@ def _shows(file: PurePath, content: bytes | memoryview) -> bool:
     if file.suffix in (".png", ".svg"):
         return file.stem in _SHOWING
     return file.suffix == ".html" and any(title in bytes(content) for title in _TITLES)
-
-
-def _membership(tasks: tuple[Record, ...], names: tuple[str, ...]) -> Record:
-    """The strongest attack, in all and by class; and each one."""
-    made = [task["membership"] for task in tasks if task]
-    attacks: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(name for task in made for name in task):
-        parts = [task[name] for task in made if name in task]
-        attacks[name] = {
-            "all": pooled_attack([part["scores"] for part in parts]),
-            "classes": {names[int(k)]: v for part in parts for k, v in part["classes"].items()},
-        }
-    best = strongest({name: each["all"] for name, each in attacks.items()})
-    chosen = attacks[best] if best else {"all": None, "classes": {}}
-    return {"attack": best, **chosen, "attacks": attacks}
-
-
-def _memorisation(tasks: tuple[Record, ...], names: tuple[str, ...]) -> Record:
-    """The copying tests by space, in all and by class."""
-    made = [task["memorisation"] for task in tasks if "memorisation" in task]
-    spaces: Record = {}
-    for space in dict.fromkeys(space for task in made for space in task):
-        classes = {names[int(k)]: v for task in made for k, v in task[space].items()}
-        spaces[space] = {"all": in_all(classes), "classes": classes}
-    return spaces

@@ -50,12 +50,14 @@ def create_pipeline(
     copies = [_settings()]
     ends = range(2, number_of_tasks + 2)
     copies += [_task(learner, tasks[:end], space) for end in ends]
-    if releases:
-        copies += [_named([privacy_node(task).tag(task)], task) for task in tasks[1:]]
+    told = releases or evaluation.privacy
+    if told:  # before images go, if they do
+        tags = {task: task if releases else "report" for task in tasks[1:]}
+        copies += [_named([privacy_node(task).tag(tag)], task) for task, tag in tags.items()]
     assessed = learner.has_generator and evaluation.replay and space.shows
     if assessed:
         copies.append(_tagged(assessment_nodes(tasks[1:], _own(space)), "assessment"))
-    shown = Shown(assessed, evaluation.embedding, shows_real, space)
+    shown = Shown(assessed, evaluation.embedding, shows_real, space, told)
     report = report_nodes(learner, tasks[1:], shown)
     return Pipeline([*copies, _tagged(report, "report")])
 

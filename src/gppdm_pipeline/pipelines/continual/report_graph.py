@@ -38,12 +38,14 @@ class Shown:
         embedded: whether a t-SNE is drawn, if it was.
         real: whether pictures may have real images in them.
         space: in which the stream is learnt; it says whether there are pictures.
+        told: whether it was measured what states tell of training images.
     """
 
     assessed: bool
     embedded: bool
     real: bool
     space: SpaceConfig
+    told: bool = False
 
 
 def report_nodes(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
@@ -90,6 +92,7 @@ def _records(tasks: list[str], shown: Shown) -> tuple[dict[str, str], dict[str, 
     assessed = shown.assessed
     made = ["evaluation", *(["replay_quality"] if assessed else [])]
     made += ["reconstruction"] if shown.space.decodes else []
+    made += ["privacy"] if shown.told else []
     stages = [*TASK_STAGES, *(["assess_replay"] if assessed else [])]
     records = {f"{task}.{name}": f"{task}.{name}" for task in tasks for name in made}
     logs = {f"{task}.{stage}": f"{task}.{stage}_log" for task in tasks for stage in stages}
@@ -118,6 +121,9 @@ def _of_replay(learner: Method, tasks: list[str], shown: Shown) -> list[Node]:
     replay = [*_SHOWING, f"{tasks[-1]}.replay", *(real[:-1] or real)]
     if shown.real or len(tasks) > 1:  # the first task replays nothing
         drawings.append(_drawing(reporting.draw_replay, replay, alone))
+    if shown.assessed and shown.told and shown.real:
+        trains = [f"{task}.train" for task in tasks]
+        drawings.append(_drawing(reporting.draw_nearest_pairs, [_STREAM, LAST_REPLAY, *trains]))
     if shown.assessed and shown.embedded:
         settings = ("evaluation", "space", "seed", "device", "stream")
         inputs = {name: f"params:{name}" for name in settings}

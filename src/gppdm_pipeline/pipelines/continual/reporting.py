@@ -11,6 +11,7 @@ from gppdm_pipeline.evaluation import diagnostics_figures, figure_data, figures,
 from gppdm_pipeline.evaluation.bounds import bounds_of
 from gppdm_pipeline.evaluation.embedding import embedding_picture
 from gppdm_pipeline.evaluation.extractors import build_extractors
+from gppdm_pipeline.evaluation.leakage import leakage_of, nearest_pairs_picture
 from gppdm_pipeline.evaluation.metrics import TaskEvaluation
 from gppdm_pipeline.evaluation.metrics import summarise as summarise_accuracies
 from gppdm_pipeline.evaluation.pictures import Picture
@@ -20,6 +21,7 @@ from gppdm_pipeline.evaluation.summary import details, replay_report
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.ranks import launched
 from gppdm_pipeline.pipelines.continual.nodes import Record, Task
+from gppdm_pipeline.pipelines.continual.privacy import pairs_of
 from gppdm_pipeline.pipelines.continual.showing import pictures_of, prototypes_of, real_pictures
 from gppdm_pipeline.provenance import environment
 from gppdm_pipeline.spaces.space import SpaceConfig
@@ -39,12 +41,13 @@ def summarise(
         configuration: every setting that was used.
         stream: names the classes.
         records: by `<task>.<stage>` what each stage cost, by `<task>.evaluation` and
-            `<task>.replay_quality` and `<task>.reconstruction` what came out; in the order of the
-            tasks. By `assessment.<stage>` what comes once.
+            `<task>.replay_quality`, `<task>.reconstruction` and `<task>.privacy` what came out; in
+            the order of the tasks. By `assessment.<stage>` what comes once.
     """
     evaluations: list[Record] = []
     qualities: list[Quality] = []
     reconstructions: list[float | None] = []
+    told: list[Record] = []
     encoder: Record = {}
     logs: dict[str, Record] = {}
     for name, record in records.items():
@@ -54,6 +57,8 @@ def summarise(
         elif stage == "reconstruction":
             reconstructions.append(record["decibels"])
             encoder = {"sha256": record["sha256"]}
+        elif stage == "privacy":
+            told.append(record)
         elif stage == "replay_quality":
             qualities.append(cast(Quality, record))
         elif stage != "reference" and record:  # none is known here of what was learnt elsewhere
@@ -74,7 +79,8 @@ def summarise(
         results["reconstruction"] = reconstructions
     if qualities:
         results["replay_quality"] = replay_report(records["assessment.reference"], qualities)
-    return results, {**results, "ranks": launched().size, **_costs(logs)}
+    leakage = {"privacy": leakage_of(told, names)} if told else {}
+    return results, {**results, **leakage, "ranks": launched().size, **_costs(logs)}
 
 
 def _costs(logs: dict[str, Record]) -> Record:
@@ -128,6 +134,14 @@ def draw_memory(stream: StreamConfig, report: Record) -> Picture:
     """Accuracy by class after each task."""
     names = stream.class_names
     return heat_maps.memory_picture(report["per_class_accuracy_after_task"], names)
+
+
+def draw_nearest_pairs(
+    stream: StreamConfig, replay: LabelledImages, *trains: LabelledImages
+) -> Picture:
+    """What is drawn after the last task, beside the nearest training images."""
+    pairs = pairs_of(replay, LabelledImages.concatenate(trains))
+    return nearest_pairs_picture({stream.class_names[k]: images for k, images in pairs.items()})
 
 
 def draw_confusion(stream: StreamConfig, report: Record) -> Picture:
