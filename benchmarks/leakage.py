@@ -25,6 +25,17 @@ from measuring import markdown, parser_of, write_record
 from gppdm_pipeline.evaluation.figures import SMALL, WIDTH, new_figure, style
 from gppdm_pipeline.evaluation.pictures import Picture
 
+# What noise leaves something of: a small network, AdamW, large batches, gradients cut short. The
+# classifier sees drawn images alone, so that it is as private as they are.
+_SMALL = ",".join(
+    [
+        "method=gppdm,gppdm.redraw=0,gppdm.prototypes.start=noise,gppdm.denoiser.channels=[8,16]",
+        "gppdm.denoiser.condition_dim=32,gppdm.denoiser.optimiser=adamw,gppdm.denoiser.steps=100",
+        "gppdm.denoiser.first_task=1.0,gppdm.denoiser.batch_size=96,gppdm.adapters.batch_size=96",
+        "gppdm.adapters.rank=1,gppdm.adapters.learning_rate=0.01",
+    ]
+)
+_PRIVATE = f"{_SMALL},gppdm.private.max_grad_norm=0.2,gppdm.private.noise_multiplier"
 VARIANTS = {
     "gppdm": "method=gppdm",
     "gppdm, half the steps": "method=gppdm,gppdm.denoiser.steps=75",
@@ -36,6 +47,9 @@ VARIANTS = {
     "vae_replay": "method=vae_replay",
     "exemplar": "method=exemplar",
     "joint": "method=joint",
+    "gppdm, small": _SMALL,
+    "gppdm, small, epsilon 10": f"{_PRIVATE}=2.2",
+    "gppdm, small, epsilon 3": f"{_PRIVATE}=5.8",
 }
 PICTURES = Path(__file__).parents[1] / "docs/images"
 HEADER = [
@@ -43,7 +57,7 @@ HEADER = [
     *("copied of held-out, %", "authentic, %", "runs"),
 ]
 DEVICE = "device=cpu"
-MARKERS = "osD^v<>pXP"  # one for each variant
+MARKERS = "osD^v<>pXP*hd"  # one for each variant
 
 
 def main() -> None:
@@ -101,6 +115,7 @@ def _measured(benchmark: str, common: str, variant: str, seed: int) -> dict[str,
         "attack": audit["membership"]["attack"],
         "memorisation": {name: each["all"] for name, each in audit["memorisation"].items()},
         "real_images_in_the_state": audit["state"]["real_images"],
+        "epsilon": (audit["state"]["private"] or {}).get("epsilon"),
         "seconds": seconds,
     }
 
@@ -152,7 +167,7 @@ def _picture(of: dict[str, list[dict[str, Any]]], benchmark: str) -> Picture:
         ]
         if not points:
             continue
-        look: dict[str, Any] = {"color": colormaps["tab10"](number), "marker": MARKERS[number]}
+        look: dict[str, Any] = {"color": colormaps["tab10"](number % 10), "marker": MARKERS[number]}
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, 20, alpha=0.5, linewidths=0, **look)
         axes.scatter(fmean(x), fmean(y), 80, label=variant, **look)
