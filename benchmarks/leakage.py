@@ -174,7 +174,7 @@ def _picture(of: dict[str, list[dict[str, Any]]], benchmark: str) -> Picture:
         rows.append({"variant": variant, "auc": fmean(x), "accuracy": fmean(y)})
     style(
         axes,
-        title=f"{benchmark}: what is known of old classes, and what is told of their images",
+        title=f"{benchmark}: accuracy over what is told of training images",
         x="AUC of the strongest membership attack (0.5 tells nothing)",
         y="average accuracy, %",
     )
