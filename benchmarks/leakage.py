@@ -48,13 +48,13 @@ VARIANTS = {
     "exemplar": "method=exemplar",
     "joint": "method=joint",
     "gppdm, small": _SMALL,
-    "gppdm, small, epsilon 10": f"{_PRIVATE}=2.2",
-    "gppdm, small, epsilon 3": f"{_PRIVATE}=5.8",
+    "gppdm, small, noise 2.2": f"{_PRIVATE}=2.2",
+    "gppdm, small, noise 5.8": f"{_PRIVATE}=5.8",
 }
 PICTURES = Path(__file__).parents[1] / "docs/images"
 HEADER = [
     *("", "accuracy, %", "strongest attack", "AUC", "found at 1 % false, %", "copied, %"),
-    *("copied of held-out, %", "authentic, %", "runs"),
+    *("copied of held-out, %", "authentic, %", "epsilon", "runs"),
 ]
 DEVICE = "device=cpu"
 MARKERS = "osD^v<>pXP*hd"  # one for each variant
@@ -138,6 +138,7 @@ def _row(variant: str, runs: list[dict[str, Any]]) -> list[object]:
             _mean([_percent(each.get(key)) for each in pixels])
             for key in ("copied", "copied_of_held_out", "authentic")
         ),
+        _mean([run.get("epsilon") for run in runs]),
         str(len(runs)),
     ]
 
