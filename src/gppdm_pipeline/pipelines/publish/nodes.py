@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,6 @@ from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.serving.published_folder import write_folder
 from gppdm_pipeline.serving.trained import TrainedRun
 
-if TYPE_CHECKING:
-    from gppdm_pipeline.catalog.registry import ModelRegistry
-
 Record = dict[str, Any]
 
 COMPARED = 1024
@@ -26,14 +23,16 @@ COMPARED = 1024
 def publish(
     trained: TrainedRun,
     calibration: Record,
-    registry: ModelRegistry,
+    registry: Any,
     configuration: Record,
     publish: PublishConfig,
     device: str,
 ) -> Record:
     """The next version; it becomes the champion if it is not worse than the present one.
 
-    With `publish.version`, that version becomes the champion, and nothing is published.
+    With `publish.version`, that version becomes the champion, and nothing is published. `registry`
+    is a `ModelRegistry`, whose module takes MLflow's two seconds: Kedro, which makes of settings
+    what hints say, would have to import it for every pipeline.
 
     Returns:
         Plain JSON values: `model`, `version`, `champion` (the version that is one now),
