@@ -25,7 +25,7 @@ _WORD = 8  # bytes that are looked up together
 _BITS = 22  # of the table that says which words are none of any image
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _PIECE = 1 << 22  # bytes of a file that are looked at together: a multiple of _WORD
-_AT_ONCE = 1 << 24  # bytes of images whose words are chosen together
+_AT_ONCE = 1 << 20  # bytes of images whose words are chosen together
 _DATA_URI = re.compile(rb"data:image/[a-z+.-]+;base64,\s*([A-Za-z0-9+/=\s]+)")
 _SAFETENSORS = {"F32": "<f4", "F64": "<f8"}
 
