@@ -3,9 +3,10 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from tests.reference.tiny import SHAPE, gppdm, images_of
 from torch import nn
 
-from gppdm_pipeline.algorithm.context import autocast
+from gppdm_pipeline.algorithm.context import Context, autocast
 from gppdm_pipeline.algorithm.diffusion.adapters import adapter_of, adapter_shapes, attach, merged
 from gppdm_pipeline.algorithm.diffusion.network import (
     DenoiserConfig,
@@ -13,8 +14,11 @@ from gppdm_pipeline.algorithm.diffusion.network import (
     unet_config,
 )
 from gppdm_pipeline.algorithm.fitting.average import Average
+from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.fitting.muon import Muon
-from gppdm_pipeline.algorithm.state import Weights
+from gppdm_pipeline.algorithm.generator import learn
+from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.images.labelled import LabelledImages
 
 RANK = 3
 
@@ -152,3 +156,18 @@ def test_only_layers_and_vectors_have_weights(trunk):
         if parameter.ndim > 1 and name.rpartition(".")[0] not in layers
     ]
     assert not others
+
+
+@pytest.mark.parametrize(("last", "told"), [(0.5, True), (0.2, False)])
+def test_a_generator_that_has_not_learnt_is_told(last, told, monkeypatch, caplog):
+    def trained(objective, moving, labels, budget, context, stage):
+        curve = [(10 * i, last if i > 8 else 0.3) for i in range(1, 11)]
+        return StageLog({}, {"denoiser_loss": curve})
+
+    monkeypatch.setattr(learn, "fit", trained)
+    state = LearnerState.empty()
+    for task, labels in ((1, (0, 1)), (2, (2, 3))):
+        given = images_of(*labels), LabelledImages.empty(SHAPE), Context(0, task)
+        state, _ = gppdm(memory="adapters").train_generator(state, *given)
+    expected = ["generator of task 1 has not learnt", "generator of task 2 has not learnt"]
+    assert [text in caplog.text for text in expected] == [told, told]

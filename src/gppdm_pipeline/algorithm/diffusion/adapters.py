@@ -37,7 +37,7 @@ class AdapterConfig(BaseModel):
 
     rank: Rank = 4
     """r of every layer, or full: a copy of all weights for each task (experts)."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-2
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-2
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Images of a step; all of them are of the task's own classes."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +38,11 @@ from gppdm_pipeline.images.labelled import LabelledImages
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin as Network
+
+logger = logging.getLogger(__name__)
+
+ROSE = 1.5
+"""How many times its first fifth the last fifth of a curve is that has risen."""
 
 _ENDS = ("unet.conv_in.", "unet.conv_out.", "unet.proj_in.", "unet.proj_out.", "unet.gates.")
 
@@ -143,7 +150,25 @@ def _fit(
     moving = _moving(denoiser, table.new_prototypes, config, prototypes)
     if private.on:
         moving = replace(moving, private=Private(private, nn.ModuleList([denoiser, table])))
-    return fit(objective, moving, examples.rows, budget, context, "train_generator")
+    log = fit(objective, moving, examples.rows, budget, context, "train_generator")
+    _warn_if_it_rose(log.curves.get("denoiser_loss", ()), context.task)
+    return log
+
+
+def _warn_if_it_rose(curve: Sequence[tuple[int, float]], task: int) -> None:
+    """Say so if the loss ends far above where it began: what is drawn is noise then."""
+    part = len(curve) // 5
+    first, last = (
+        [loss for _, loss in curve[where]] for where in (slice(part), slice(-part, None))
+    )
+    if part and fmean(last) > ROSE * fmean(first):
+        logger.warning(
+            "the generator of task %d has not learnt: its loss rose from %.2f to %.2f, so that "
+            "what it draws may be noise. Use a lower learning rate (adapters.learning_rate with "
+            "memory: adapters; else denoiser.learning_rate, and denoiser.muon_learning_rate where "
+            "Muon moves it).",
+            *(task, fmean(first), fmean(last)),
+        )
 
 
 def _learnt(state: LearnerState, new: Sequence[int], table: ConditionTable) -> LearnerState:
