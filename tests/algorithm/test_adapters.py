@@ -129,6 +129,19 @@ def test_an_update_has_the_rank_asked_for(trunk):
     assert adapter_shapes(build_unet(trunk), RANK) == shapes
 
 
+def test_what_learns_is_of_unit_size_and_what_is_kept_is_the_factor_itself(trunk):
+    unet = build_unet(trunk)
+    attach(unet, RANK, torch.Generator().manual_seed(0))
+    kept = adapter_of(unet, trunk, RANK).tensors
+    for name, layer in unet.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        learning = dict(layer.named_parameters())["parametrizations.weight.original1"]
+        assert 0.5 < learning.abs().max() <= 1
+        expected = (learning / learning.shape[1] ** 0.5).half()
+        assert torch.equal(kept[f"{name}.down"], expected)
+
+
 def test_one_adapter_begins_where_another_ended(trunk):
     for rank in (RANK, "full"):
         first = adapter_of(trained(trunk, rank), trunk, rank)
