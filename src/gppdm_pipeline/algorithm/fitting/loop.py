@@ -14,17 +14,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from gppdm_pipeline.algorithm.context import Context, silent
-from gppdm_pipeline.algorithm.disk.checkpoints import NOWHERE, Checkpoint, Snapshot
+from gppdm_pipeline.algorithm.disk.checkpoints import NOWHERE, Checkpoint
 from gppdm_pipeline.algorithm.fitting.average import Average
 from gppdm_pipeline.algorithm.fitting.batches import balanced_indices
-from gppdm_pipeline.algorithm.fitting.forks import ranks_for, share
+from gppdm_pipeline.algorithm.fitting.changing import Changing
+from gppdm_pipeline.algorithm.fitting.forks import Work, ranks_for, share
 from gppdm_pipeline.algorithm.fitting.graphs import Step, recorded
 from gppdm_pipeline.algorithm.fitting.log import LossRecorder, StageLog
 from gppdm_pipeline.algorithm.fitting.private import Private, PrivateGradients, poisson_batches
-from gppdm_pipeline.algorithm.fitting.schedule import continue_at, warm_up_then_cosine
+from gppdm_pipeline.algorithm.fitting.schedule import warm_up_then_cosine
 from gppdm_pipeline.algorithm.team import ALONE, Team, even
 
 
@@ -94,6 +94,11 @@ class Moving:
     beside: Sequence[nn.Parameter] = ()
     private: Private | None = None
 
+    @property
+    def parameters(self) -> Sequence[nn.Parameter]:
+        """All that the optimiser moves."""
+        return [*self.weights, *self.beside]
+
 
 def fit(
     objective: Objective,
@@ -119,70 +124,21 @@ def fit(
     Returns:
         The log, with a curve for each loss; of a private training, metrics as of `Spent`.
     """
-    generator, parameters = context.generator(stage), [*moving.weights, *moving.beside]
-    private = moving.private
-    if private is not None and private.config.secret:
-        generator.seed()
-    schedule = warm_up_then_cosine(moving.optimiser, budget.steps)
-    average = None if budget.ema_decay is None else Average(moving.weights, budget.ema_decay)
-    training = _Training(parameters, moving.optimiser, schedule, generator, LossRecorder(), average)
-    drawn: Callable[..., Sequence[Tensor] | Tensor]
-    drawn = balanced_indices if private is None else poisson_batches
-    batches = drawn(labels, budget.steps, budget.batch_size, generator, budget.class_weights)
+    training = _Training.begun(objective, moving, budget, context.generator(stage))
+    batches = training.batches(labels)
     checkpoint = context.checkpoints(stage)
-    done = training.resumed(checkpoint)
+    done = training.changing.resumed(checkpoint)
 
     def run(team: Team) -> None:
         first = team.rank == 0
-        take = _step_of(objective, moving, budget, generator, team)
-        take = take if private else recorded(take, generator)
+        step, kept = training.step(team), checkpoint if first else NOWHERE
         with (context.progress if first else silent)(budget.steps, stage) as bar:
-            for taken, batch in training.remaining(batches, done, checkpoint if first else NOWHERE):
-                losses = take(batch)
-                schedule.step()
-                if average is not None:
-                    average.update()
+            for taken, losses in training.take(step, batches, done, kept):
                 if first:
-                    bar.advance(taken, **training.recorder.add(**losses))
+                    bar.advance(taken, **training.changing.recorder.add(**losses))
 
-    if private is not None:
-        run(ALONE)
-    elif context.team.size > 1:
-        run(context.team)
-    else:
-        share(run, ranks_for(budget.batch_size + objective.beside, context.device))
-    if average is not None:
-        average.apply()
-    given = (labels, budget.steps, budget.batch_size, budget.class_weights)
-    metrics = {} if private is None else private.spends(*given)._asdict()
-    return StageLog(metrics, training.recorder.curves)
-
-
-def _step_of(
-    objective: Objective,
-    moving: Moving,
-    budget: Budget,
-    generator: torch.Generator,
-    team: Team,
-) -> Step:
-    """What trains on a batch, as one rank of a team."""
-    parameters = [*moving.weights, *moving.beside]
-    gradients: Callable[[Sequence[Tensor]], dict[str, Tensor]]
-    gradients = partial(backward, objective, parameters=parameters, team=team)
-    if moving.private is not None:
-        gradients = PrivateGradients(
-            moving.private, objective, moving.optimiser, budget.batch_size, generator
-        )
-
-    def step(batch: Tensor) -> dict[str, Tensor]:
-        moving.optimiser.zero_grad(set_to_none=True)
-        losses = gradients(objective.drawn(batch, generator))
-        if budget.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(moving.weights, budget.gradient_clip)
-        moving.optimiser.step()
-        return losses
-
-    return step
+    training.on_ranks(run, context)
+    return training.ended(labels)
 
 
 def backward(
@@ -216,80 +172,91 @@ def backward(
 
 @dataclass(frozen=True)
 class _Training:
-    """All that a training loop changes.
+    """What `fit` is given, and what its steps change."""
 
-    Attributes:
-        parameters: that the optimiser moves, always in the same order.
-        optimiser: its state is tensors only (as AdamW's is).
-        schedule: of its learning rates.
-        generator: of the random numbers drawn in the loop.
-        recorder: of the losses.
-        average: of the parameters, if there is one.
-    """
+    objective: Objective
+    moving: Moving
+    budget: Budget
+    changing: Changing
 
-    parameters: Sequence[nn.Parameter]
-    optimiser: Optimizer
-    schedule: LambdaLR
-    generator: torch.Generator
-    recorder: LossRecorder
-    average: Average | None
+    @classmethod
+    def begun(
+        cls, objective: Objective, moving: Moving, budget: Budget, generator: torch.Generator
+    ) -> _Training:
+        """Before its first step."""
+        if moving.private is not None and moving.private.config.secret:
+            generator.seed()
+        schedule = warm_up_then_cosine(moving.optimiser, budget.steps)
+        average = None if budget.ema_decay is None else Average(moving.weights, budget.ema_decay)
+        changing = Changing(
+            moving.parameters, moving.optimiser, schedule, generator, LossRecorder(), average
+        )
+        return cls(objective, moving, budget, changing)
 
-    def resumed(self, checkpoint: Checkpoint) -> int:
-        """Go back to where the training was when it was stopped; how many steps that is."""
-        latest = checkpoint.latest()
-        return 0 if latest is None else self._restore(latest)
+    def batches(self, labels: Tensor) -> Sequence[Tensor] | Tensor:
+        """One for each step: int64, indices into the images."""
+        drawn: Callable[..., Sequence[Tensor] | Tensor]
+        drawn = balanced_indices if self.moving.private is None else poisson_batches
+        budget, generator = self.budget, self.changing.generator
+        return drawn(labels, budget.steps, budget.batch_size, generator, budget.class_weights)
 
-    def remaining(
-        self, batches: Sequence[Tensor] | Tensor, done: int, checkpoint: Checkpoint
-    ) -> Iterator[tuple[int, Tensor]]:
-        """The steps that are left, and the batch of each.
+    def on_ranks(self, run: Work, context: Context) -> None:
+        """Do `run` on each rank of the team; of no team, in as many processes as are worth it."""
+        if self.moving.private is not None:
+            run(ALONE)
+        elif context.team.size > 1:
+            run(context.team)
+        else:
+            share(run, ranks_for(self.budget.batch_size + self.objective.beside, context.device))
+
+    def step(self, team: Team) -> Step:
+        """What trains on a batch, as one rank of a team."""
+        objective, moving, clip = self.objective, self.moving, self.budget.gradient_clip
+        private, generator = moving.private, self.changing.generator
+        gradients: Callable[[Sequence[Tensor]], dict[str, Tensor]]
+        gradients = partial(backward, objective, parameters=moving.parameters, team=team)
+        if private is not None:
+            size = self.budget.batch_size
+            gradients = PrivateGradients(private, objective, moving.optimiser, size, generator)
+
+        def step(batch: Tensor) -> dict[str, Tensor]:
+            moving.optimiser.zero_grad(set_to_none=True)
+            losses = gradients(objective.drawn(batch, generator))
+            if clip is not None:
+                nn.utils.clip_grad_norm_(moving.weights, clip)
+            moving.optimiser.step()
+            return losses
+
+        return step if private is not None else recorded(step, generator)
+
+    def take(
+        self, step: Step, batches: Sequence[Tensor] | Tensor, done: int, checkpoint: Checkpoint
+    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """Take the steps that are left.
 
         Args:
+            step: trains on a batch.
             batches: one for each step, the same whenever they are drawn.
             done: how many steps have been taken before.
             checkpoint: is offered a snapshot after each.
 
         Yields:
             How many steps are done with this one that were not before: 1, but for the first to
-            come after a restored snapshot; and the batch.
+            come after a restored snapshot; and its losses.
         """
-        for step in range(done, len(batches)):
-            yield (step + 1 if step == done else 1), batches[step]
-            checkpoint.offer(partial(self._snapshot, step + 1))
+        for number in range(done, len(batches)):
+            losses = step(batches[number])
+            self.changing.stepped()
+            yield (number + 1 if number == done else 1), losses
+            checkpoint.offer(partial(self.changing.snapshot, number + 1))
 
-    def _snapshot(self, step: int) -> Snapshot:
-        tensors = {f"parameter.{i}": value.detach() for i, value in enumerate(self.parameters)}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{name}": value for name, value in state.items()}
-        tensors |= {f"average.{i}": value for i, value in enumerate(self._averages())}
-        tensors |= {f"losses.{name}": value for name, value in self.recorder.pending().items()}
-        tensors["generator"] = self.generator.get_state()
-        return Snapshot(step, tensors, {"curves": self.recorder.curves})
-
-    @torch.no_grad()
-    def _restore(self, snapshot: Snapshot) -> int:
-        groups: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in snapshot.tensors.items():
-            group, _, key = name.partition(".")
-            groups.setdefault(group, {})[key] = tensor
-        for i, parameter in enumerate(self.parameters):
-            parameter.copy_(groups["parameter"][str(i)])
-        for i, average in enumerate(self._averages()):
-            average.copy_(groups["average"][str(i)])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in groups.get("optimiser", {}).items():
-            index, key = name.split(".")
-            state.setdefault(int(index), {})[key] = tensor
-        now = self.optimiser.state_dict()
-        self.optimiser.load_state_dict({**now, "state": state})
-        continue_at(self.schedule, snapshot.step)
-        if self.average is not None:
-            self.average.count = snapshot.step
-        losses = groups.get("losses", {})
-        pending = {name: values.to(self.generator.device) for name, values in losses.items()}
-        self.recorder.restore(snapshot.step, snapshot.record["curves"], pending)
-        self.generator.set_state(groups["generator"][""])
-        return snapshot.step
-
-    def _averages(self) -> Sequence[Tensor]:
-        return () if self.average is None else self.average.tensors
+    def ended(self, labels: Tensor) -> StageLog:
+        """Let the network be its average, if there is one; what the training has left."""
+        if self.changing.average is not None:
+            self.changing.average.apply()
+        private, budget = self.moving.private, self.budget
+        metrics = {}
+        if private is not None:
+            given = (labels, budget.steps, budget.batch_size, budget.class_weights)
+            metrics = private.spends(*given)._asdict()
+        return StageLog(metrics, self.changing.recorder.curves)

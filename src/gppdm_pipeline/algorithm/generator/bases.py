@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
+from torch import Tensor
 
+from gppdm_pipeline.algorithm.condition.table import ConditionTable
 from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.diffusion.network import Denoiser
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.diffusion.projection import (
     cross_attention_layers,
@@ -53,15 +57,7 @@ def extend_bases(
     layers = cross_attention_layers(denoiser.unet, settings.projection.layers)
     images = Pixels(replayed.images, context.device, scale_of(state, context.device).given)
     rows = torch.arange(len(new), device=context.device).repeat_interleave(count)
-    process, generator = Process(settings.denoiser, context.device), context.generator("noise")
-
-    def run() -> None:
-        for part in torch.randperm(len(rows), generator=generator, device=rows.device).split(
-            settings.replay.batch_size
-        ):
-            x, tau, _ = process.noised(images[part], generator)
-            denoiser(x, tau, table(rows[part]).of(slice(None)))
-
+    run = partial(_run, denoiser, table, images, rows, settings, context)
     moments = input_moments({name: layer for name, (_, layer) in layers.items()}, run)
     bases = {
         name: extend_basis(state.bases.get(name), moments[name], settings.projection.energy(kind))
@@ -72,6 +68,22 @@ def extend_bases(
     ranks = {f"basis_rank/{name}": float(basis.shape[1]) for name, basis in bases.items()}
     measured = {f"basis_free/{name}": share for name, share in free.items()}
     return replace(state, bases=bases), StageLog({**ranks, **measured})
+
+
+def _run(
+    denoiser: Denoiser,
+    table: ConditionTable,
+    images: Pixels,
+    rows: Tensor,
+    settings: GeneratorSettings,
+    context: Context,
+) -> None:
+    """Show the denoiser each image once, at some step, with the condition of its row."""
+    process, generator = Process(settings.denoiser, context.device), context.generator("noise")
+    order = torch.randperm(len(rows), generator=generator, device=rows.device)
+    for part in order.split(settings.replay.batch_size):
+        x, tau, _ = process.noised(images[part], generator)
+        denoiser(x, tau, table(rows[part]).of(slice(None)))
 
 
 def key_value_drift(

@@ -112,17 +112,14 @@ def train_adapter(
     back = tuple(label for label in state.tasks[-1] if label in old)
     new = tuple(label for label in state.tasks[-1] if label not in old)
     table = condition_table(state, (*back, *new), settings, context, learnable=len(new))
-    unet, rank = build_unet(state.denoiser), settings.adapters.rank
-    served = {state.adapter_of(label) for label in back}
-    start = state.adapters.get(served.pop() or 0) if len(served) == 1 else None
-    attach(unet, rank, context.fixed_generator(f"adapter of task {context.task}"), start)
-    unet.to(context.device)
+    unet = _with_adapter(state, back, settings, context)
     examples = _examples(state, train, replay.of_classes(back), (*back, *new), context)
     config = settings.adapters.learning(settings.denoiser)
     budget = _budget(config, config.steps, back, new, context)
     given = (unet, table, examples, config, settings.prototypes, context)
     log = _fit(*given, budget=budget, private=settings.private)
-    adapters = {**state.adapters, context.task: adapter_of(unet, state.denoiser, rank)}
+    adapter = adapter_of(unet, state.denoiser, settings.adapters.rank)
+    adapters = {**state.adapters, context.task: adapter}
     after = replace(_learnt(state, new, table), adapters=adapters)
     serving = {after.adapter_of(label) for label in after.classes}
     adapters = {task: adapter for task, adapter in adapters.items() if task in serving}
@@ -269,6 +266,19 @@ def _unet(state: LearnerState, settings: GeneratorSettings, context: Context) ->
     config = network_config(settings.denoiser, state.image_shape, settings.prototypes.concatenated)
     with context.initialisation("denoiser"):
         return network_class(config)(**config)
+
+
+def _with_adapter(
+    state: LearnerState, back: Sequence[int], settings: GeneratorSettings, context: Context
+) -> Network:
+    """The state's network, of which the adapter of a task learns; `back` are classes of earlier."""
+    assert state.denoiser is not None
+    unet = build_unet(state.denoiser)
+    served = {state.adapter_of(label) for label in back}
+    start = state.adapters.get(served.pop() or 0) if len(served) == 1 else None
+    generator = context.fixed_generator(f"adapter of task {context.task}")
+    attach(unet, settings.adapters.rank, generator, start)
+    return unet.to(context.device)
 
 
 def _weights_of(unet: Network) -> Weights:

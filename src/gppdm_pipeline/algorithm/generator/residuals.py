@@ -41,10 +41,8 @@ def denoising_residuals(
     denoiser = denoiser_of(state, settings, context, classes[0])
     table = condition_table(state, classes, settings, context)
     rows = torch.from_numpy(np.searchsorted(classes, images.labels)).to(context.device)
-    scale, process = (
-        scale_of(state, context.device),
-        Process(settings.denoiser, context.device),
-    )
+    scale = scale_of(state, context.device)
+    process = Process(settings.denoiser, context.device)
     pixels = Pixels(images.images, context.device, scale.given)
     level, parts = process.level((process.shares >= TEXTURE_SHARE).sum() - 1), []
 
