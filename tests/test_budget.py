@@ -11,7 +11,7 @@ from gppdm_pipeline.configuration.budget import (
     training_steps,
     with_steps,
 )
-from gppdm_pipeline.configuration.experiment import Choices
+from gppdm_pipeline.configuration.choices import Choices
 from gppdm_pipeline.configuration.layers import ConfigurationError
 from gppdm_pipeline.methods import METHODS, Method
 

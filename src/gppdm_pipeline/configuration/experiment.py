@@ -12,13 +12,13 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, create_model
+from pydantic import BaseModel, SerializeAsAny, create_model
 
 from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
-from gppdm_pipeline.algorithm.context import Precision
-from gppdm_pipeline.configuration.budget import Budget, Fit, with_steps
+from gppdm_pipeline.configuration.budget import Fit, with_steps
+from gppdm_pipeline.configuration.choices import Choices
 from gppdm_pipeline.configuration.layers import (
     ConfigurationError,
     Layer,
@@ -34,42 +34,6 @@ from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.sources import PLACES
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
-
-Retention = Literal["keep", "release"]
-
-
-class Choices(BaseModel):
-    """The parameters at the top level.
-
-    Attributes:
-        benchmark: the preset that is used.
-        method: in `gppdm_pipeline.methods.METHODS`.
-        seed: of everything random.
-        device: where to compute.
-        precision: of the networks' large products, in training and sampling.
-        variant: kept apart from the runs of other variants, under this name.
-        overwrite: whether outputs of a run with other settings are removed first.
-        checkpoint_seconds: how often a loop keeps what it needs to go on after it was stopped.
-        budget: how long the whole stream may take; it decides the steps of trainings.
-        retention: whether training and validation images stay once nothing needs them.
-        retention_of_test: the same of test images.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
-
-    benchmark: Annotated[str, Field(pattern=r"^\w[\w .-]*$", max_length=100)]
-    method: str
-    seed: Annotated[int, Field(ge=0)] = 0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Precision = "float32"
-    variant: (
-        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)] | None
-    ) = None
-    overwrite: bool = False
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 30
-    budget: Budget = None
-    retention: Retention = "keep"
-    retention_of_test: Retention = "keep"
 
 
 class Experiment(Choices):
@@ -200,34 +164,14 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     benchmark = choose("benchmark", presets, layers)
     method = choose("method", METHODS, layers)
     layers = [presets[benchmark], *layers]
-    sections: dict[str, type[BaseModel]] = {
-        "stream": StreamConfig,
-        "classifier": ClassifierConfig,
-        "evaluation": EvaluationConfig,
-        "space": SpaceConfig,
-        **USES,
-        **METHODS,
-        "generator": _generator(),
-    }
-    elsewhere = {
-        key: f"{name}.{key}" for name, kind in sections.items() for key in kind.model_fields
-    }
-    elsewhere |= {name: name for name in sections}
-    top = {key: value for layer in layers for key, value in layer.values.items()}
-    top = {key: value for key, value in top.items() if key not in sections}
+    sections = _sections()
     problems = Problems(layers)
-    choices = problems.validate(Choices, top, elsewhere=elsewhere)
-    chosen = merged(layers, "stream", alternatives=SCENARIOS)
-    stream = problems.validate(StreamConfig, chosen, [("stream",)])
-    evaluation = problems.validate(
-        EvaluationConfig, merged(layers, "evaluation"), [("evaluation",)]
-    )
-    space = problems.validate(SpaceConfig, merged(layers, "space"), [("space",)])
-    problems.validate(sections["generator"], merged(layers, "generator"), [("generator",)])
-    uses = {
-        name: problems.validate(kind, merged(layers, name), [(name,)])
-        for name, kind in USES.items()
-    }
+    choices = _choices(problems, layers, sections)
+    stream = problems.section(StreamConfig, "stream", SCENARIOS)
+    evaluation = problems.section(EvaluationConfig, "evaluation")
+    space = problems.section(SpaceConfig, "space")
+    problems.section(sections["generator"], "generator")
+    uses = {name: problems.section(kind, name) for name, kind in USES.items()}
     learners = {
         name: problems.validate(
             kind,
@@ -246,6 +190,32 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     return Experiment(
         **dict(choices), stream=stream, learner=learner, space=space, evaluation=evaluation, **uses
     )
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    """What each section may hold, by its name."""
+    return {
+        "stream": StreamConfig,
+        "classifier": ClassifierConfig,
+        "evaluation": EvaluationConfig,
+        "space": SpaceConfig,
+        **USES,
+        **METHODS,
+        "generator": _generator(),
+    }
+
+
+def _choices(
+    problems: Problems, layers: Sequence[Layer], sections: Mapping[str, type[BaseModel]]
+) -> Choices | None:
+    """The settings in no section; of an unknown one, the sections that have one of its name."""
+    elsewhere = {
+        key: f"{name}.{key}" for name, kind in sections.items() for key in kind.model_fields
+    }
+    elsewhere |= {name: name for name in sections}
+    top = {key: value for layer in layers for key, value in layer.values.items()}
+    top = {key: value for key, value in top.items() if key not in sections}
+    return problems.validate(Choices, top, elsewhere=elsewhere)
 
 
 def _usable(space: SpaceConfig, choices: Choices, learner: Method) -> SpaceConfig:

@@ -158,6 +158,13 @@ class Problems:
                 self._messages[message] = None
             return None
 
+    def section(
+        self, kind: type[Model], name: str, alternatives: Sequence[Sequence[str]] = ()
+    ) -> Model | None:
+        """What the layers say in a section, of which `alternatives` are as of `merged`."""
+        values = merged(self._layers, name, alternatives=alternatives)
+        return self.validate(kind, values, [(name,)])
+
     def check(self) -> None:
         """Raise ConfigurationError if there was any."""
         if self._messages:
