@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 15
+KEPT = 0.95
+"""The share of images that are to count as known."""
 _HOTTEST = 50.0
 
 
@@ -64,6 +66,37 @@ def fit_temperature(
         expected = (probabilities_of(outputs, np.exp(-middle)) * outputs).sum(1)
         low, high = (low, middle) if (expected - right).mean() > 0 else (middle, high)
     return float(np.exp(-(low + high) / 2))
+
+
+def calibrated(
+    logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], head_classes: tuple[int, ...]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """A temperature and a threshold, fitted on every second image, and their worth on the others.
+
+    Args:
+        logits: [n, k], n >= 1, k >= 1; column j is class head_classes[j].
+        labels: int64 [n], each one of head_classes.
+        head_classes: k classes.
+
+    Returns:
+        `temperature` and `threshold` (of `familiarity`); and `images` (how many were fitted on),
+        `calibration_error_before`, `calibration_error_after`, `known` (share of the others that
+        counts as known).
+    """
+    fitted = np.arange(len(labels)) % 2 == 0
+    measured = ~fitted if len(labels) > 1 else fitted
+    temperature = fit_temperature(logits[fitted], labels[fitted], head_classes)
+    threshold = float(np.quantile(familiarity(logits[fitted]), 1 - KEPT))
+    errors = [
+        expected_calibration_error(part[measured], labels[measured], head_classes)
+        for part in (logits, logits / temperature)
+    ]
+    return {"temperature": temperature, "threshold": threshold}, {
+        "images": int(fitted.sum()),
+        "calibration_error_before": errors[0],
+        "calibration_error_after": errors[1],
+        "known": float((familiarity(logits[measured]) >= threshold).mean()),
+    }
 
 
 def probabilities_of(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gppdm_pipeline.evaluation.comparison import Comparison, Group
-from gppdm_pipeline.evaluation.figures import FAINT, SMALL, TEXT, WIDTH, new_figure, style
+from gppdm_pipeline.evaluation.figures import SMALL, TEXT, WIDTH, gridded, new_figure, style
 
 _MARKERS = "osD^vP*X<>"
 
@@ -104,8 +104,6 @@ def _marker(i: int) -> str:
 
 
 def _finish(figure: Figure, axes: Axes) -> None:
-    axes.grid(color=FAINT, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    gridded(axes)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside right upper", frameon=False, fontsize=SMALL)

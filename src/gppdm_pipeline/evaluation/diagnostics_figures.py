@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from gppdm_pipeline.evaluation.figures import (
-    FAINT,
     GREY,
     SMALL,
     TEXT,
     TITLE,
     VERMILION,
     WIDTH,
+    gridded,
     new_figure,
     style,
 )
@@ -66,7 +67,7 @@ def seconds_picture(seconds: Mapping[str, Mapping[str, float]]) -> Picture:
     axes.set_yticks(range(len(tasks)), [str(int(t.removeprefix("task_"))) for t in tasks])
     axes.invert_yaxis()
     axes.set_xlim(0, None)
-    _plain(axes, "x")
+    gridded(axes, "x")
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=SMALL)
     rows: list[Row] = [
@@ -83,10 +84,7 @@ def losses_picture(logs: Logs) -> Picture:
     Args:
         logs: of all stages; their `curves` are drawn, those over many steps thinned out.
     """
-    curves: dict[str, dict[str, Sequence[Sequence[float]]]] = {}
-    for stage, record in logs.items():
-        for name, curve in record.get("curves", {}).items():
-            curves.setdefault(name, {})[stage.partition(".")[0]] = curve
+    curves = _curves_of(logs)
     if not curves:
         return _nothing("No training has left a log here.", ("loss", "task", "step", "value"))
     panels = len(curves)
@@ -106,12 +104,27 @@ def losses_picture(logs: Logs) -> Picture:
             axes.plot(x, y, lw=1.2, color=colours[task], label=f"task {number}")
             rows += [{"loss": name, "task": number, "step": s, "value": v} for s, v in points]
         style(axes, title=name.replace("_", " "), x="step")
-        _plain(axes, "both")
+        gridded(axes)
         drawn = [row["value"] for row in rows if row["loss"] == name]
         if min(drawn) > 0 and max(drawn) > 10 * min(drawn):  # type: ignore[type-var, operator]
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
-    handles, labels = grid[0].get_legend_handles_labels()
+    _name_tasks(figure, grid[0])
+    return Picture(figure, rows)
+
+
+def _curves_of(logs: Logs) -> dict[str, dict[str, Sequence[Sequence[float]]]]:
+    """Every curve, by the loss's name and the task."""
+    curves: dict[str, dict[str, Sequence[Sequence[float]]]] = {}
+    for stage, record in logs.items():
+        for name, curve in record.get("curves", {}).items():
+            curves.setdefault(name, {})[stage.partition(".")[0]] = curve
+    return curves
+
+
+def _name_tasks(figure: Figure, axes: Axes) -> None:
+    """Say which line is which task's; of many, of the first and the last."""
+    handles, labels = axes.get_legend_handles_labels()
     kept = range(len(labels)) if len(labels) <= 12 else (0, len(labels) - 1)
     figure.legend(
         [handles[i] for i in kept],
@@ -120,7 +133,6 @@ def losses_picture(logs: Logs) -> Picture:
         frameon=False,
         fontsize=SMALL,
     )
-    return Picture(figure, rows)
 
 
 def projection_picture(logs: Logs) -> Picture:
@@ -141,17 +153,11 @@ def projection_picture(logs: Logs) -> Picture:
     for line, measure in zip(grid, measures, strict=True):
         for axes, kind in zip(line, kinds, strict=True):
             for i, place in enumerate(places):
-                points = [
-                    (row["task"], row["value"])
-                    for row in rows
-                    if row["measure"] == measure
-                    and kind in str(row["layer"]).split(".")
-                    and _place(str(row["layer"])) == place
-                ]
+                points = _points(rows, measure, kind, place)
                 if points:
                     _line(axes, points, i, place, factor=100 if measure == "basis_free" else 1)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            _plain(axes, "both")
+            gridded(axes)
         title = "free, %" if measure == "basis_free" else measure.replace("_", " ")
         line[0].set_ylabel(title, fontsize=TEXT)
         if measure == "basis_free":
@@ -178,6 +184,17 @@ def _of_layers(logs: Logs) -> list[Row]:
             if layer and (measure in ("basis_free", "basis_rank") or measure.endswith("_drift")):
                 rows.append({"measure": measure, "layer": layer, "task": int(task), "value": value})
     return rows
+
+
+def _points(rows: Sequence[Row], measure: str, kind: str, place: str) -> list[tuple[Any, Any]]:
+    """Task and value of what was measured of the layers of one kind in one place."""
+    return [
+        (row["task"], row["value"])
+        for row in rows
+        if row["measure"] == measure
+        and kind in str(row["layer"]).split(".")
+        and _place(str(row["layer"])) == place
+    ]
 
 
 def bounds_picture(
@@ -212,7 +229,7 @@ def bounds_picture(
     style(axes, title="Average accuracy between its bounds", x="after task", y="test accuracy, %")
     axes.set(ylim=(-2, 102), xlim=(0.7, len(average) + 0.3))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _plain(axes, "both")
+    gridded(axes)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=SMALL)
     return Picture(figure, rows or _curve_rows(name, average))
 
@@ -244,9 +261,3 @@ def _place(layer: str) -> str:
 def _thinned(curve: Sequence[Sequence[float]]) -> list[tuple[int, float]]:
     chosen = np.unique(np.linspace(0, len(curve) - 1, min(len(curve), _MOST_POINTS)).astype(int))
     return [(int(curve[i][0]), float(curve[i][1])) for i in chosen]
-
-
-def _plain(axes: Axes, grid: str) -> None:
-    axes.grid(color=FAINT, lw=0.8, axis=grid)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

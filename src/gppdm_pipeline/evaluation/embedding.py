@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from gppdm_pipeline.evaluation.distances import Features
 from gppdm_pipeline.evaluation.figures import GREY, SMALL, TITLE, WIDTH, new_figure
-from gppdm_pipeline.evaluation.pictures import Picture
+from gppdm_pipeline.evaluation.pictures import Picture, Row
 
 _LEAST = 5  # points, fewer of which have no neighbours to keep
 
@@ -43,27 +44,31 @@ def embedding_picture(
     for i, label in enumerate(classes):
         colour = colormaps["turbo"](np.linspace(0.05, 0.95, len(classes))[i])
         of_class = labels == label
-        x, y = places[of_class & is_real].T
-        axes.scatter(x, y, s=22, facecolors="none", edgecolors=[colour], lw=0.9)
-        x, y = places[of_class & ~is_real].T
-        axes.scatter(x, y, s=22, marker="x", color=[colour], lw=0.9)
-        _name(axes, class_names[label], np.median(places[of_class & is_real], axis=0))
+        there, drawn = places[of_class & is_real], places[of_class & ~is_real]
+        axes.scatter(there[:, 0], there[:, 1], s=22, facecolors="none", edgecolors=[colour], lw=0.9)
+        axes.scatter(drawn[:, 0], drawn[:, 1], s=22, marker="x", color=[colour], lw=0.9)
+        _name(axes, class_names[label], np.median(there, axis=0))
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.set_title(
         f"Replayed (crosses) and real test images (circles), {extractor}", fontsize=TITLE
     )
-    rows = [
+    names = [class_names[int(label)] for label in labels]
+    return Picture(figure, _rows(names, is_real, places))
+
+
+def _rows(names: Sequence[str], is_real: NDArray[np.bool_], places: Features) -> list[Row]:
+    """Where each image is, with its class's name and where it comes from."""
+    return [
         {
-            "class": class_names[int(label)],
+            "class": name,
             "origin": "real" if of_real else "replayed",
             "x": f"{x:.4g}",
             "y": f"{y:.4g}",
         }
-        for label, of_real, (x, y) in zip(labels, is_real, places, strict=True)
+        for name, of_real, (x, y) in zip(names, is_real, places, strict=True)
     ]
-    return Picture(figure, rows)
 
 
 def _in_two_dimensions(points: Features, seed: int) -> Features:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -55,9 +55,7 @@ def accuracy_over_tasks_figure(matrix: Matrix, average_accuracy: Sequence[float]
     style(axes, title="Accuracy as tasks are learnt", x="after task", y="test accuracy, %")
     axes.set(ylim=(-2, 102), xlim=(0.7, total + 0.3))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(color=FAINT, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    gridded(axes)
     handles, labels = axes.get_legend_handles_labels()
     if crowded:  # the colours run evenly from the first task to the last
         handles, labels = [[part[i] for i in (0, -2, -1)] for part in (handles, labels)]
@@ -159,6 +157,13 @@ def style(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
     axes.set_xlabel(x, fontsize=TEXT)
     axes.set_ylabel(y, fontsize=TEXT)
     axes.tick_params(labelsize=SMALL, color=GREY)
+
+
+def gridded(axes: Axes, lines: Literal["both", "x"] = "both") -> None:
+    """Faint lines behind what is drawn, across both axes or x alone, and no frame around it."""
+    axes.grid(color=FAINT, lw=0.8, axis=lines)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _centred_text(axes: Axes, x: float, y: float, text: str) -> None:

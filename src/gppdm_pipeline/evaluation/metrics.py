@@ -99,20 +99,31 @@ def evaluate_predictions(
     return TaskEvaluation(
         classes=list(head_classes),
         tasks=[list(classes) for classes in tasks],
-        per_task=[
-            TaskCounts(
-                count=int((task == i).sum()),
-                correct=int(correct[task == i].sum()),
-                correct_task_masked=int(correct_masked[task == i].sum()),
-            )
-            for i in range(len(tasks))
-        ],
-        per_class=[
-            ClassCounts(count=int(row.sum()), correct=int(row[column]))
-            for column, row in enumerate(confusion)
-        ],
+        per_task=_by_task(len(tasks), task, correct, correct_masked),
+        per_class=_by_class(confusion),
         confusion=confusion.tolist(),
     )
+
+
+def _by_task(
+    tasks: int, task: NDArray[np.int_], correct: NDArray[np.bool_], masked: NDArray[np.bool_]
+) -> list[TaskCounts]:
+    """Given each image's task, and whether it is classified rightly: at all, and task-masked."""
+    return [
+        TaskCounts(
+            count=int((task == i).sum()),
+            correct=int(correct[task == i].sum()),
+            correct_task_masked=int(masked[task == i].sum()),
+        )
+        for i in range(tasks)
+    ]
+
+
+def _by_class(confusion: NDArray[np.int64]) -> list[ClassCounts]:
+    return [
+        ClassCounts(count=int(row.sum()), correct=int(row[column]))
+        for column, row in enumerate(confusion)
+    ]
 
 
 def accuracy_matrix(

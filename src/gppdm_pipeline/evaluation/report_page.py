@@ -50,10 +50,7 @@ def run_page(
             *_replay_tables(report, class_names),
             *(leakage_tables(report["privacy"]) if "privacy" in report else []),
         ],
-        figures=[
-            {"source": source, "title": CAPTIONS[name][0], "caption": CAPTIONS[name][1]}
-            for name, source in pictures.items()
-        ],
+        figures=_figures(pictures),
         listings=[
             ("Configuration", [(key, str(value)) for key, value in settings.items()]),
             ("Made with", [*made_with.items()]),
@@ -86,14 +83,18 @@ def comparison_page(comparison: Comparison, pictures: Mapping[str, str]) -> str:
         tiles=[],
         warnings=[],
         tables=tables,
-        figures=[
-            {"source": source, "title": CAPTIONS[name][0], "caption": CAPTIONS[name][1]}
-            for name, source in pictures.items()
-        ],
+        figures=_figures(pictures),
         listings=[
             ("In common", [(key, str(value)) for key, value in flatten(common).items()]),
         ],
     )
+
+
+def _figures(pictures: Mapping[str, str]) -> list[dict[str, str]]:
+    return [
+        {"source": source, "title": CAPTIONS[name][0], "caption": CAPTIONS[name][1]}
+        for name, source in pictures.items()
+    ]
 
 
 def warnings_of(report: Mapping[str, Any]) -> list[str]:

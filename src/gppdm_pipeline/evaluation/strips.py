@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from gppdm_pipeline.evaluation.figures import (
-    FAINT,
     GREY,
     SMALL,
     TEXT,
     TITLE,
     VERMILION,
     WIDTH,
+    gridded,
     montage,
     new_figure,
     show,
@@ -66,28 +68,17 @@ def drift_strip_picture(
     beside = [*([] if real is None else [real]), *(replays[t] for t in shown)]
     numbers = [quality["reference"], *(quality["after_task"][t] for t in shown)][-len(beside) :]
     titles = ["real", *(f"after task {t + 1}" for t in shown)][-len(beside) :]
-    height, width, _ = shape = beside[0].image_shape
-    cell = (WIDTH - 1.0) / len(beside)
-    tall = cell * (_DOWN * height) / (_ACROSS * width) + 0.32
-    figure = new_figure(WIDTH, len(labels) * tall + 0.75)
-    grid = figure.subplots(len(labels), len(beside), squeeze=False)
+    shape = beside[0].image_shape
+    figure, grid = _grid_of_cells(len(labels), len(beside), shape)
     for row, label in zip(grid, labels, strict=True):
         for axes, images, measured in zip(row, beside, numbers, strict=True):
-            _cell(axes, images.of_classes([label]), shape)
-            style(axes)
-            if str(label) in measured:
-                distance = measured[str(label)]["frechet_distance"][extractor]
-                axes.set_xlabel("" if distance is None else _short(distance), fontsize=SMALL)
-        name = wrapped(class_names[label], 11, 2)
-        row[0].set_ylabel(
-            name, fontsize=TEXT, rotation=0, ha="right", va="center", parse_math=False
-        )
+            distance = measured.get(str(label), {}).get("frechet_distance", {}).get(extractor)
+            _cell(axes, images.of_classes([label]), shape, distance)
+        _name_row(row[0], wrapped(class_names[label], 11, 2))
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=TEXT, color=GREY)
-    figure.suptitle(
-        f"What is replayed of the first classes; below, the Frechet distance ({extractor})",
-        fontsize=TITLE,
-    )
+    title = f"What is replayed of the first classes; below, the Frechet distance ({extractor})"
+    figure.suptitle(title, fontsize=TITLE)
     return Picture(figure, quality_rows(report, class_names))
 
 
@@ -122,9 +113,7 @@ def replay_quality_picture(
         style(axes, title=title, x="after task")
         axes.set_ylim((-3, 103) if measure in _SHARES else (0, None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(color=FAINT, lw=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        gridded(axes)
     figure.suptitle(
         f"Replay beside real test images ({extractor}): "
         "thin, each class, the first ones dark; thick, their mean;\n"
@@ -167,8 +156,25 @@ def _number(measured: Mapping[str, Any], measure: str, extractor: str, factor: f
     return float("nan") if value is None else factor * float(value)
 
 
-def _cell(axes: Axes, images: LabelledImages, image_shape: tuple[int, int, int]) -> None:
-    """Some images of one class; nothing, where there is none."""
+def _grid_of_cells(
+    rows: int, columns: int, image_shape: tuple[int, int, int]
+) -> tuple[Figure, NDArray[np.object_]]:
+    """A figure of the full width, with axes [rows, columns], each for the images of a cell."""
+    height, width, _ = image_shape
+    cell = (WIDTH - 1.0) / columns
+    tall = cell * (_DOWN * height) / (_ACROSS * width) + 0.32
+    figure = new_figure(WIDTH, rows * tall + 0.75)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _name_row(first: Axes, name: str) -> None:
+    first.set_ylabel(name, fontsize=TEXT, rotation=0, ha="right", va="center", parse_math=False)
+
+
+def _cell(
+    axes: Axes, images: LabelledImages, image_shape: tuple[int, int, int], distance: float | None
+) -> None:
+    """Some images of one class, and their distance; nothing, where there is none."""
     if not len(images):
         axes.set_visible(False)
         return
@@ -176,6 +182,8 @@ def _cell(axes: Axes, images: LabelledImages, image_shape: tuple[int, int, int])
     rows = [few[i : i + _ACROSS] for i in range(0, _ACROSS * _DOWN, _ACROSS)]
     show(axes, montage(rows, _ACROSS, image_shape))
     axes.set_yticks([])
+    style(axes)
+    axes.set_xlabel("" if distance is None else _short(distance), fontsize=SMALL)
 
 
 def _short(value: float) -> str:

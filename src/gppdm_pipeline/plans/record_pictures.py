@@ -100,11 +100,7 @@ def accuracy_against_cost_picture(records: Mapping[str, Sequence[Record]], title
                 continue
             cost = min(map(cost_of, there))
             accuracies = [100 * run["average_accuracy"] for run in there]
-            look: dict[str, Any] = {
-                "edgecolors": [colours[i]],
-                "marker": _MARKERS[i % len(_MARKERS)],
-            }
-            look["facecolors"] = "none" if gpu else [colours[i]]
+            look = _look(i, colours[i], hollow=gpu)
             small: dict[str, Any] = {"alpha": 0.5, "linewidths": 0.5 if gpu else 0}
             axes.scatter([cost] * len(there), accuracies, 15, **small, **look)
             axes.scatter(cost, fmean(accuracies), 80, label=label, **look)
@@ -119,3 +115,9 @@ def accuracy_against_cost_picture(records: Mapping[str, Sequence[Record]], title
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False, fontsize=SMALL)
     return Picture(figure, rows)
+
+
+def _look(i: int, colour: NDArray[np.float64], *, hollow: bool) -> dict[str, Any]:
+    """How the points of the variant of this number are drawn."""
+    filled = "none" if hollow else [colour]
+    return {"edgecolors": [colour], "marker": _MARKERS[i % len(_MARKERS)], "facecolors": filled}

@@ -29,6 +29,7 @@ from gppdm_pipeline.streams.scenario import StreamConfig
 
 Reports = list[dict[str, Any]]
 _SHOWN = 8  # images a class in a picture, at most
+_CAME_OUT = ("evaluation", "replay_quality", "reconstruction", "privacy", "reference")
 _DRIFTING = 4  # classes whose replay is shown after each task
 
 
@@ -44,25 +45,8 @@ def summarise(
             `<task>.replay_quality`, `<task>.reconstruction` and `<task>.privacy` what came out; in
             the order of the tasks. By `assessment.<stage>` what comes once.
     """
-    evaluations: list[Record] = []
-    qualities: list[Quality] = []
-    reconstructions: list[float | None] = []
-    told: list[Record] = []
-    encoder: Record = {}
-    logs: dict[str, Record] = {}
-    for name, record in records.items():
-        stage = name.split(".")[1]
-        if stage == "evaluation":
-            evaluations.append(record)
-        elif stage == "reconstruction":
-            reconstructions.append(record["decibels"])
-            encoder = {"sha256": record["sha256"]}
-        elif stage == "privacy":
-            told.append(record)
-        elif stage == "replay_quality":
-            qualities.append(cast(Quality, record))
-        elif stage != "reference" and record:  # none is known here of what was learnt elsewhere
-            logs[name] = record
+    came, logs = _sorted(records)
+    evaluations, coded = came["evaluation"], came["reconstruction"]
     of_tasks = cast(list[TaskEvaluation], evaluations)
     summary, names = summarise_accuracies(of_tasks), stream.class_names
     results: Record = {
@@ -74,13 +58,30 @@ def summarise(
         "configuration": configuration,
     }
     if "space" in configuration:
+        encoder = {"sha256": coded[-1]["sha256"]} if coded else {}
         results["space"] = {**configuration["space"], **encoder}
-    if reconstructions:
-        results["reconstruction"] = reconstructions
-    if qualities:
-        results["replay_quality"] = replay_report(records["assessment.reference"], qualities)
-    leakage = {"privacy": leakage_of(told, names)} if told else {}
+    if coded:
+        results["reconstruction"] = [record["decibels"] for record in coded]
+    if qualities := cast(list[Quality], came["replay_quality"]):
+        results["replay_quality"] = replay_report(came["reference"][0], qualities)
+    leakage = {"privacy": leakage_of(came["privacy"], names)} if came["privacy"] else {}
     return results, {**results, **leakage, "ranks": launched().size, **_costs(logs)}
+
+
+def _sorted(records: dict[str, Record]) -> tuple[dict[str, list[Record]], dict[str, Record]]:
+    """What came out, by its kind, in the order of the tasks; and what each stage cost.
+
+    Of what was learnt elsewhere, no cost is known.
+    """
+    came: dict[str, list[Record]] = {kind: [] for kind in _CAME_OUT}
+    logs: dict[str, Record] = {}
+    for name, record in records.items():
+        kind = name.split(".")[1]
+        if kind in came:
+            came[kind].append(record)
+        elif record:
+            logs[name] = record
+    return came, logs
 
 
 def _costs(logs: dict[str, Record]) -> Record:
