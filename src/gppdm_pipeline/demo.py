@@ -147,52 +147,71 @@ def page(showcase: Showcase, title: str) -> Any:
     """
     import gradio as gr  # noqa: PLC0415 (an extra)
 
-    def told(call: Any, *given: Any) -> Any:
-        try:
-            return call(*given)
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
-
-    def of_sketch(sketch: dict[str, Any] | None) -> dict[str, float] | None:
-        pixels = strokes(sketch["composite"]) if sketch else None
-        return None if pixels is None else told(showcase.classify, pixels)
-
-    def of_file(file: str | None) -> dict[str, float] | None:
-        return None if file is None else told(showcase.classify, Path(file))
-
-    def replay(name: str, seed: float) -> list[Image.Image]:
-        return [enlarged(pixels) for pixels in told(showcase.draw, name, int(seed))]
-
-    def teach(name: str, files: list[str] | None) -> tuple[list[list[Any]], Any]:
-        rows = told(showcase.teach, name, files or [])
-        return rows, gr.Dropdown(choices=showcase.classes)
-
     with gr.Blocks(title=title, analytics_enabled=False) as blocks:
         gr.Markdown(f"# {title}")
         with gr.Tab("Classify"):
-            sketch = gr.Sketchpad(
-                type="pil", canvas_size=CANVAS, layers=False, format="png", label="Draw"
-            )
-            with gr.Row():
-                dropped = gr.Image(
-                    type="filepath", format="png", sources=["upload", "clipboard"], label="Or drop"
-                )
-                answer = gr.Label(num_top_classes=5, label="Class")
-            sketch.change(of_sketch, sketch, answer, show_progress="hidden")
-            dropped.change(of_file, dropped, answer)
+            _classify_tab(gr, showcase)
         with gr.Tab("Replay"):
-            with gr.Row():
-                chosen = gr.Dropdown(showcase.classes, label="Class to draw")
-                seed = gr.Number(0, label="Seed", precision=0, minimum=0)
-            gallery = gr.Gallery(columns=8, label="Drawn by the generator", format="png")
-            gr.Button("Draw its replay").click(replay, [chosen, seed], gallery)
+            chosen = _replay_tab(gr, showcase)
         with gr.Tab("Add a class"):
-            gr.Markdown("A handful of files is learnt as a task; of the old classes, replay alone.")
-            name = gr.Textbox(label="Name of the class")
-            files = gr.File(file_count="multiple", file_types=["image"], label="Its images")
-            table = gr.Dataframe(headers=list(COLUMNS), interactive=False, label="What is kept")
-            gr.Button("Learn it").click(teach, [name, files], [table, chosen])
+            _teach_tab(gr, showcase, chosen)
     return blocks
+
+
+def _classify_tab(gr: Any, showcase: Showcase) -> None:
+    """A sheet to draw on and a place for files; what is put there is classified."""
+
+    def of_sketch(sketch: dict[str, Any] | None) -> dict[str, float] | None:
+        pixels = strokes(sketch["composite"]) if sketch else None
+        return None if pixels is None else _told(gr, showcase.classify, pixels)
+
+    def of_file(file: str | None) -> dict[str, float] | None:
+        return None if file is None else _told(gr, showcase.classify, Path(file))
+
+    sketch = gr.Sketchpad(type="pil", canvas_size=CANVAS, layers=False, format="png", label="Draw")
+    with gr.Row():
+        dropped = gr.Image(
+            type="filepath", format="png", sources=["upload", "clipboard"], label="Or drop"
+        )
+        answer = gr.Label(num_top_classes=5, label="Class")
+    sketch.change(of_sketch, sketch, answer, show_progress="hidden")
+    dropped.change(of_file, dropped, answer)
+
+
+def _replay_tab(gr: Any, showcase: Showcase) -> Any:
+    """Replay of the class that is chosen; the list of classes."""
+
+    def replay(name: str, seed: float) -> list[Image.Image]:
+        return [enlarged(pixels) for pixels in _told(gr, showcase.draw, name, int(seed))]
+
+    with gr.Row():
+        chosen = gr.Dropdown(showcase.classes, label="Class to draw")
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+    gallery = gr.Gallery(columns=8, label="Drawn by the generator", format="png")
+    gr.Button("Draw its replay").click(replay, [chosen, seed], gallery)
+    return chosen
+
+
+def _teach_tab(gr: Any, showcase: Showcase, chosen: Any) -> None:
+    """A class is learnt from files, and added to the list of classes, `chosen`."""
+
+    def teach(name: str, files: list[str] | None) -> tuple[list[list[Any]], Any]:
+        rows = _told(gr, showcase.teach, name, files or [])
+        return rows, gr.Dropdown(choices=showcase.classes)
+
+    gr.Markdown("A handful of files is learnt as a task; of the old classes, replay alone.")
+    name = gr.Textbox(label="Name of the class")
+    files = gr.File(file_count="multiple", file_types=["image"], label="Its images")
+    table = gr.Dataframe(headers=list(COLUMNS), interactive=False, label="What is kept")
+    gr.Button("Learn it").click(teach, [name, files], [table, chosen])
+
+
+def _told(gr: Any, call: Any, *given: Any) -> Any:
+    """What a call returns; a fault of what was given is shown on the page."""
+    try:
+        return call(*given)
+    except ValueError as error:
+        raise gr.Error(str(error)) from error
 
 
 @click.command()

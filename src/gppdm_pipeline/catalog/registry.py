@@ -92,17 +92,12 @@ class ModelRegistry:
         """
         try:
             run = self._run_of(configuration)
-            with tempfile.TemporaryDirectory() as folder:
-                place = Path(folder) / "model"
-                _save(place, Path(folder), trained.learned, calibration)
-                digest = folder_digest(place)
-                within = f"published/{digest[:16]}"
-                self._client.log_artifacts(run.info.run_id, str(place), within)
+            digest, source = self._stored(run, trained.learned, calibration)
             with suppress(MlflowException):  # it is there
                 self._client.create_registered_model(name)
             made = self._client.create_model_version(
                 name,
-                f"{run.info.artifact_uri}/{within}",
+                source,
                 run.info.run_id,
                 tags={
                     DIGEST: digest,
@@ -115,6 +110,18 @@ class ModelRegistry:
         except (MlflowException, OSError) as error:
             raise RegistryError(f"{name} cannot be published: {error}") from error
         return int(made.version)
+
+    def _stored(
+        self, run: Run, learned: Learned, calibration: Mapping[str, Any]
+    ) -> tuple[str, str]:
+        """Put a model's files beside a run's: their digest, and where they are."""
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / "model"
+            _save(place, Path(folder), learned, calibration)
+            digest = folder_digest(place)
+            within = f"published/{digest[:16]}"
+            self._client.log_artifacts(run.info.run_id, str(place), within)
+        return digest, f"{run.info.artifact_uri}/{within}"
 
     def champion(self, name: str) -> Published | None:
         """The version in use, if there is one that can be read."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Protocol
@@ -127,14 +127,7 @@ def chosen(
         ClickException: if an option is not one of the executor's, or its package is missing.
     """
     given = {"--chunk": chunk, "--address": address, "--resources": resources}
-    given["--jobs"] = jobs > 1
-    of = {"local": {"--jobs"}, "slurm": {"--jobs", "--chunk", "--resources"}}
-    of["ray"] = {"--address", "--resources"}
-    if others := [name for name, value in given.items() if value and name not in of[executor]]:
-        raise click.ClickException(
-            f"{others[0]} is no option of --executor={executor}, which takes "
-            f"{', '.join(sorted(of[executor]))}. Leave it out."
-        )
+    _check(executor, {**given, "--jobs": jobs > 1})
     if executor == "local":
         return Local(jobs, retries or 0)
     tries = 2 if retries is None else retries
@@ -154,3 +147,14 @@ def chosen(
         ) from error
     except ConfigurationError as error:
         raise click.ClickException(f"{error}".replace("--params", "--resources")) from error
+
+
+def _check(executor: str, given: Mapping[str, object]) -> None:
+    """Refuse an option that is given, but not the executor's."""
+    of = {"local": {"--jobs"}, "slurm": {"--jobs", "--chunk", "--resources"}}
+    of["ray"] = {"--address", "--resources"}
+    if others := [name for name, value in given.items() if value and name not in of[executor]]:
+        raise click.ClickException(
+            f"{others[0]} is no option of --executor={executor}, which takes "
+            f"{', '.join(sorted(of[executor]))}. Leave it out."
+        )

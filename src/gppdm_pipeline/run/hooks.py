@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.evaluation.replay_quality import numbers_of
 from gppdm_pipeline.pipelines.audit.pipeline import RESULTS as AUDIT
-from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW, RESULTS
+from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW
+from gppdm_pipeline.pipelines.compare.pipeline import RESULTS as COMPARISON
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.inspect.page import as_markdown
 from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
@@ -127,19 +129,19 @@ class ExperimentHooks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> bool:
         """Check what does not train; whether that is so."""
-        if self._experiment.space.encodes and (_inspects(pipeline) or _audits(pipeline)):
+        if self._experiment.space.encodes and _makes({*INSPECTION, *AUDIT}, pipeline):
             raise RefusedError(
                 f"space.name = {self._experiment.space.name}: inspect and audit work on what is "
                 "learnt in pixels alone. Learn pixels (space.name=pixels) to use them; the report "
                 "of the pipeline continual tells what came out of the rest."
             )
-        if _compares(pipeline):
+        if _makes(COMPARISON, pipeline):
             guard.check_reports(self._experiment.benchmark, catalog)
-        elif _inspects(pipeline):
+        elif _makes(INSPECTION, pipeline):
             self._check(pipeline)
         elif using.uses(pipeline):
             using.check(self._experiment, pipeline, catalog)
-        elif _audits(pipeline):
+        elif _makes(AUDIT, pipeline):
             guard.check_outputs(self._experiment, pipeline, catalog, whole=False)
             guard.check_states(pipeline, catalog, run_params)
         else:
@@ -185,20 +187,7 @@ class ExperimentHooks:
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Keep the report in MLflow, and show it."""
-        if _compares(pipeline):
-            self._keep_comparison(catalog)
-            return
-        if _inspects(pipeline):
-            release_prepared(self._experiment)
-            click.echo(as_markdown(catalog.load("inspection.json")))
-            click.echo(f"Page and picture: {_path(catalog, 'inspection.markdown').parent}")
-            return
-        if using.uses(pipeline):
-            using.tell(catalog, pipeline)
-            return
-        if _audits(pipeline):
-            release_prepared(self._experiment, retention_of(catalog))
-            click.echo(f"Audit: {_path(catalog, 'audit.page')}")
+        if self._told(pipeline, catalog):
             return
         self._releasing.end()
         made = sorted(name for name in pipeline.all_outputs() if name.startswith("report."))
@@ -225,6 +214,23 @@ class ExperimentHooks:
                 },
             )
 
+    def _told(self, pipeline: Pipeline, catalog: DataCatalog) -> bool:
+        """Show what came of a pipeline that does not train; whether it is one."""
+        if _makes(COMPARISON, pipeline):
+            self._keep_comparison(catalog)
+        elif _makes(INSPECTION, pipeline):
+            release_prepared(self._experiment)
+            click.echo(as_markdown(catalog.load("inspection.json")))
+            click.echo(f"Page and picture: {_path(catalog, 'inspection.markdown').parent}")
+        elif using.uses(pipeline):
+            using.tell(catalog, pipeline)
+        elif _makes(AUDIT, pipeline):
+            release_prepared(self._experiment, retention_of(catalog))
+            click.echo(f"Audit: {_path(catalog, 'audit.page')}")
+        else:
+            return False
+        return True
+
     @hook_impl
     def on_pipeline_error(self, error: BaseException) -> None:
         """Tell MLflow."""
@@ -248,21 +254,13 @@ class ExperimentHooks:
     def _keep_comparison(self, catalog: DataCatalog) -> None:
         from gppdm_pipeline.run.tracking import log_comparison  # noqa: PLC0415 (MLflow: slow)
 
-        files = [path for path in (_path(catalog, name) for name in RESULTS) if path.exists()]
+        files = [path for path in (_path(catalog, name) for name in COMPARISON) if path.exists()]
         log_comparison(self._mlflow, self._project, self._experiment.benchmark, files)
         click.echo(f"{catalog.load('comparison.markdown')}\nTable and figures: {files[0].parent}")
 
 
-def _compares(pipeline: Pipeline) -> bool:
-    return bool(pipeline.all_outputs() & {*RESULTS})
-
-
-def _inspects(pipeline: Pipeline) -> bool:
-    return bool(pipeline.all_outputs() & {*INSPECTION})
-
-
-def _audits(pipeline: Pipeline) -> bool:
-    return bool(pipeline.all_outputs() & {*AUDIT})
+def _makes(results: Iterable[str], pipeline: Pipeline) -> bool:
+    return not pipeline.all_outputs().isdisjoint(results)
 
 
 def _path(catalog: DataCatalog, name: str) -> Path:

@@ -97,15 +97,7 @@ def write_folder(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        pipeline = generator_pipeline(learned)
-        if pipeline is not None:
-            pipeline.save_pretrained(temporary)
-        difference = None
-        if not missing_packages():
-            predictor = learned.predictor(Calibration.of(calibration))
-            difference = write_onnx(predictor, images, temporary / ONNX)
-            (temporary / CLASSES).write_text(json.dumps(predictor.names))
-        made = {"diffusers": pipeline is not None, "onnx_difference": difference}
+        made = _write_models(temporary, learned, calibration, images)
         card = model_card(learned, calibration, {**told, **made})
         (temporary / CARD).write_text(card, encoding="utf-8")
         if folder.exists():
@@ -114,6 +106,21 @@ def write_folder(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return {"folder": str(folder), **made}
+
+
+def _write_models(
+    folder: Path, learned: Learned, calibration: Mapping[str, Any], images: NDArray[np.uint8]
+) -> dict[str, Any]:
+    """Write generator and classifier, as far as they can be; what `write_folder` says of them."""
+    pipeline = generator_pipeline(learned)
+    if pipeline is not None:
+        pipeline.save_pretrained(folder)
+    difference = None
+    if not missing_packages():
+        predictor = learned.predictor(Calibration.of(calibration))
+        difference = write_onnx(predictor, images, folder / ONNX)
+        (folder / CLASSES).write_text(json.dumps(predictor.names))
+    return {"diffusers": pipeline is not None, "onnx_difference": difference}
 
 
 def generator_pipeline(learned: Learned) -> GppdmPipeline | None:

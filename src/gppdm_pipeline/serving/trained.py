@@ -16,9 +16,8 @@ from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.algorithm.disk.states import StateError, load_state, verify_state
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.evaluation.calibration import (
-    expected_calibration_error,
+    calibrated,
     familiarity,
-    fit_temperature,
     separation,
 )
 from gppdm_pipeline.images.files import read_images
@@ -30,9 +29,6 @@ from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.conversion import Conversion
 from gppdm_pipeline.streams.names import split_names, unknown_names
 from gppdm_pipeline.wording import listed
-
-KEPT = 0.95
-"""The share of validation images that are to count as known."""
 
 
 class UntrainedError(ValueError):
@@ -220,25 +216,9 @@ class TrainedRun:
             return _uncalibrated()
         data = LabelledImages.concatenate(images)
         logits = learned.predictor(device=device).logits(data.images)
-        fitted = np.arange(len(data)) % 2 == 0
-        classes, labels = learned.state.classes, data.labels
-        temperature = fit_temperature(logits[fitted], labels[fitted], classes)
-        threshold = float(np.quantile(familiarity(logits[fitted]), 1 - KEPT))
-        measured = ~fitted if len(data) > 1 else fitted
-        errors = [
-            expected_calibration_error(part[measured], labels[measured], classes)
-            for part in (logits, logits / temperature)
-        ]
-        return {
-            "temperature": temperature,
-            "threshold": threshold,
-            "fitted_on": origin,
-            "images": int(fitted.sum()),
-            "calibration_error_before": errors[0],
-            "calibration_error_after": errors[1],
-            "known": float((familiarity(logits[measured]) >= threshold).mean()),
-            **self._unseen(parts if origin == "validation" else [], device),
-        }
+        fitted, worth = calibrated(logits, data.labels, learned.state.classes)
+        unseen = self._unseen(parts if origin == "validation" else [], device)
+        return {**fitted, "fitted_on": origin, **worth, **unseen}
 
     @property
     def _number(self) -> int:

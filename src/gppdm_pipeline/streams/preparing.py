@@ -8,7 +8,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -100,10 +100,7 @@ def write_images(
         SourceError: if an image is damaged or of another shape than the first, or all of them do
             not fit on the disk.
     """
-    kept = np.ones(len(chosen), np.bool_)
-    damaged: list[str] = []
-    shape: tuple[int, ...] = ()
-    done = checksum = 0
+    writing = _Writing(file, np.ones(len(chosen), np.bool_))
     title, quiet = f"preparing {job.name}", not sys.stderr.isatty()
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
@@ -111,32 +108,68 @@ def write_images(
     ):
         for batch in _batches(contents.images(chosen), _TOGETHER):
             results = list(pool.map(partial(_convert, job.conversion), batch))
-            arrays = []
-            for (name, _), result in zip(batch, results, strict=True):
-                if isinstance(result, str):
-                    damaged.append(f"{name}: {result}")
-                    kept[done] = False
-                else:
-                    if not shape:
-                        shape = result.shape
-                        _start(file, (len(chosen), *shape))
-                    _check_shape(name, result.shape, shape)
-                    arrays.append(result)
-                done += 1
-            if damaged and not job.skip_damaged:
-                raise _refused(damaged, done, contents.where)
-            if arrays:
-                pixels = np.ascontiguousarray(np.stack(arrays)).data
-                checksum = zlib.crc32(pixels, checksum)
-                file.write(pixels)
+            whole = writing.whole([name for name, _ in batch], results)
+            if writing.damaged and not job.skip_damaged:
+                raise _refused(writing.damaged, writing.done, contents.where)
+            writing.write(whole)
             bar.update(len(batch))
-    assert done == len(chosen)
-    if not shape:
-        raise _nothing(damaged, contents.where)
-    shape = (int(kept.sum()), *shape)
-    file.seek(0)
-    _header(file, shape)
-    return Written(shape, kept, damaged, checksum)
+    assert writing.done == len(chosen)
+    if not writing.shape:
+        raise _nothing(writing.damaged, contents.where)
+    return writing.ended()
+
+
+@dataclass
+class _Writing:
+    """The file as far as it is written.
+
+    Attributes:
+        file: of the images.
+        kept: bool, which of the wanted images are in it, as far as is known.
+        damaged: what is wrong with the others.
+        shape: (height, width, channels) of the first image; empty before it.
+        done: how many images were tried.
+        checksum: CRC-32 of the pixels.
+    """
+
+    file: BinaryIO
+    kept: NDArray[np.bool_]
+    damaged: list[str] = field(default_factory=list)
+    shape: tuple[int, ...] = ()
+    done: int = 0
+    checksum: int = 0
+
+    def whole(
+        self, names: Sequence[str], results: Sequence[NDArray[np.uint8] | str]
+    ) -> list[NDArray[np.uint8]]:
+        """Those of the next results that are images; it is noted what is wrong with others."""
+        found = []
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, str):
+                self.damaged.append(f"{name}: {result}")
+                self.kept[self.done] = False
+            else:
+                if not self.shape:
+                    self.shape = result.shape
+                    _start(self.file, (len(self.kept), *self.shape))
+                _check_shape(name, result.shape, self.shape)
+                found.append(result)
+            self.done += 1
+        return found
+
+    def write(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        """Write images of the file's shape, of which there may be none."""
+        if images:
+            pixels = np.ascontiguousarray(np.stack(images)).data
+            self.checksum = zlib.crc32(pixels, self.checksum)
+            self.file.write(pixels)
+
+    def ended(self) -> Written:
+        """Say in the file's head how many images it has."""
+        shape = (int(self.kept.sum()), *self.shape)
+        self.file.seek(0)
+        _header(self.file, shape)
+        return Written(shape, self.kept, self.damaged, self.checksum)
 
 
 def _convert(conversion: Conversion, item: tuple[str, Image]) -> NDArray[np.uint8] | str:

@@ -73,15 +73,13 @@ def looked_into(
         "membership": membership_of(learner, state, train, of_task, context),
         "prototypes": prototypes_of(state, train, context),
     }
-    pairs: dict[int, LabelledImages] = {}
-    if learner.has_generator and len(of_task):  # none of classes that have come before
-        images = stream.read("train")
-        oracle = trained_oracle(images, learner.classifier, context.device, oracles.path)
-        given = {"classes": train.classes, "per_class": evaluation.images_per_class}
-        drawn = on_all_ranks(learner.draw, context, state=state, **given)
-        record["memorisation"] = memorisation_of(drawn, train, of_task, oracle)
-        pairs = pairs_of(drawn, train)
-    return record, pairs
+    if not (learner.has_generator and len(of_task)):  # none of classes that have come before
+        return record, {}
+    oracle = trained_oracle(stream.read("train"), learner.classifier, context.device, oracles.path)
+    given = {"classes": train.classes, "per_class": evaluation.images_per_class}
+    drawn = on_all_ranks(learner.draw, context, state=state, **given)
+    record["memorisation"] = memorisation_of(drawn, train, of_task, oracle)
+    return record, pairs_of(drawn, train)
 
 
 def privacy_node(task: str) -> Node:

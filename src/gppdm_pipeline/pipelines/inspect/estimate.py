@@ -103,17 +103,12 @@ def estimate_costs(
     seen = [*accumulate(new)]
     seconds: dict[str, float] = {}
     training = 0.0
-    for task in range(len(classes)):
-        trial = trials[min(task, len(trials) - 1)]
-        for stage, loops in trial.loops.items():
-            spent = trial.besides[stage]
-            for title, loop in loops.items():
-                old = (classes if learner.draws_once else seen)[task - 1] if task else 0
-                drawn = old if title == "synthesise_replay" else classes[task]
-                train = counts[task]["train"]
-                took = loop.per_unit * _units(learner, title, drawn, train, first=not task)
-                spent += took
-                training += took if title.startswith("train_") else 0.0
+    for task, now in enumerate(classes):
+        old = (classes if learner.draws_once else seen)[task - 1] if task else 0
+        trial, train = trials[min(task, len(trials) - 1)], counts[task]["train"]
+        took, trained = _seconds_of_task(learner, trial, old, now, train, first=not task)
+        training += trained
+        for stage, spent in took.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
     seconds["evaluate"] = test_seconds * sum(accumulate(each["test"] for each in counts))
     size = _bytes(learner, stream, trials, counts, seen, images)
@@ -123,6 +118,29 @@ def estimate_costs(
         "training_seconds": training,
         "bytes": {**size, "total": sum(size.values())},
     }
+
+
+def _seconds_of_task(
+    learner: Method, trial: _Trial, old: int, now: int, train: int, *, first: bool
+) -> tuple[dict[str, float], float]:
+    """Seconds of each stage of a task, and how many of all are steps of trainings.
+
+    Args:
+        learner: with its settings.
+        trial: what the loops took there.
+        old: how many classes are replayed.
+        now: how many classes the task has.
+        train: how many real images of them.
+        first: whether it is the first task.
+    """
+    seconds, training = dict(trial.besides), 0.0
+    for stage, loops in trial.loops.items():
+        for title, loop in loops.items():
+            drawn = old if title == "synthesise_replay" else now
+            took = loop.per_unit * _units(learner, title, drawn, train, first=first)
+            seconds[stage] += took
+            training += took if title.startswith("train_") else 0.0
+    return seconds, training
 
 
 def _read(stream: StreamConfig, seed: int) -> tuple[list[dict[str, int]], list[TaskSplit]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from gppdm_pipeline.serving.published_folder import write_folder
 from gppdm_pipeline.serving.trained import TrainedRun
 
 Record = dict[str, Any]
+Registry = Any
+"""A `ModelRegistry`, whose module takes MLflow's two seconds: Kedro, which makes of settings what
+hints say, would have to import it for every pipeline."""
 
 COMPARED = 1024
 """Images on which the ONNX classifier is held against the predictor: noise and validation."""
@@ -23,22 +27,19 @@ COMPARED = 1024
 def publish(
     trained: TrainedRun,
     calibration: Record,
-    registry: Any,
+    registry: Registry,
     configuration: Record,
     publish: PublishConfig,
     device: str,
 ) -> Record:
     """The next version; it becomes the champion if it is not worse than the present one.
 
-    With `publish.version`, that version becomes the champion, and nothing is published. `registry`
-    is a `ModelRegistry`, whose module takes MLflow's two seconds: Kedro, which makes of settings
-    what hints say, would have to import it for every pipeline.
+    With `publish.version`, that version becomes the champion, and nothing is published.
 
     Returns:
-        Plain JSON values: `model`, `version`, `champion` (the version that is one now),
+        Plain JSON values: `model`, `version`, `champion` (which version it is now),
         `validation_accuracy` and `champion_accuracy` (on the same images; None where there are
-        none, or no other version in the same space); with `publish.folder`, what `write_folder`
-        says.
+        none, or no other version in the same space); and what `write_folder` says of a folder.
     """
     name = f"{configuration['benchmark']}-{configuration['method']}"
     if publish.version is not None:
@@ -48,15 +49,9 @@ def publish(
     names = trained.learned.class_names
     mine = trained.learned.accuracy(images, names, where)
     present = registry.champion(name)
-    theirs = None
-    if present is not None and present.learned.space.is_like(trained.learned.space):
-        theirs = present.learned.accuracy(images, names, where)
-    written = {}
-    if publish.folder is not None:
-        told = {"run": trained.run, "state": trained.newest.parent.name}
-        compared = _compared(trained, images)
-        card = {**told, "validation_accuracy": mine}
-        written = write_folder(publish.folder, trained.learned, calibration, compared, card)
+    comparable = present is not None and present.learned.space.is_like(trained.learned.space)
+    theirs = present.learned.accuracy(images, names, where) if comparable else None
+    written = _write(publish.folder, trained, calibration, images, mine)
     version = registry.publish(name, trained, calibration, configuration, mine)
     better = theirs is None or mine is None or mine >= theirs
     if better:
@@ -69,6 +64,22 @@ def publish(
         "champion_accuracy": theirs,
         **written,
     }
+
+
+def _write(
+    folder: Path | None,
+    trained: TrainedRun,
+    calibration: Record,
+    validation: Sequence[LabelledImages],
+    accuracy: float | None,
+) -> Record:
+    """Write the folder, if one is named; what `write_folder` says."""
+    if folder is None:
+        return {}
+    told = {"run": trained.run, "state": trained.newest.parent.name}
+    card = {**told, "validation_accuracy": accuracy}
+    images = _compared(trained, validation)
+    return write_folder(folder, trained.learned, calibration, images, card)
 
 
 def _compared(trained: TrainedRun, validation: Sequence[LabelledImages]) -> NDArray[np.uint8]:
