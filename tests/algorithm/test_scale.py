@@ -7,8 +7,8 @@ from tests.reference.tiny import images_of, vectors_of
 
 from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.algorithm.fitting import scale as module
-from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
-from gppdm_pipeline.algorithm.fitting.scale import PIXELS, scale_of, whitening_of, with_scale
+from gppdm_pipeline.algorithm.fitting.batches import PIXELS, to_unit_range
+from gppdm_pipeline.algorithm.fitting.scale import scale_of, whitening_of, with_scale
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 

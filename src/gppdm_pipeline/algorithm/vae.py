@@ -19,11 +19,11 @@ from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
 from gppdm_pipeline.algorithm.context import CPU, Context
-from gppdm_pipeline.algorithm.fitting.batches import Pixels
+from gppdm_pipeline.algorithm.fitting.batches import PIXELS, Pixels
 from gppdm_pipeline.algorithm.fitting.graphs import on, rate
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, Objective, fit
-from gppdm_pipeline.algorithm.fitting.scale import PIXELS, scale_of
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.algorithm.vae_networks import Vae, vae_class
 from gppdm_pipeline.images.labelled import IN_MEMORY, LabelledImages, Room

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gppdm_pipeline.algorithm.fitting.scale import Scale
+from gppdm_pipeline.algorithm.fitting.batches import Scale
 
 
 class ConvVae(nn.Module):

@@ -21,7 +21,8 @@ from gppdm_pipeline.algorithm.classifier.network import build_classifier
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.diffusion.samplers import GuidedAncestral
-from gppdm_pipeline.algorithm.fitting.scale import PIXELS, Scale, scale_of
+from gppdm_pipeline.algorithm.fitting.batches import PIXELS, Scale
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.generator.draw import replay_of
 from gppdm_pipeline.algorithm.generator.parts import ReplayConfig
 from gppdm_pipeline.algorithm.state import LearnerState

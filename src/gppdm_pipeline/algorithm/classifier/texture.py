@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import Alteration
-from gppdm_pipeline.algorithm.fitting.scale import PIXELS, Scale
+from gppdm_pipeline.algorithm.fitting.batches import PIXELS, Scale
 
 
 def texture_of(residuals: Tensor, scale: Scale = PIXELS) -> Alteration:

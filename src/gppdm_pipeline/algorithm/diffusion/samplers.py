@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gppdm_pipeline.algorithm.diffusion.network import DIFFUSION_STEPS
 from gppdm_pipeline.algorithm.diffusion.process import Level, Process
-from gppdm_pipeline.algorithm.fitting.scale import PIXELS
+from gppdm_pipeline.algorithm.fitting.batches import PIXELS
 
 if TYPE_CHECKING:
     from diffusers import DPMSolverMultistepScheduler

@@ -1,8 +1,9 @@
-"""Images as tensors: their range and their batches. No loop over images."""
+"""Images as tensors: what range they have, and their batches. No loop over images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,61 @@ def as_stored(x: Tensor, dtype: np.dtype) -> Tensor:
         return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     most = torch.finfo(torch.float16).max
     return x.clamp(-most, most).to(torch.float16)
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """How c channels are whitened; all float32, on one device.
+
+    Attributes:
+        mean: [c].
+        matrix: W, a direction a row, [c, c].
+        inverse: of it, [c, c].
+    """
+
+    mean: Tensor
+    matrix: Tensor
+    inverse: Tensor
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a generator is given, and what is stored of what it draws.
+
+    Attributes:
+        whitening: of what an encoder has made; None: of pixels.
+    """
+
+    whitening: Whitening | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of what is stored: float16, or uint8 of pixels."""
+        return np.dtype(np.uint8 if self.whitening is None else np.float16)
+
+    def given(self, x: Tensor) -> Tensor:
+        """What a classifier is given (`to_unit_range`) -> what a generator is, [n, c, h, w]."""
+        if self.whitening is None:
+            return x
+        mean = self.whitening.mean[:, None, None]
+        return _mixed(x - mean, self.whitening.matrix)
+
+    def numbers(self, x: Tensor) -> Tensor:
+        """The inverse of `given`."""
+        if self.whitening is None:
+            return x
+        return _mixed(x, self.whitening.inverse) + self.whitening.mean[:, None, None]
+
+    def bounded(self, x: Tensor) -> Tensor:
+        """What a generator says, kept in [-1, 1] if it is of pixels; nothing else has a bound."""
+        return x.clamp(-1, 1) if self.whitening is None else x
+
+    def stored(self, x: Tensor) -> Tensor:
+        """What a generator has drawn, as it is stored: uint8 or float16, [n, c, h, w]."""
+        return as_stored(self.numbers(x), self.dtype)
+
+
+PIXELS = Scale()
 
 
 class Pixels:
@@ -107,3 +163,8 @@ def balanced_indices(
     chosen = present[drawn.reshape(shape)]
     within = torch.rand(shape, generator=generator, device=device) * counts[chosen]
     return order[firsts[chosen] + within.long().clamp_max(counts[chosen] - 1)]
+
+
+def _mixed(x: Tensor, matrix: Tensor) -> Tensor:
+    """Float32 [n, c, h, w], its channels times a matrix [c, c]."""
+    return (x.movedim(1, -1) @ matrix.T).movedim(-1, 1).contiguous()

@@ -1,4 +1,4 @@
-"""From the numbers that are stored to those that a generator is given, and back.
+"""The scale that a state's generator learns in, which its first task has set.
 
 Pixels are given in [-1, 1], and what is drawn is kept there. What an encoder has made of images has
 no bound and any scale: it is whitened. Its channels become the principal directions of their
@@ -9,73 +9,18 @@ mean to say, as far as classes are Gaussians of that covariance.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gppdm_pipeline.algorithm.fitting.batches import as_stored, to_unit_range
+from gppdm_pipeline.algorithm.fitting.batches import PIXELS, Scale, Whitening, to_unit_range
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 
 _NAME = "scale"  # in a state's extras
 _BATCH = 1024
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """How c channels are whitened; all float32, on one device.
-
-    Attributes:
-        mean: [c].
-        matrix: W, a direction a row, [c, c].
-        inverse: of it, [c, c].
-    """
-
-    mean: Tensor
-    matrix: Tensor
-    inverse: Tensor
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What a generator is given, and what is stored of what it draws.
-
-    Attributes:
-        whitening: of what an encoder has made; None: of pixels.
-    """
-
-    whitening: Whitening | None = None
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Of what is stored: float16, or uint8 of pixels."""
-        return np.dtype(np.uint8 if self.whitening is None else np.float16)
-
-    def given(self, x: Tensor) -> Tensor:
-        """What a classifier is given (`to_unit_range`) -> what a generator is, [n, c, h, w]."""
-        if self.whitening is None:
-            return x
-        mean = self.whitening.mean[:, None, None]
-        return _mixed(x - mean, self.whitening.matrix)
-
-    def numbers(self, x: Tensor) -> Tensor:
-        """The inverse of `given`."""
-        if self.whitening is None:
-            return x
-        return _mixed(x, self.whitening.inverse) + self.whitening.mean[:, None, None]
-
-    def bounded(self, x: Tensor) -> Tensor:
-        """What a generator says, kept in [-1, 1] if it is of pixels; nothing else has a bound."""
-        return x.clamp(-1, 1) if self.whitening is None else x
-
-    def stored(self, x: Tensor) -> Tensor:
-        """What a generator has drawn, as it is stored: uint8 or float16, [n, c, h, w]."""
-        return as_stored(self.numbers(x), self.dtype)
-
-
-PIXELS = Scale()
 
 
 def scale_of(state: LearnerState, device: torch.device) -> Scale:
@@ -137,8 +82,3 @@ def _shrinkage(variances: Tensor, images: int) -> Tensor:
     squares, square = variances.square().sum(), variances.sum().square()
     above, below = (1 - 2 / p) * squares + square, (images + 1 - 2 / p) * (squares - square / p)
     return (above / below).nan_to_num(1).clamp(0, 1)
-
-
-def _mixed(x: Tensor, matrix: Tensor) -> Tensor:
-    """Float32 [n, c, h, w], its channels times a matrix [c, c]."""
-    return (x.movedim(1, -1) @ matrix.T).movedim(-1, 1).contiguous()

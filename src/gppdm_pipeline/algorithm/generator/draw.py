@@ -18,8 +18,8 @@ from gppdm_pipeline.algorithm.diffusion.process import Level, Process
 from gppdm_pipeline.algorithm.diffusion.samplers import Clean
 from gppdm_pipeline.algorithm.disk.checkpoints import NOWHERE, Checkpoint
 from gppdm_pipeline.algorithm.disk.shards import Shards
-from gppdm_pipeline.algorithm.fitting.batches import Pixels
-from gppdm_pipeline.algorithm.fitting.scale import PIXELS, Scale, scale_of
+from gppdm_pipeline.algorithm.fitting.batches import PIXELS, Pixels, Scale
+from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.fitting.threads import parts_of, together
 from gppdm_pipeline.algorithm.generator.parts import (
     GeneratorSettings,
