@@ -450,8 +450,8 @@ def test_a_killed_rank_is_told_and_the_training_goes_on(threads, forked, tmp_pat
 def test_a_rank_that_is_killed_before_it_begins_is_told(threads, forked, monkeypatch, before):
     """Nobody waits for it; where it was about to meet, not for long."""
     threads(2)
-    assert forks._MEETING[True] < timedelta(seconds=30)
-    here, wait = os.getpid(), timedelta(seconds=2)
+    assert forks._MEETING < timedelta(seconds=30)
+    here = os.getpid()
 
     def dying(work):
         def done(*args, **given):
@@ -465,12 +465,43 @@ def test_a_rank_that_is_killed_before_it_begins_is_told(threads, forked, monkeyp
         monkeypatch.setattr(forks.gc, "freeze", dying(gc.freeze))
     else:
         monkeypatch.setattr(forks, "_met", dying(forks._met))
-        monkeypatch.setattr(forks, "_MEETING", {True: wait, False: wait})
+        monkeypatch.setattr(forks, "_MEETING", timedelta(seconds=2))
     start = time.monotonic()
     with pytest.raises(RankError, match=r"SIGKILL: out of memory.*goes on from its last"):
         Line().fit()
     assert time.monotonic() - start < 15
     assert all(map(is_gone, forked))
+
+
+@pytest.mark.parametrize("before", ["they arrive", "it meets them"])
+def test_ranks_end_with_rank_0_that_is_killed_before_it_begins(
+    threads, monkeypatch, tmp_path, before
+):
+    """At once, or soon, where they are about to meet it."""
+    threads(3)
+    told = tmp_path / "others"
+    place = (torch, "set_num_threads")
+    if before == "it meets them":
+        place = (forks, "_met")
+        monkeypatch.setattr(forks, "_MEETING", timedelta(seconds=2))
+    if not (rank_0 := os.fork()):
+        real, here = getattr(*place), os.getpid()
+
+        def dying(*args, **given):
+            if os.getpid() == here:
+                told.write_text(Path(f"/proc/{here}/task/{here}/children").read_text())
+                os.kill(here, signal.SIGKILL)
+            return real(*args, **given)
+
+        setattr(*place, dying)
+        try:
+            share(lambda _: None, 3)
+        finally:
+            os._exit(1)
+    os.waitpid(rank_0, 0)
+    others = [*map(int, told.read_text().split())]
+    assert len(others) == 2
+    assert soon(lambda: all(map(is_gone, others)), 15)
 
 
 def test_cpu_seconds_are_those_of_all(threads):

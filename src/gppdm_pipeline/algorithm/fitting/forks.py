@@ -18,8 +18,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess, parent_process
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,8 +35,8 @@ Work = Callable[[Team], None]
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if sys.platform != "win32" else ()
 _LOOPBACK = "127.0.0.1"
-_MEETING = {True: timedelta(seconds=20), False: timedelta(minutes=5)}
-"""How long rank 0, which begins when all others are about to meet it, and they wait to meet."""
+_MEETING = timedelta(seconds=20)
+"""How long ranks wait to meet, which they begin to when all have arrived."""
 
 
 def ranks_for(images: int, device: torch.device) -> int:
@@ -89,13 +89,13 @@ def _begun(work: Work, size: int, place: Path, others: list[BaseProcess]) -> Tea
     """Rank 0 of a team of forks, which are added to `others`; alone where that cannot be."""
     if size < 2:
         return ALONE
-    fork, arrivals = multiprocessing.get_context("fork"), []
+    fork, arrivals = multiprocessing.get_context("fork"), list[Connection]()
     try:
         with _signals_wait(), warnings.catch_warnings():
             # Of other threads: they wait, and hold nothing.
             warnings.simplefilter("ignore", DeprecationWarning)
             for rank in range(1, size):
-                arrival, arrives = fork.Pipe(duplex=False)
+                arrival, arrives = fork.Pipe()
                 given = (work, rank, size, place, arrives)
                 other = fork.Process(target=_take_part, args=given, daemon=True)
                 other.start()
@@ -110,7 +110,9 @@ def _begun(work: Work, size: int, place: Path, others: list[BaseProcess]) -> Tea
     try:
         for arrival in arrivals:
             arrival.recv_bytes()
-    except EOFError as error:
+        for arrival in arrivals:
+            arrival.send_bytes(b"")  # all are here
+    except (EOFError, OSError) as error:
         raise RankError("a process that shares the training ended before it began") from error
     return _met(rank=0, size=size, place=place)
 
@@ -126,6 +128,7 @@ def _take_part(work: Work, rank: int, size: int, place: Path, arrives: Connectio
         gc.freeze()  # what is not this process's is not this process's to finalise
         torch.set_num_threads(1)  # those that there were are not here
         arrives.send_bytes(b"")
+        _wait_for_all(arrives)
         work(_met(rank, size, place))
         code = 0
     except RankError:
@@ -138,11 +141,23 @@ def _take_part(work: Work, rank: int, size: int, place: Path, arrives: Connectio
         os._exit(code)
 
 
+def _wait_for_all(arrives: Connection) -> None:
+    """Until rank 0 says that all have arrived.
+
+    Raises:
+        RankError: if it has ended; its end of the connection is open in other ranks.
+    """
+    rank_0 = parent_process()
+    assert rank_0 is not None
+    if arrives not in wait([arrives, rank_0.sentinel]):
+        raise RankError("rank 0 ended before it began")
+
+
 def _met(rank: int, size: int, place: Path) -> Team:
     """The team, once all ranks have met at a file; they talk over the loopback interface."""
     options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=_LOOPBACK)]
-    options._timeout = _MEETING[rank == 0]
+    options._timeout = _MEETING
     with meeting():
         store = dist.FileStore(str(place), size)  # type: ignore[attr-defined]
         return Team(rank, size, dist.ProcessGroupGloo(store, rank, size, options))
