@@ -45,6 +45,8 @@ pytestmark = [
 ]
 
 MOMENTS, SOON = 10, 30
+AT_LAST = 300
+"""Seconds until what nobody kills has begun, or ended, on a machine with other work."""
 FIRST, SECOND = images_of(0, 1, per_class=40), images_of(2, per_class=40)
 MANY = images_of(0, 1, 2, per_class=1500)
 NONE = LabelledImages.empty(SHAPE)
@@ -233,7 +235,7 @@ def code_of(pid: int, seconds: float) -> int:
 
 
 def to_the_end(folder: Path, stage: str, *how) -> None:
-    codes = [code_of(pid, 300) for pid in start(folder, stage, *how)]
+    codes = [code_of(pid, AT_LAST) for pid in start(folder, stage, *how)]
     assert codes == [0] * len(codes), (folder / "out").read_text()
 
 
@@ -267,7 +269,7 @@ class Journey:
     def kill(self, stage: str, victim: int) -> None:
         """Kill a rank at a random moment of a stage; it counts if it was within."""
         pids = start(self.folder, stage, *self.how)
-        wait_for(lambda: has_begun(self.folder, stage))
+        wait_for(lambda: has_begun(self.folder, stage), AT_LAST)
         time.sleep(self.moments.uniform(0, self.seconds[stage]))
         others = children_of(pids[0]) if len(pids) == 1 else []
         both = [pids[0], *(others or pids[1:])]
@@ -309,8 +311,8 @@ class Journey:
         pytest.fail(f"{stage}: killed {self.found} times within it")
 
 
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + SOON
+def wait_for(condition, seconds: float = SOON) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
