@@ -6,7 +6,8 @@
 
 Learns a benchmark with each variant, audits the run (docs/privacy.md), keeps what both say in the
 record, and prints the table: means over seeds with their standard deviation. What the record has is
-not run again. The picture shows accuracy over the AUC of the strongest attack, a point a run.
+not run again, and a run that is there (of a plan, say: give its `variant=` among the `--params`) is
+only audited. The picture shows accuracy over the AUC of the strongest attack, a point a run.
 """
 
 from __future__ import annotations
@@ -92,8 +93,13 @@ def main() -> None:
 
 def _measured(benchmark: str, common: str, variant: str, seed: int) -> dict[str, Any]:
     """Learn, audit, and what the two say."""
-    number = list(VARIANTS).index(variant)
-    params = f"{common},{VARIANTS[variant]},seed={seed},variant=leakage_{number}"
+    params = f"{common},{VARIANTS[variant]},seed={seed}"
+    name = f"leakage_{list(VARIANTS).index(variant)}"
+    named = [each for each in common.split(",") if each.startswith("variant=")]
+    if named:
+        name = named[0].removeprefix("variant=")
+    else:
+        params += f",variant={name}"
     seconds = {}
     for pipeline in ("continual", "audit"):
         begun = time.perf_counter()
@@ -101,7 +107,7 @@ def _measured(benchmark: str, common: str, variant: str, seed: int) -> dict[str,
         subprocess.run([*command, f"--params={params},{DEVICE}"], check=True, stdout=sys.stderr)
         seconds[pipeline] = round(time.perf_counter() - begun, 1)
     method = VARIANTS[variant].split(",")[0].removeprefix("method=")
-    folder = Path(f"data/08_reporting/{benchmark}/{method}-leakage_{number}/seed_{seed}")
+    folder = Path(f"data/08_reporting/{benchmark}/{method}-{name}/seed_{seed}")
     metrics, audit = (
         json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "audit")
     )

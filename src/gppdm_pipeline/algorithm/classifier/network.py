@@ -191,22 +191,20 @@ def fit_classifier(
     network = _grown(state, described, config, context).to(device).train()
     index_of = {label: index for index, label in enumerate(state.classes)}
     outputs = torch.tensor([index_of[int(label)] for label in train.labels], device=device)
-    parameters = list(network.parameters())
-    optimiser = torch.optim.AdamW(
-        parameters,
-        lr=rate(config.learning_rate, device),
-        weight_decay=config.weight_decay,
-        **on(device),
-    )
     examples = Pixels(train.images, device), outputs
     objective = _Classification(network, examples, loss, alter, context)
-    budget, moving = Budget(config.steps, config.batch_size), Moving(parameters, optimiser)
+    budget, moving = Budget(config.steps, config.batch_size), _moving(network, config, device)
     log = fit(objective, moving, outputs, budget, context, "train_classifier")
     trained = replace(state, classifier=Weights(described, tensors_of(network)))
-    metrics = {}
-    if len(validation):
-        metrics["validation_accuracy"] = accuracy(trained, validation, context)
-    return trained, StageLog(metrics, log.curves)
+    known = accuracy(trained, validation, context) if len(validation) else None
+    return trained, StageLog({} if known is None else {"validation_accuracy": known}, log.curves)
+
+
+def _moving(network: Network, config: ClassifierConfig, device: torch.device) -> Moving:
+    parameters, step = list(network.parameters()), rate(config.learning_rate, device)
+    decay = config.weight_decay
+    optimiser = torch.optim.AdamW(parameters, lr=step, weight_decay=decay, **on(device))
+    return Moving(parameters, optimiser)
 
 
 class _Classification(Objective):
