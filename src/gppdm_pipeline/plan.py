@@ -28,7 +28,7 @@ from gppdm_pipeline.grids.executors import Executor
 from gppdm_pipeline.grids.making import Wanted, make_all
 from gppdm_pipeline.plans.record_pictures import strip_of
 from gppdm_pipeline.plans.records import record_of
-from gppdm_pipeline.plans.retired import without_retired
+from gppdm_pipeline.plans.retired import what_counts, without_retired
 from gppdm_pipeline.plans.tables import TABLES, differences, section, write_between
 from gppdm_pipeline.streams.scenario import StreamConfig
 from gppdm_pipeline.streams.sources import moved
@@ -285,9 +285,10 @@ def _is_of(experiment: Experiment, record: Mapping[str, Any]) -> bool:
     now = {"name": experiment.method, "classifier": own["classifier"], **own[experiment.method]}
     try:
         stream = StreamConfig.model_validate(moved(there["stream"], experiment.stream.source))
+        known = type(experiment.learner).model_validate(learner).model_dump(mode="json")
         same = (
             stream == experiment.stream
-            and type(experiment.learner).model_validate(learner).model_dump(mode="json") == now
+            and what_counts(known) == what_counts(now)
             and there.get("precision", "float32") == experiment.precision
         )
     except ValidationError:  # of a key that there is no more

@@ -131,6 +131,21 @@ def test_an_adapter_goes_on_where_its_classes_come_back_and_old_ones_are_dropped
         torch.testing.assert_close(after.adapters[3].tensors[name], tensor, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("rank", [2, "full"])
+def test_an_adapter_begins_as_the_one_before_or_as_nothing(rank):
+    adapters = {**ADAPTERS, "rank": rank}
+    state = learn(with_adapters(adapters=adapters), ((9,), (5,)))[-1]
+    begins = {}
+    for start in ("previous", "anew"):
+        still = with_adapters(adapters={**adapters, "learning_rate": 1e-12, "start": start})
+        given = (state, images_of(3), LabelledImages.empty((8, 8, 1)), Context(0, 3))
+        begins[start] = still.train_generator(*given)[0].adapters[3].tensors
+    for name, tensor in state.adapters[2].tensors.items():
+        torch.testing.assert_close(begins["previous"][name], tensor, rtol=1e-3, atol=1e-6)
+        if not name.endswith(".down"):
+            assert begins["anew"][name].abs().max() < 1e-6, name
+
+
 def state_replay(method, state):
     return method.synthesise_replay(state, Context(0, len(state.tasks) + 1))[0]
 

@@ -1,4 +1,4 @@
-"""Settings that there are no more, in records from when there were."""
+"""What a record's settings are today: some are no more, some do nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ OFF: dict[str, Any] = {
 
 
 def without_retired(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's settings without retired ones that were off; others stay, and are unknown."""
+    """A method's settings without retired ones that were off; others stay, and are unknown.
+
+    Before adapters could begin as the one before, they began anew.
+    """
+    if "denoiser" in settings:
+        adapters = {"start": "anew", **settings.get("adapters", {})}
+        settings = {**settings, "adapters": adapters}
     return {
         name: {
             key: value
@@ -26,3 +32,9 @@ def without_retired(settings: Mapping[str, Any]) -> dict[str, Any]:
         else section
         for name, section in settings.items()
     }
+
+
+def what_counts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings without those of adapters where it has none."""
+    used = settings.get("memory") == "adapters"
+    return {key: value for key, value in settings.items() if used or key != "adapters"}

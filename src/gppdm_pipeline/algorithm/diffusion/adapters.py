@@ -17,10 +17,10 @@ grows out of proportion within some hundred steps (Hayou et al. 2024, LoRA+, arX
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -44,6 +44,13 @@ class AdapterConfig(BaseModel):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-2
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Images of a step; all of them are of the task's own classes."""
+    start: Literal["previous", "anew"] = "previous"
+    """Whether a task's adapter begins as the task before's has ended, or as nothing (B = 0)."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_as_it_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {k: v for k, v in values.items() if k != "start" or v != "anew"}
 
     def learning(self, denoiser: DenoiserConfig) -> DenoiserConfig:
         """The denoiser's settings with these in their places."""

@@ -95,7 +95,7 @@ def train_adapter(
     """Train an adapter and the prototypes of new classes; the denoiser stays, bit by bit.
 
     It serves the classes of this task. It begins as the adapter of those that come back, if they
-    share one, else as nothing; adapters that serve no class any more are dropped.
+    share one, else as `adapters.start` says; adapters that serve no class any more are dropped.
 
     Args:
         state: with a denoiser; its classes have labels and prototypes (`add_classes`).
@@ -275,7 +275,11 @@ def _with_adapter(
     assert state.denoiser is not None
     unet = build_unet(state.denoiser)
     served = {state.adapter_of(label) for label in back}
-    start = state.adapters.get(served.pop() or 0) if len(served) == 1 else None
+    start = None
+    if len(served) == 1:
+        start = state.adapters.get(served.pop() or 0)
+    elif state.adapters and settings.adapters.start == "previous":
+        start = state.adapters[max(state.adapters)]
     generator = context.fixed_generator(f"adapter of task {context.task}")
     attach(unet, settings.adapters.rank, generator, start)
     return unet.to(context.device)
