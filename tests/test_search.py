@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save
 
+from gppdm_pipeline.catalog.project import ProjectFiles
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.images.search import Needles
 
@@ -53,6 +54,8 @@ KINDS = {
     "safetensors": lambda x: save({"a": np.zeros(3, np.float32), "b": x}),
     "in [-1, 1]": lambda x: save({"start": np.moveaxis(x / 127.5 - 1, -1, 1).astype(np.float32)}),
     "in [0, 1]": lambda x: saved(np.save, x / 255),
+    "in [0, 1], stored": lambda x: saved(np.savez, images=x.astype(np.float32) / 255),
+    "half of the bits": lambda x: save({"a": (x / 127.5 - 1).astype(np.float16)}),
 }
 
 
@@ -124,3 +127,15 @@ def test_images_whose_words_are_chosen_in_parts_are_all_found(monkeypatch):
     monkeypatch.setattr(search, "_AT_ONCE", 3 * 64)
     many = images(count=20)
     assert Needles(many).found_in(FILLING + many.images.tobytes()) == {*range(20)}
+
+
+def test_folders_behind_links_are_looked_through_once_and_those_of_tools_are_not(tmp_path):
+    project, disk = tmp_path / "project", tmp_path / "disk"
+    theirs = ("disk/01_raw/a.npz", "project/.mypy_cache/a.npz", "project/.venv/a.npz")
+    for name in ("disk/03_primary/a.npz", "project/image_cache/a.npy", *theirs):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"a")
+    (project / "data").symlink_to(disk)
+    (disk / "round").symlink_to(project)
+    found = [file.as_posix() for file in ProjectFiles(project)]
+    assert found == ["data/03_primary/a.npz", "image_cache/a.npy"]

@@ -22,6 +22,7 @@ from tests.reference.experiments import experiment_of
 from gppdm_pipeline import sweep
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.grids import runs
+from gppdm_pipeline.run.command import Command
 from gppdm_pipeline.run.session import Session
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +139,26 @@ def test_only_a_whole_run_with_the_same_settings_is_finished():
         (folder / name).write_text(json.dumps(content))
     assert runs.learnt(experiment) == digest(*train, test)
     assert not runs.is_finished(experiment)
+
+
+def test_a_run_with_images_that_are_to_be_released_goes_on_with_that():
+    given = "benchmark=digits,method=finetune,seed=0"
+    kept, released = experiment_of(given), experiment_of(f"{given},retention=release")
+    for file, content in (
+        ("data/06_models/digits/finetune/seed_0/configuration.json", json.dumps(kept.record())),
+        (REPORTS / "finetune/seed_0/metrics.json", "{}"),
+        ("data/03_primary/digits/finetune/seed_0/task_01/test.npz", ""),
+        ("data/03_primary/digits/finetune/seed_0/task_01/train.npz", ""),
+    ):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_text(content)
+    command = Command(Path("data/.checkpoints/digits/finetune/seed_0"), released, {})
+    assert runs.is_finished(kept)
+    assert not command.goes_on()
+    assert not runs.is_finished(released)
+    assert command.goes_on()
+    Path("data/03_primary/digits/finetune/seed_0/task_01/train.npz").unlink()
+    assert runs.is_finished(released)
 
 
 def test_each_run_has_a_process_of_its_own(monkeypatch):

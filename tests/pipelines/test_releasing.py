@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from kedro.io import DataCatalog, DatasetError, MemoryDataset
@@ -21,19 +22,28 @@ from gppdm_pipeline.configuration.layers import ConfigurationError, Layer
 from gppdm_pipeline.methods import METHODS
 from gppdm_pipeline.pipelines.continual import create_pipeline
 from gppdm_pipeline.run.command import RefusedError
-from gppdm_pipeline.run.releasing import Releasing, check_retention
+from gppdm_pipeline.run.releasing import (
+    Releasing,
+    check_means,
+    check_retention,
+    release_prepared,
+    released_if_refused,
+)
 
 ROOT = Path(__file__).parents[2]
 RELEASE = {"retention": "release"}
 PARTS = ("train", "validation", "test", "replay")
-BESIDE = ("report.drift", "report.replay", "report.page", "audit.page", "inspection.images")
+BESIDE = (
+    *("report.drift", "report.replay", "report.nearest_pairs", "report.page"),
+    *("audit.page", "inspection.images"),
+)
 IMAGES = images_of(0, per_class=1)
 
 
 def experiment(**params):
     conf = ROOT / "conf/base"
     preset = yaml.safe_load((conf / "benchmarks/digits.yml").read_text())["digits"]
-    asked = {"benchmark": "digits", **params}
+    asked = {"benchmark": "digits", "method": "gppdm", **params}
     return resolve({"digits": Layer(preset, str)}, [Layer(asked, str)])
 
 
@@ -159,7 +169,13 @@ def test_pictures_and_pages_with_real_images_go_before_they_are_made_again(tmp_p
     walk = Walk(tmp_path, "gppdm")
     for name in BESIDE:
         walk.catalog[name].save({})
+    of_shorter = [f"before_task_02/{name}.json" for name in ("report.page", "report.drift")]
+    others = [tmp_path / "data" / name for name in (*of_shorter, ".report.drift.json.new")]
+    others[0].parent.mkdir()
+    for file in others:
+        file.write_text("{}")
     done = walk.run(only_missing=True)
+    assert not any(file.exists() for file in others)
     assert {"report.draw_drift", "report.draw_replay", "report.write_page"} <= set(done)
     assert not {name for name in done if ".train_" in name and "oracle" not in name}
     gone = set(BESIDE) - {"report.page"}
@@ -280,3 +296,68 @@ def test_kedro_lets_go_of_a_data_set_without_removing_it(tmp_path):
     dataset.save(images_of(0))
     dataset.release()
     assert dataset.path.exists()
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A stream of images in a file, of which class b has one for training, and an empty cache."""
+    monkeypatch.setenv("GPPDM_CACHE", str(tmp_path / "cache"))
+    arrays = {}
+    for split, counts in (("train", (4, 1)), ("test", (2, 2))):
+        labels = np.repeat([0, 1], counts)
+        shape = (len(labels), 8, 8)
+        arrays[f"{split}_images"] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        arrays[f"{split}_labels"] = labels
+    np.savez(tmp_path / "images.npz", **arrays)
+    source = {"reader": "npz", "file": str(tmp_path / "images.npz"), "class_names": ["a", "b"]}
+    return {"source": source, "classes_per_task": 1}
+
+
+def prepared(folder):
+    return sorted(each.name.rpartition("-")[0] for each in (folder / "cache").glob("npz-*"))
+
+
+def test_what_is_prepared_of_the_source_with_other_settings_goes_too(files, tmp_path):
+    fewer = {**files, "source": {**files["source"], "train_per_class": 2}}
+    for stream in (files, fewer):
+        for split in ("train", "test"):
+            experiment(stream=stream).stream.read(split)
+    assert prepared(tmp_path) == ["npz-test", "npz-train", "npz-train"]
+    release_prepared(experiment(stream=files))
+    assert len(prepared(tmp_path)) == 3
+    retention = Retention(tmp_path / "data/retention.json")
+    release_prepared(experiment(stream=files, **RELEASE), retention)
+    assert prepared(tmp_path) == ["npz-test"]
+    assert len(retention.entries) == 2
+
+
+def test_a_run_that_is_refused_leaves_nothing_prepared_and_no_record(files, tmp_path):
+    retention = Retention(tmp_path / "retention.json")
+    releasing = experiment(stream=files, **RELEASE)
+    with pytest.raises(RefusedError), released_if_refused(releasing, retention):
+        releasing.stream.read("train")
+        assert prepared(tmp_path) == ["npz-train"]
+        raise RefusedError
+    assert prepared(tmp_path) == []
+    assert not retention.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "kept"),
+    [
+        ({"method": "gppdm"}, True),
+        ({"method": "nearest_mean"}, True),
+        ({"method": "diffusion_replay", "diffusion_replay": {"replay": {"gaussians": 0.5}}}, True),
+        ({"method": "gppdm", "gppdm": {"prototypes": {"start": "noise"}}}, False),
+        ({"method": "vae_replay"}, False),
+        ({"method": "gppdm", "retention": "keep"}, False),
+    ],
+)
+def test_the_mean_of_one_image_is_not_kept(params, kept, files):
+    asked = experiment(**{"stream": files, **RELEASE, **params})
+    pipeline = create_pipeline(asked.learner, 2)
+    if not kept:
+        check_means(asked, pipeline)
+        return
+    with pytest.raises(RefusedError, match=r"learns class 'b' from one image.*retention to keep"):
+        check_means(asked, pipeline)

@@ -9,6 +9,7 @@ import re
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ from safetensors.numpy import load as load_tensors
 from tests.pipelines.test_releasing import RELEASE, stop_at_release
 from tests.pipelines.test_stop_and_go_on import result, stop_at_offer
 from tests.reference.runs import TINY, contents, outputs, refused, run
-from tests.reference.tiny import Stopped
+from tests.reference.tiny import Stopped, images_of
 
+from gppdm_pipeline.catalog.project import ProjectFiles
 from gppdm_pipeline.catalog.retention import Retention
+from gppdm_pipeline.evaluation.captions import CAPTIONS
+from gppdm_pipeline.pipelines.audit.nodes import search
 from gppdm_pipeline.run.session import Session
 
 pytestmark = [pytest.mark.usefixtures("project"), pytest.mark.pictures]
@@ -41,6 +45,7 @@ def source(tmp_path_factory):
         for label in range(4):
             images[np.flatnonzero(labels == label)[:5], :, :4] = COLOUR
         arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    assert len(marked(arrays, "train")) == MARKED
     file = tmp_path_factory.mktemp("theirs") / "images.npz"
     np.savez(file, **arrays)
     return file, arrays
@@ -115,6 +120,14 @@ def names(files):
     return {Path(file).name for file in files}
 
 
+def test_a_page_with_real_images_is_found_whatever_its_name(tmp_path):
+    title = CAPTIONS["drift"][0]
+    (tmp_path / "ab12").write_text(f'<html><img alt="{title}"></html>')
+    (tmp_path / "cd34").write_text("<html></html>")
+    stream = SimpleNamespace(read=lambda _: images_of(0), class_names=["a"])
+    assert search(stream, ProjectFiles(tmp_path))["files"] == {"ab12": {"pictures": True}}
+
+
 def check_records(reports):
     """What is written down of what went."""
     entries = {Path(e["what"]).name: e for e in Retention(reports / "retention.json").entries}
@@ -143,16 +156,18 @@ def test_the_audit_of_a_run_that_keeps_its_images():
 def test_no_file_has_a_training_image_and_no_bit_differs(source, project):
     file, arrays = source
     replay = {"images_per_class": 6, "sampler_steps": 2}
-    given = {"method": "gppdm", "stream": stream_of(file), "checkpoint_seconds": 0}
-    given["gppdm"] = {**TINY["gppdm"], "replay": replay}
+    given = {
+        **{"method": "gppdm", "stream": stream_of(file), "checkpoint_seconds": 0},
+        **{"gppdm": {**TINY["gppdm"], "replay": replay}, "evaluation": {"privacy": True}},
+    }
     run(given)
     images = marked(arrays, "train")
-    assert len(images) == MARKED
     kept = holding(project, images)
     primary = "data/03_primary/digits/gppdm/seed_0"
     assert {f"{primary}/task_01/train.npz", f"{primary}/task_02/train.npz"} <= kept
     assert any(name.startswith("data/02_intermediate/npz-train") for name in kept)
-    assert {"replay.png", "drift.png", "report.html"} <= names(kept)  # of marked test images
+    shown = {"replay.png", "drift.png", "report.html"}  # marked test images
+    assert shown | {"nearest_pairs.png"} <= names(kept)
     told, page = audit(given)
     every = np.concatenate([arrays["train_images"], arrays["test_images"]])
     assert set(told["files_with_real_images"]) == holding(project, every) - {AUDIT}
@@ -194,6 +209,7 @@ def test_no_file_has_a_training_image_and_no_bit_differs(source, project):
     assert not holding(project, np.concatenate([images, marked(arrays, "test")]))
     with refused("test.npz was released", "needs its images", "overwrite=true"):
         run({**given, **RELEASE}, namespaces=["task_02"])
+    assert not holding(project, images)
     assert file.exists()
 
 

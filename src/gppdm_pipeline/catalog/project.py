@@ -27,14 +27,20 @@ class ProjectFiles:
         self.root = root
 
     def __iter__(self) -> Iterator[Path]:
-        """Paths relative to the root, in order."""
-        for folder, folders, files in os.walk(self.root):
+        """Paths relative to the root, in order; folders behind links, too, each once."""
+        seen = set()
+        for folder, folders, files in os.walk(self.root, followlinks=True):
+            status = os.stat(folder)
+            if (place := (status.st_dev, status.st_ino)) in seen:
+                folders.clear()
+                continue
+            seen.add(place)
             here = Path(folder).relative_to(self.root)
             folders[:] = sorted(
                 each
                 for each in folders
                 if each not in _NOT_LOOKED_AT
-                and not each.endswith(_CACHES)
+                and not (each.startswith(".") and each.endswith(_CACHES))
                 and here / each != THEIRS
             )
             yield from (here / each for each in sorted(files) if Path(folder, each).is_file())

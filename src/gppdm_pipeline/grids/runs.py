@@ -20,7 +20,9 @@ from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import ConfigurationError
 from gppdm_pipeline.configuration.params import parse
 from gppdm_pipeline.run.budget import settled
+from gppdm_pipeline.run.command import Command
 from gppdm_pipeline.run.growing import read_record
+from gppdm_pipeline.run.releasing import release_prepared
 from gppdm_pipeline.run.same_images import hash_of_images, hash_of_learnt
 from gppdm_pipeline.stopping import stop_at_signals
 from gppdm_pipeline.streams.sources import SourceError
@@ -28,6 +30,7 @@ from gppdm_pipeline.streams.sources import SourceError
 _running: set[subprocess.Popen[bytes]] = set()
 
 REPORTS, STATES = Path("data/08_reporting"), Path("data/06_models")
+IMAGES, SCRATCH = Path("data/03_primary"), Path("data/.checkpoints")
 RECORD = "configuration.json"
 
 
@@ -59,13 +62,29 @@ def experiments_of(params: Iterable[str]) -> list[Experiment]:
 
 
 def is_finished(experiment: Experiment) -> bool:
-    """Whether a whole run with these settings, of these images, has left its report."""
+    """Whether a whole run with these settings, of these images, has left its report.
+
+    One that has images left that are to be released has not: given again, it goes on with that.
+    """
     settings_file = STATES / experiment.run / RECORD
     if not (settings_file.exists() and (REPORTS / experiment.run / "metrics.json").exists()):
         return False
     record = read(settings_file)
     experiment = experiment.numbered(record.get("classes", ()))
-    return bool(record == experiment.record()) and of_same_images(experiment, learnt(experiment))
+    ended = record == experiment.record() and of_same_images(experiment, learnt(experiment))
+    if ended and _is_to_release(experiment):
+        Command(SCRATCH / experiment.run, experiment, {}).begin()
+        return False
+    return bool(ended)
+
+
+def _is_to_release(experiment: Experiment) -> bool:
+    parts = {
+        **dict.fromkeys(("train", "validation"), experiment.retention),
+        "test": experiment.retention_of_test,
+    }
+    there = (IMAGES / experiment.run).glob("task_*/*.npz")
+    return any(parts.get(file.stem) == "release" for file in there)
 
 
 def learnt(experiment: Experiment) -> str | None:
@@ -82,6 +101,8 @@ def of_same_images(experiment: Experiment, there: str | None) -> bool:
         return hash_of_images(experiment) == there
     except SourceError:
         return True
+    finally:
+        release_prepared(experiment)
 
 
 @contextmanager

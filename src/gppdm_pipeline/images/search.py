@@ -26,8 +26,10 @@ _BITS = 22  # of the table that says which words are none of any image
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _PIECE = 1 << 22  # bytes of a file that are looked at together: a multiple of _WORD
 _AT_ONCE = 1 << 20  # bytes of images whose words are chosen together
+_NUMPY = b"\x93NUMPY"
+_HEAD = 128  # bytes of an array, in which its type is told
 _DATA_URI = re.compile(rb"data:image/[a-z+.-]+;base64,\s*([A-Za-z0-9+/=\s]+)")
-_SAFETENSORS = {"F32": "<f4", "F64": "<f8"}
+_SAFETENSORS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 
 class Needles:
@@ -146,9 +148,9 @@ def _unpacked(content: bytes | memoryview) -> Iterator[bytes]:
     try:
         if head.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                members = [m for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
-                for member in members:
-                    yield archive.read(member)
+                for member in archive.infolist():
+                    if member.compress_type != zipfile.ZIP_STORED or _is_of_floats(archive, member):
+                        yield archive.read(member)
         elif head.startswith(b"\x1f\x8b"):
             yield gzip.decompress(content)
         elif head.startswith(b"\x89PNG"):
@@ -164,10 +166,17 @@ def _unpacked(content: bytes | memoryview) -> Iterator[bytes]:
         return  # damaged, and so read by nobody
 
 
+def _is_of_floats(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
+    """Whether it is an array of floating point numbers, in which no image is as it is."""
+    with archive.open(member) as stream:
+        head = stream.read(_HEAD)
+    return head.startswith(_NUMPY) and b"'descr': '<f" in head
+
+
 def _numbers(content: bytes | memoryview) -> Iterator[NDArray[np.floating]]:
     """Arrays of floating point numbers: of .safetensors and .npy."""
     try:
-        if content[:6] == b"\x93NUMPY":
+        if content[:6] == _NUMPY:
             array = np.load(io.BytesIO(content), allow_pickle=False)
             if array.dtype.kind == "f":
                 yield array

@@ -29,17 +29,11 @@ from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.inspect.page import as_markdown
 from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
 from gppdm_pipeline.pipelines.publish.pipeline import REGISTRY
-from gppdm_pipeline.run import growing, guard, using
+from gppdm_pipeline.run import growing, guard, releasing, using
 from gppdm_pipeline.run.away import StorageError
 from gppdm_pipeline.run.command import Command, Lock, RefusedError
 from gppdm_pipeline.run.loader import ExperimentLoader
 from gppdm_pipeline.run.mlflow_places import database_uri
-from gppdm_pipeline.run.releasing import (
-    Releasing,
-    check_retention,
-    release_prepared,
-    retention_of,
-)
 from gppdm_pipeline.run.reports import MlflowReports
 from gppdm_pipeline.run.storage import Storage
 from gppdm_pipeline.run.summary import print_summary
@@ -60,7 +54,7 @@ class ExperimentHooks:
     _first_new_task: int | None
     _mlflow: dict[str, str]
     _project: Path
-    _releasing: Releasing
+    _releasing: releasing.Releasing
     _scratch: Scratch
     _storage: Storage
     _tracker: Tracker
@@ -102,10 +96,14 @@ class ExperimentHooks:
         first = self._first_new_task
         asked = {} if first else run_params  # the nodes of new tasks are chosen by the session
         self._command = Command(self._scratch.folder, self._experiment, asked)
-        with self._lock.acquired(self._scratch.folder / "lock", self._experiment.run):
-            check_retention(self._experiment)
+        with (
+            self._lock.acquired(self._scratch.folder / "lock", self._experiment.run),
+            releasing.released_if_refused(self._experiment, releasing.retention_of(catalog)),
+        ):
+            releasing.check_retention(self._experiment)
             guard.check_evaluation(self._experiment, pipeline)
             self._check(pipeline)
+            releasing.check_means(self._experiment, pipeline)
             if first:
                 growing.check_growth(self._experiment, first, catalog)
             else:
@@ -116,7 +114,8 @@ class ExperimentHooks:
             if first and self._command.first_new_task() is None:
                 growing.set_report_aside(first, pipeline.all_outputs(), catalog)
                 self._log_earlier_tasks(first, catalog)
-            self._releasing = Releasing(self._experiment, pipelines["continual"], catalog)
+            continual = pipelines["continual"]
+            self._releasing = releasing.Releasing(self._experiment, continual, catalog)
             self._releasing.begin(pipeline, run_params["only_missing_outputs"])
             # In this order: whatever happens between the two, the same command goes on.
             self._command.begin(first)
@@ -138,7 +137,8 @@ class ExperimentHooks:
         if _makes(COMPARISON, pipeline):
             guard.check_reports(self._experiment.benchmark, catalog)
         elif _makes(INSPECTION, pipeline):
-            self._check(pipeline)
+            with releasing.released_if_refused(self._experiment, None):
+                self._check(pipeline)
         elif using.uses(pipeline):
             using.check(self._experiment, pipeline, catalog)
         elif _makes(AUDIT, pipeline):
@@ -219,13 +219,13 @@ class ExperimentHooks:
         if _makes(COMPARISON, pipeline):
             self._keep_comparison(catalog)
         elif _makes(INSPECTION, pipeline):
-            release_prepared(self._experiment)
+            releasing.release_prepared(self._experiment)
             click.echo(as_markdown(catalog.load("inspection.json")))
             click.echo(f"Page and picture: {_path(catalog, 'inspection.markdown').parent}")
         elif using.uses(pipeline):
             using.tell(catalog, pipeline)
         elif _makes(AUDIT, pipeline):
-            release_prepared(self._experiment, retention_of(catalog))
+            releasing.release_prepared(self._experiment, releasing.retention_of(catalog))
             click.echo(f"Audit: {_path(catalog, 'audit.page')}")
         else:
             return False

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,19 @@ from gppdm_pipeline.catalog.retention import ReleasableImages, Retention
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.run.command import RefusedError
+from gppdm_pipeline.streams.prepared import alone_in
+from gppdm_pipeline.streams.scenario import classes_of_one_image
 from gppdm_pipeline.streams.sources import Split
+from gppdm_pipeline.wording import listed
 
 logger = logging.getLogger(__name__)
 
-_REPORTED = ("report.drift", "report.replay")
+_REPORTED = ("report.drift", "report.replay", "report.nearest_pairs")
 """Pictures with real images in them, and so is the report's page."""
 _BESIDE = ("audit.page", "inspection.images")
 """Likewise, of other pipelines."""
+_OF_MEANS = ("gaussian_replay", "nearest_mean", "slda")
+"""Methods whose states have means of classes; others do by a setting."""
 
 
 class Releasing:
@@ -94,11 +100,19 @@ class Releasing:
         return all(self._catalog.exists(name) for name in names)
 
     def _files(self, name: str) -> list[Path]:
-        """What there is of a page, or of a picture with its SVG and its data."""
+        """What there is of a page, or of a picture with its SVG and its data.
+
+        That is also what a kill has left half-written, and what a shorter stream's report has.
+        """
         dataset = self._catalog[name]
         assert isinstance(dataset, OnDisk)
-        pattern = f"{dataset.path.stem}.*" if isinstance(dataset, PictureDataset) else None
-        return sorted(dataset.path.parent.glob(pattern or dataset.path.name))
+        path, reports = dataset.path, retention_of(self._catalog).path.parent
+        folders = [path.parent]
+        if path.is_relative_to(reports):
+            folders += reports.glob(f"before_*/{path.parent.relative_to(reports)}")
+        name = f"{path.stem}.*" if isinstance(dataset, PictureDataset) else f"{path.name}*"
+        patterns = (name, f".{name}")
+        return sorted(file for each in folders for some in patterns for file in each.glob(some))
 
 
 def release_prepared(experiment: Experiment, retention: Retention | None = None) -> None:
@@ -113,15 +127,30 @@ def release_prepared(experiment: Experiment, retention: Retention | None = None)
         "test": experiment.retention_of_test,
     }
     for split, setting in settings.items():
-        with experiment.stream.source.prepared_folder(split) as folder:
-            if folder is None or not folder.exists():
-                continue
-            before = retention is not None and retention.stands(folder)
-            if setting == "release" or before:
-                if retention is not None and not before:
-                    retention.sign_off(folder, {})
-                shutil.rmtree(folder)
-                logger.info("Released %s.", folder)
+        for folder in experiment.stream.source.prepared_folders(split):
+            with alone_in(folder):
+                _release_folder(folder, setting, retention)
+
+
+@contextmanager
+def released_if_refused(experiment: Experiment, retention: Retention | None) -> Iterator[None]:
+    """What is prepared of the source inside goes if a run is refused there: no end of it comes."""
+    try:
+        yield
+    except BaseException:
+        release_prepared(experiment, retention if retention and retention.path.exists() else None)
+        raise
+
+
+def _release_folder(folder: Path, setting: str, retention: Retention | None) -> None:
+    if not folder.exists():
+        return
+    before = retention is not None and retention.stands(folder)
+    if setting == "release" or before:
+        if retention is not None and not before:
+            retention.sign_off(folder, {})
+        shutil.rmtree(folder)
+        logger.info("Released %s.", folder)
 
 
 def retention_of(catalog: DataCatalog) -> Retention:
@@ -156,6 +185,33 @@ def check_retention(experiment: Experiment, environment: Mapping[str, str] = os.
     if fault:
         names = [k for k in ("retention", "retention_of_test") if getattr(experiment, k) != "keep"]
         raise RefusedError(f"{names[0]} is release, but {fault}, or set it to keep.")
+
+
+def check_means(experiment: Experiment, pipeline: Pipeline) -> None:
+    """No state has the mean of a class that is learnt from one image: it is that image.
+
+    Args:
+        experiment: says what is released.
+        pipeline: of which some node reads the source, or nothing is learnt.
+
+    Raises:
+        RefusedError: naming the classes.
+        SourceError: if the source cannot be read.
+    """
+    learner: Any = experiment.learner
+    starts_from_mean = learner.has_prototypes and learner.prototypes.start == "class_mean"
+    gaussians = getattr(getattr(learner, "replay", None), "gaussians", 0) > 0
+    means = starts_from_mean or gaussians or experiment.method in _OF_MEANS
+    reads = any(node.name.endswith(".split") for node in pipeline.nodes)
+    if experiment.retention == "keep" or not (means and reads):
+        return
+    if names := classes_of_one_image(experiment.stream, experiment.seed):
+        other = f"set {experiment.method}.prototypes.start=noise, " * starts_from_mean
+        raise RefusedError(
+            f"retention is release, but a task learns class {listed(names)} from one image, and "
+            f"the mean of one image, which {experiment.method} keeps in its states, is that image: "
+            f"{other}give the class more images, leave it out, or set retention to keep."
+        )
 
 
 def _held(experiment: Experiment) -> list[str]:

@@ -15,7 +15,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +86,29 @@ def folder_of(name: str, settings: Mapping[str, Any]) -> Path:
     return cache_folder() / f"{name}-{digest[:16]}"
 
 
+def folders_with(name: str, settings: Mapping[str, Any]) -> list[Path]:
+    """Where images of such jobs (see `Job`) are prepared, whatever their other settings."""
+    found = []
+    for record in cache_folder().glob(f"{name}-*/prepared.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged: made anew by its name
+            there = json.loads(record.read_bytes())["settings"]
+            if all(there[key] == value for key, value in settings.items()):
+                found.append(record.parent)
+    return found
+
+
 @contextmanager
-def alone_in(folder: Path) -> Iterator[Path]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes from preparing `folder`; what a kill has left of it half-written goes.
 
     Processes that have it mapped keep what they have mapped.
     """
     if not folder.parent.exists():
-        yield folder
+        yield
         return
     with locked(_lock(folder)):
         shutil.rmtree(_unfinished(folder), ignore_errors=True)
-        yield folder
+        yield
 
 
 def _lock(folder: Path) -> Path:

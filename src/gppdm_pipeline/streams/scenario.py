@@ -80,6 +80,25 @@ def read_tasks(
         )
 
 
+def classes_of_one_image(config: StreamConfig, seed: int) -> list[str]:
+    """The names of classes that a task learns from a single training image.
+
+    Args:
+        config: the stream.
+        seed: the run's, at least 0.
+
+    Raises:
+        SourceError: if a file is missing or damaged.
+    """
+    tasks, labels = config.planned_by_task(seed), config.read("train").labels
+    found: set[int] = set()
+    for task in range(1, config.number_of_tasks + 1):
+        chosen, _ = _training_images(config, labels, tasks, seed, task)
+        classes, counts = np.unique(labels[chosen], return_counts=True)
+        found.update(classes[counts == 1].tolist())
+    return [config.class_names[label] for label in sorted(found)]
+
+
 def _training_images(
     config: StreamConfig,
     labels: NDArray[np.int64],

@@ -6,8 +6,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -19,7 +18,7 @@ from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.conversion import Conversion
 from gppdm_pipeline.streams.errors import SourceError, source_error
 from gppdm_pipeline.streams.folders.names import is_text
-from gppdm_pipeline.streams.prepared import alone_in, folder_of, prepared
+from gppdm_pipeline.streams.prepared import folder_of, folders_with, prepared
 from gppdm_pipeline.streams.preparing import Contents, Job
 from gppdm_pipeline.wording import listed
 
@@ -128,10 +127,9 @@ class Reader(Conversion, ABC):
         within = self._within_limit(split, data.labels)
         return data if within.all() else data.select(within)
 
-    @contextmanager
-    def prepared_folder(self, split: Split) -> Iterator[Path | None]:
-        """Where images of the split are prepared, while nobody prepares them; or None."""
-        yield None
+    def prepared_folders(self, split: Split) -> list[Path]:
+        """Where images of the split may be prepared: with these settings, or with others."""
+        return []
 
     def batches(self) -> tuple[NDArray[np.int64], ...] | None:
         """Published training batches in their order, as indices into `read("train")`; or None."""
@@ -185,10 +183,10 @@ class FileReader(Reader):
     def read(self, split: Split) -> LabelledImages:  # noqa: D102
         return self._read(split)  # limits are applied before an image is decoded
 
-    @contextmanager
-    def prepared_folder(self, split: Split) -> Iterator[Path | None]:  # noqa: D102
-        with alone_in(folder_of(*self._name_and_settings(split))) as folder:
-            yield folder
+    def prepared_folders(self, split: Split) -> list[Path]:  # noqa: D102
+        name, settings = self._name_and_settings(split)
+        places = {key: settings[key] for key, value in self if isinstance(value, Path)}
+        return sorted({folder_of(name, settings), *folders_with(name, places)})
 
     def _read(self, split: Split) -> LabelledImages:
         name, settings = self._name_and_settings(split)
