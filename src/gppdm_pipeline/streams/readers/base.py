@@ -179,6 +179,12 @@ class FileReader(Reader):
             raise ValueError(
                 f"class_names: each class needs a name of its own; repeated: {', '.join(repeated)}"
             )
+        for name in names:
+            if not name.strip() or not is_text(name):
+                raise ValueError(
+                    f"class_names: {name!r} is no name: it has no letters, or signs that are no "
+                    "text. Give the class another one in the files, or list the names."
+                )
         object.__setattr__(self, "class_names", names)  # part of the settings from here on
         return self
 
@@ -266,7 +272,7 @@ def check_labels(
             file,
             f"label {labels[worst]} ({item} {worst})",
             f"labels 0 to {len(class_names) - 1}, as class_names has {len(class_names)} names",
-            "Name every class in class_names.",
+            "Name every class in class_names, whose first is label 0.",
         )
 
 
