@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, ConfigDict, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, PositiveInt, model_validator
 
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.conversion import Conversion
@@ -89,10 +89,20 @@ def _user_path(path: Path) -> Path:
         raise source_error(
             path, "a path", "one in UTF-8 without control characters", "Rename the folders in it."
         )
-    return path.expanduser()
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise source_error(
+            path, "a user who is not known here", "a path", "Write the user's folder in full."
+        ) from error
 
 
-UserPath = Annotated[Path, AfterValidator(_user_path)]
+def _as_typed(path: Any) -> Any:
+    """A name that is a number, as the folder 2024, is a name."""
+    return str(path) if isinstance(path, int) and not isinstance(path, bool) else path
+
+
+UserPath = Annotated[Path, BeforeValidator(_as_typed), AfterValidator(_user_path)]
 
 
 class Reader(Conversion, ABC):
