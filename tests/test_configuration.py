@@ -10,6 +10,7 @@ import yaml
 from gppdm_pipeline.configuration.experiment import Experiment, resolve
 from gppdm_pipeline.configuration.layers import ConfigurationError, Layer, flatten
 from gppdm_pipeline.methods import METHODS
+from gppdm_pipeline.streams.errors import SourceError
 
 CONF = Path(__file__).parents[1] / "conf" / "base"
 PRESET = {
@@ -101,10 +102,16 @@ def test_an_empty_section_is_no_setting():
         ),
         ({"seed": -1}, "seed = -1 (--params): must be greater than or equal to 0."),
         ({"device": "gpu"}, "device = gpu (--params): must be 'auto', 'cpu', 'cuda' or 'mps'"),
-        ({"variant": "../x"}, "variant = ../x (--params): must match pattern"),
+        ({"variant": "../x"}, "variant = ../x (--params): must begin with a letter"),
         ({"stream": {"classes_per_task": 3}}, "3 classes a task do not divide the source's 10"),
         ({"stream": 3}, "stream = 3 (--params): must be a valid dictionary"),
         ({"stream": {"source": {"reader": "idx"}}}, "stream.source.folder is not set."),
+        ({"stream": {"source": {"reader": "npy"}}}, "'npz', 'parquet', 'image_folder', 'core50'"),
+        ({"stream": {"source": {"reader": "idx", "folder": True}}}, "must be a path: put true"),
+        (
+            {"stream": {"classes_per_task": 0}},
+            "stream.classes_per_task = 0 (--params): must be greater than 0 or must be a list.",
+        ),
         (
             {"generator": {"denoiser": {"stepps": 3}}},
             "generator.denoiser.stepps = 3 (--params): unknown key; did you mean "
@@ -340,3 +347,11 @@ def test_the_reference_settings_are_valid():
     file = CONF.parent / "cpdm_reference" / "parameters.yml"
     values = yaml.safe_load(file.read_text())
     assert experiment(**values).learner.denoiser.condition_dim == 768
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [(2024, "^2024: cannot be read"), ("~nobody.is.so/x", "a user who is not")]
+)
+def test_a_path_is_what_was_typed(file, message):
+    with pytest.raises(SourceError, match=message):
+        experiment(stream={"source": {"reader": "npz", "file": file}})

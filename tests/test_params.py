@@ -33,9 +33,9 @@ def test_a_name_that_looks_like_something_else_stays_as_it_was_typed(name):
     }
 
 
-@pytest.mark.parametrize("text", ["0", "10", "-3", "0.5", "1e-05"])
+@pytest.mark.parametrize("text", ["0", "10", "-3", "\N{MINUS SIGN}3", "0.5", "1e-05"])
 def test_numbers_as_python_writes_them_are_numbers(text):
-    assert scalar(text) == float(text)
+    assert scalar(text) == float(text.replace("\N{MINUS SIGN}", "-"))
     assert not isinstance(scalar(text), str)
 
 

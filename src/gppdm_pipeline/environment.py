@@ -34,6 +34,9 @@ KNOWN_WARNINGS = (
     r"register_new_resolver\(\) is deprecated",
     # and reads the fields of a validated parameter from the instance, not from its class.
     "Accessing the 'model_fields' attribute on the instance",
+    # Of Pillow: too large an image is refused by name, and an image without its EXIF is read.
+    r"Image size \(\d+ pixels\) exceeds limit",
+    "Corrupt EXIF data",
 )
 
 for name, value in DEFAULTS.items():

@@ -43,7 +43,8 @@ def of_folder(folder, **stream):
 
 
 def test_the_same_images_elsewhere_go_on_and_others_under_the_same_path_do_not(tmp_path, caplog):
-    here = write_images(tmp_path / "here", "cat, tabby", "dog's")
+    odd_name = "dog's \\${x}"  # OmegaConf would look for x
+    here = write_images(tmp_path / "here", "cat, tabby", odd_name)
     run(of_folder(here), namespaces=["task_01"])
     first = outputs("06_models") / "task_01" / "state" / "state.json"
     made = first.stat().st_mtime_ns
@@ -52,11 +53,12 @@ def test_the_same_images_elsewhere_go_on_and_others_under_the_same_path_do_not(t
     with refused("made of other images:\n  task 1: training images of cat, tabby (as many, but"):
         run(of_folder(here), namespaces=["task_02"])
     shutil.rmtree(here)
-    odd = {"experiences": 2, "probability": {"cat, tabby": 0.0, "dog's": 0.0}}
+    odd = {"experiences": 2, "probability": {"cat, tabby": 0.0, odd_name: 0.0}}
     with refused("made with other settings", "stream.repetition.experiences"):
         run(of_folder(there, classes_per_task=None, repetition=odd, returning_images="divide"))
     run(of_folder(there), namespaces=["task_02", "report"])
     assert first.stat().st_mtime_ns == made
+    assert json.loads(first.read_text())["configuration"]["classes"] == ["cat, tabby", odd_name]
     assert str(tmp_path) not in (outputs("06_models") / "configuration.json").read_text()
 
 

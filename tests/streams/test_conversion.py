@@ -104,7 +104,7 @@ NOISE = file(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8))
         (b"", "no image"),
         (NOISE[: len(NOISE) // 2], "truncated|broken|incomplete"),
         (file(Image.open(BytesIO(NOISE)), "JPEG")[:-200], "truncated"),
-        (file(np.full((2, 2), 60_000, np.uint16)), "more than 8 bits a pixel"),
+        (file(np.full((2, 2), 60_000, np.uint16)), "more than 8 bits a channel"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -207,7 +208,7 @@ def test_what_is_no_folder_of_classes_is_told(tmp_path):
     with pytest.raises(SourceError, match="found no folder in it"):
         ImageFolder(folder=tmp_path)
     draw(tmp_path / "test/a/0.png", 1)
-    with pytest.raises(SourceError, match="found the folders 'test', expected a folder of images"):
+    with pytest.raises(SourceError, match="found test/ and no folder of training images"):
         ImageFolder(folder=tmp_path)
 
 
@@ -352,6 +353,14 @@ LAYOUTS = {
     ),
     "accents": ("train/ant train/Lo\u0308we test/ant test/L\u00f6we", "test/"),
     "one": ("ant", "one class only, ant"),
+    "joined": ("train_val/ant train_val/bee test/ant test/bee", "those of train_val/, test"),
+    "in one word": (
+        "traindata/ant traindata/bee testdata/ant testdata/bee",
+        "test images those of",
+    ),
+    "masks": ("ant/images ant/masks bee/images bee/masks", "Left out .* 2 masks/"),
+    "thumbnails": ("ant ant/thumbs bee", "1 thumbs/"),
+    "look alike": ("ant bat bat\u200b", "look the same: they differ in blanks"),
 }
 
 
@@ -367,16 +376,19 @@ def test_layouts_are_understood_and_told(tmp_path, folders, told, caplog):
     source = ImageFolder(folder=write_folders(tmp_path, folders))
     expected = {name for name in ("ant", "bee", "bat", "L\u00f6we") if name in folders}
     expected |= {"L\u00f6we"} if "we" in folders else set()
+    expected |= {"bat\u200b"} if "\u200b" in folders else set()
     assert set(source.class_names) == expected
     with caplog.at_level(logging.INFO):
         for split in ("train", "test"):
             assert {*source.read(split).labels.tolist()} == {*range(len(expected))}
-    assert told in " ".join(source.notes())
-    assert told in caplog.text
+    assert re.search(told, " ".join(source.notes()))
+    assert re.search(told, caplog.text)
+    if "images/" not in told and "/images ant/masks" in folders:
+        assert len(source.read("train")) == 6
 
 
 REFUSED = {
-    "flat splits": ("train test", "the folders 'test', 'train', expected a folder of images for"),
+    "flat splits": ("train test", "images in test/, train/ without a folder of their class"),
     "split or class": ("ant bee train", "name them in class_names; move away .*train/ by the name"),
     "tests beside": ("ant bee test/ant test/bee", "the folders 'ant', 'bee', 'test'"),
     "two": ("train/ant train2/ant", "training images in train/, train2/, expected one"),
@@ -392,6 +404,13 @@ REFUSED = {
         "pets/ant pets/bee cars/bus cars/van",
         "Set class_folders to outermost",
     ),
+    "splits in other words": (
+        "learn/ant learn/bee check/ant check/bee",
+        "if the outer folders are splits, call",
+    ),
+    "data sets of equal classes": ("a/n01 a/n02 b/n01 b/n02", "if each is a data set, set"),
+    "no training": ("val/ant val/bee", "found val/ and no folder of training images"),
+    "data sets": ("a/train/ant a/test/ant b/train/ant b/test/ant", "if a is a data set of its own"),
     "copy": ("ant bee x/ant x/bee", "folders have the names of those beside it: remove x"),
     "classes above": (
         "ant/train ant/test bee/train bee/test",
@@ -404,6 +423,21 @@ REFUSED = {
 def test_what_cannot_be_told_is_refused_with_the_repair(tmp_path, folders, message):
     with pytest.raises(SourceError, match=message):
         ImageFolder(folder=write_folders(tmp_path, folders))
+
+
+def test_names_that_steer_a_terminal_are_told_in_one_line(tmp_path):
+    write_folders(tmp_path, "ant bee")
+    draw(tmp_path / "c\n\x1b[2Jat/0.png", 0)
+    with pytest.raises(SourceError, match=r"the folder c\\n\\x1b\[2Jat, expected names"):
+        ImageFolder(folder=tmp_path)
+
+
+def test_files_called_masks_are_told(tmp_path):
+    write_folders(tmp_path, "ant bee")
+    for i in range(3):
+        draw(tmp_path / f"ant/{i}_mask.png", i)
+    (note,) = [x for x in ImageFolder(folder=tmp_path).notes() if "mask" in x]
+    assert "3 images are masks of others" in note
 
 
 def test_folders_called_alike_in_all_classes_are_parts_of_them(tmp_path):

@@ -218,7 +218,10 @@ def test_pixels_of_other_kinds(tmp_path, change, note):
     ("change", "message"),
     [
         (lambda pixels: (pixels - 128.0) / 60, "values from -2.* to 2.*in x_train, x_test"),
-        (lambda pixels: pixels.astype(np.uint16) * 256, "values from .* to 6.*e.04"),
+        (lambda pixels: pixels.astype(np.uint16) * 256, "values from .* to 6.*e.04.*with 8 bits"),
+        (lambda pixels: np.array([*pixels, 0], object), "Python's objects are pickled"),
+        (lambda pixels: pixels.astype(complex), "Save the pixels as numbers"),
+        (lambda _: np.array(3), "Save all images in one array"),
         (lambda pixels: pixels * np.nan, "values that are not finite"),
         (lambda pixels: pixels.reshape(len(pixels), -1), r"reshape\(len\(x_\w+\), height, width"),
         (lambda pixels: pixels.astype(str), "Save the pixels as numbers"),
@@ -250,6 +253,34 @@ def test_labels_of_other_kinds(tmp_path, change):
         with pytest.raises(SourceError, match=r"y_train 'cat' \(row 2\), expected one of"):
             Npz(file=file, class_names=["ant", "bee", "dog"]).read("train")
     assert Npz(file=file, class_names=names).read("train").labels.tolist() == [0, 1, 2] * 3
+
+
+def test_zeros_and_ones_of_any_kind_are_black_and_white(tmp_path):
+    content, train, _ = split(shape=(6, 5, 3), change=lambda pixels: (pixels > 99).astype(np.int64))
+    source = Npz(file=saved(tmp_path, content), class_names=[*"abc"])
+    np.testing.assert_array_equal(source.read("train").images, (train > 99) * np.uint8(255))
+    assert "taken times 255" in " ".join(source.notes())
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb"])
+def test_text_labels_that_are_no_names_are_refused(tmp_path, name):
+    content, _, _ = split()
+    labels = {key: np.array(["ant", "bee", name])[content[key]] for key in ("y_train", "y_test")}
+    with pytest.raises(ValueError, match="is no name"):
+        Npz(file=saved(tmp_path, content | labels))
+
+
+def test_one_label_alone_is_refused(tmp_path):
+    content, _, _ = split()
+    content["y_train"] = np.array(1)
+    with pytest.raises(SourceError, match="y_train"):
+        Npz(file=saved(tmp_path, content), class_names=[*"abc"]).read("train")
+
+
+def test_files_that_are_none_are_named(tmp_path):
+    for file in (tmp_path, tmp_path / "none.npz"):
+        with pytest.raises(SourceError, match="cannot be read"):
+            Npz(file=file)
 
 
 def test_two_arrays_that_could_be_meant_are_named(tmp_path):

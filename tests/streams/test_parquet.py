@@ -145,6 +145,22 @@ def test_paths_in_place_of_bytes(tmp_path, kind):
         source.read("test")
 
 
+@pytest.mark.parametrize("other", ["path", "bytes"])
+def test_parts_of_an_image_that_no_row_has_are_left_alone(tmp_path, other):
+    (tmp_path / "1.png").write_bytes(png(1))
+    image = {"bytes": png(1), "path": "1.png", other: None}
+    for part in ("train", "test"):
+        write_columns(tmp_path / f"{part}.parquet", [image, image], [0, 1])
+    source = Parquet(folder=tmp_path, class_names=["a", "b"])
+    assert values(source.read("train")) == [(0, 1), (1, 1)]
+
+
+def test_text_that_is_no_path_is_told_in_short(tmp_path):
+    write_columns(tmp_path / "train.parquet", ["a" * 5000, "b"], [0, 1])
+    with pytest.raises(SourceError, match=r"path 'a{80}' \(row 0\), which is no file"):
+        Parquet(folder=tmp_path, class_names=["a", "b"]).read("train")
+
+
 def test_bytes_alone_and_labels_as_text(tmp_path):
     images = [png(i) for i in range(4)]
     for split in ("train", "test"):

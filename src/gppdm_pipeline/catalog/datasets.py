@@ -14,6 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NewType, TypeVar
+from urllib.parse import quote, unquote
 
 from kedro.io import AbstractDataset, DatasetError
 
@@ -242,22 +243,27 @@ class PictureDataset(_File[Picture, str]):
         return ImagePreview(base64.b64encode(self.path.read_bytes()).decode())
 
 
+def encoded(configuration: Mapping[str, Any]) -> str:
+    """A configuration in a word without signs that mean something in a catalogue: ${x}, {x}."""
+    return quote(json.dumps(configuration))
+
+
 class StateDataset(OnDisk[LearnerState, LearnerState]):
     """A learner's state as a folder (see `gppdm_pipeline.algorithm.disk.states`).
 
     Attributes:
-        configuration: what states are made with; kept in each.
+        configuration: what states are made with; kept in each. It is given as `encoded` makes it.
     """
 
     def __init__(
         self,
         *,
         filepath: str,
-        configuration: dict[str, Any] | None = None,
+        configuration: str | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(filepath=filepath, metadata=metadata)
-        self.configuration = configuration
+        self.configuration = json.loads(unquote(configuration)) if configuration else None
 
     def load(self) -> LearnerState:
         """The state; checksums are verified."""

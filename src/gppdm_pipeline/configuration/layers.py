@@ -186,7 +186,8 @@ class Problems:
         value = "" if isinstance(detail["input"], Mapping) else f" = {detail['input']}"
         where = f"{key}{value} ({origin})"
         if detail["type"] != "extra_forbidden":
-            return f"{where}: {' or '.join(dict.fromkeys(map(_plainly, details)))}"
+            ways = dict.fromkeys(map(_plainly, details))
+            return f"{where}: {' or '.join(way.rstrip('.') for way in ways)}."
         parent = "".join(f"{part}." for part in written[:-1])
         allowed = {name: f"{parent}{name}" for name in _fields(kind, detail["loc"][:-1])}
         candidates = {**elsewhere, **allowed}
@@ -216,7 +217,22 @@ def _path(values: Any, detail: ErrorDetails) -> Path:
     return tuple(path)
 
 
+_PLAIN = {
+    "tuple_type": "must be a list",
+    "path_type": "must be a path: put true, 1.0 and the like in quotes if they are names",
+    "string_pattern_mismatch": "must begin with a letter (a to z) or digit, and hold nothing "
+    "besides these but '.', '_' and '-'",
+}
+
+
 def _plainly(detail: ErrorDetails) -> str:
+    if detail["type"] in _PLAIN:
+        return _PLAIN[detail["type"]]
+    if detail["type"] == "union_tag_invalid":
+        there = detail["ctx"]
+        tags = re.findall("'([^']*)'", there["expected_tags"])
+        near = _near(there["tag"], tags)
+        return f"{there['discriminator']} must be one of {there['expected_tags']}{near}"
     message = re.sub("^(Value error, |Input |String )", "", detail["msg"]).replace("should", "must")
     allowed = re.findall("'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
     value = detail["input"]

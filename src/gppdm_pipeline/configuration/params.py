@@ -43,10 +43,10 @@ def scalar(text: str) -> Any:
         return _CONSTANTS[text]
     for kind in (int, float):
         try:
-            number = kind(text)
+            number = kind(text.replace("\N{MINUS SIGN}", "-"))
         except ValueError:
             continue
-        if str(number) == text:
+        if str(number) == text.replace("\N{MINUS SIGN}", "-"):
             return number
     return text
 

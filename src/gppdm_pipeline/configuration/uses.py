@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+from gppdm_pipeline.streams.readers.base import UserPath
 
 
 class PredictConfig(BaseModel):

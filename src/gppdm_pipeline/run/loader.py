@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from kedro.config import MissingConfigException, OmegaConfigLoader
 
 from gppdm_pipeline import pipeline_registry
+from gppdm_pipeline.catalog.datasets import encoded
 from gppdm_pipeline.configuration.experiment import Experiment, resolve
 from gppdm_pipeline.configuration.layers import ConfigurationError, Layer, has
 from gppdm_pipeline.configuration.uses import USES
@@ -91,7 +92,7 @@ class ExperimentLoader(OmegaConfigLoader):
             "autoencoder": folder,
             "benchmark": self.experiment.benchmark,
             "checkpoint_seconds": self.experiment.checkpoint_seconds,
-            "configuration": self.experiment.record(),
+            "configuration": encoded(self.experiment.record()),
         }
         self["globals"] = {**self["globals"], **names}
         pipeline_registry.use(self.experiment)

@@ -57,7 +57,7 @@ class Conversion(BaseModel):
                 if image.width * image.height > MOST_PIXELS:
                     raise UndecodableError(_too_large(f"{image.width} x {image.height} pixels"))
                 if image.mode in _WIDE:
-                    raise UndecodableError(f"more than 8 bits a pixel (mode {image.mode})")
+                    raise UndecodableError(f"more than 8 bits a channel (mode {image.mode})")
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
                 return self._finished(image)
@@ -68,7 +68,9 @@ class Conversion(BaseModel):
         except UndecodableError:
             raise
         except Exception as error:  # decoders raise whatever damaged data make them stumble over
-            what = "no image" if isinstance(error, UnidentifiedImageError) else str(error)
+            what = str(error)
+            if isinstance(error, UnidentifiedImageError):
+                what = "no image" if data else "no image: the file is empty"
             raise UndecodableError(what) from error
 
     def convert(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

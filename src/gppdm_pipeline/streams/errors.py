@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+_STEERING = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 FETCH_AGAIN = "Fetch the file again."
 
 
@@ -20,8 +22,9 @@ class SourceError(Exception):
 
 
 def printable(text: str) -> str:
-    """The text with escapes for bytes of another encoding, lone surrogates in Python's names."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """The text with escapes for bytes of another encoding, and for what steers a terminal."""
+    text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def source_error(file: Path | str, found: str, expected: str, repair: str) -> SourceError:

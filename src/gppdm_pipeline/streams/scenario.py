@@ -168,7 +168,8 @@ def _check_images(
     if train.image_shape != test.image_shape:
         raise SourceError(
             f"the source's training images are {train.image_shape} (height, width, channels), its "
-            f"test images {test.image_shape}. Take both from one data set."
+            f"test images {test.image_shape}. Take both from one data set, or "
+            "set `resize` and `colour`."
         )
     if config.returning_images == "divide" and config.source_batches is None:
         counts = np.bincount(train.labels, minlength=len(names))

@@ -11,15 +11,17 @@ from pathlib import Path
 from gppdm_pipeline.streams.errors import SourceError, source_error, unreadable
 
 _SUFFIXES = tuple(
-    ".png .jpg .jpeg .jpe .bmp .dib .gif .webp .ppm .pgm .pbm .pnm .tif .tiff".split()
+    ".png .jpg .jpeg .jpe .jfif .bmp .dib .gif .webp .ppm .pgm .pbm .pnm .tif .tiff".split()
 )
 # Folders and files of NAS (Synology, QNAP, NetApp), macOS, Windows, Linux and tools, in small
 # letters. Names that begin with "." or "__" need no mention.
 _SYSTEM_FOLDERS = frozenset(
     "@eadir @recycle @recently-snapshot @tmp @sharebin @sharesnap #recycle #snapshot ~snapshot "
-    "$recycle.bin recycler lost+found cvs thumbnails _thumbnails _thumbs".split()
+    "$recycle.bin recycler lost+found cvs thumbnail thumbnails thumbs _thumbnails _thumbs".split()
 ) | {"system volume information", "network trash folder", "temporary items"}
 _SYSTEM_FILES = frozenset("thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini icon\r".split())
+_DRAWN = frozenset("masks annotations ground_truth groundtruth segmentations".split())
+"""Folders in a class that hold what was drawn on its images."""
 _THUMBNAILS = ("synophoto_thumb", "synoindex_")
 
 
@@ -31,11 +33,13 @@ class Skipped:
         system: left by systems and programs, by name; files that begin with "." count as ".*".
         files: that are no images by their names, by suffix.
         links: that lead back to a folder above them or to one that is read anyway.
+        drawn: folders in a class that hold masks and the like.
     """
 
     system: Counter[str] = field(default_factory=Counter)
     files: Counter[str] = field(default_factory=Counter)
     links: Counter[str] = field(default_factory=Counter)
+    drawn: Counter[str] = field(default_factory=Counter)
 
     def told(self) -> list[str]:
         """A sentence for each kind."""
@@ -45,6 +49,7 @@ class Skipped:
             "Left out are links that lead in a circle or to a folder that is read anyway: ": (
                 self.links
             ),
+            "Left out are folders of what was drawn on the images, by their names: ": self.drawn,
         }
         return [
             f"{begin}{', '.join(f'{count} {kind}' for kind, count in sorted(found.items()))}."
@@ -140,6 +145,8 @@ def images_below(folder: str, known: frozenset[tuple[int, int]], skipped: Skippe
             if is_folder(entry):
                 if (place := identity(entry.path)) in seen:
                     skipped.links[entry.name] += 1
+                elif entry.name.casefold() in _DRAWN:
+                    skipped.drawn[f"{entry.name}/"] += 1
                 else:
                     seen.add(place)
                     waiting.append(entry.path)

@@ -9,6 +9,7 @@ from pathlib import Path
 from gppdm_pipeline.streams.errors import SourceError, source_error
 from gppdm_pipeline.streams.folders.entries import Skipped, glance, images_below
 from gppdm_pipeline.streams.folders.names import Kind, is_part, is_split, shown_list, split_of
+from gppdm_pipeline.streams.folders.notes import notes_on_classes
 from gppdm_pipeline.streams.folders.places import (
     Classes,
     ClassFolders,
@@ -107,7 +108,7 @@ def _inferred(place: Place, which: ClassFolders | None, *, lenient: bool) -> Lay
     if train is None:
         raise _without_classes(base.inside(splits["train"][0]))
     split = Split(train, find_classes(train, which, lenient=lenient))
-    found, notes = _found(base.path, place.path), _notes_on_classes(split)
+    found, notes = _found(base.path, place.path), notes_on_classes(split.place, split.classes)
     layout = Layout(base.path, split, found, notes=tuple(notes))
     return _with_tests(layout, base, splits, which) if splits else layout
 
@@ -131,6 +132,8 @@ def _splits(base: Place) -> dict[Kind, list[str]]:
     trains = [name for name in splits["train"] if name in holders]
     others = [name for name in found.full if name not in names]
     beside = any(base.inside(name).has_images() for name in others)
+    if not trains and not others:
+        raise _without_training(base, splits)
     if not trains or (beside and not holders - {*trains}):
         raise source_error(
             base.path,
@@ -149,9 +152,27 @@ def _splits(base: Place) -> dict[Kind, list[str]]:
     return {**splits, "train": trains}
 
 
+def _without_training(base: Place, splits: Mapping[Kind, list[str]]) -> SourceError:
+    """Why folders that are splits by their names, and nothing else, are not enough."""
+    classes = "if these are the classes, name them in class_names."
+    if splits["train"]:
+        return source_error(
+            base.path,
+            f"images in {shown_list(base.look().full)} without a folder of their class",
+            f"folders of classes, such as {splits['train'][0]}/cat",
+            f"Sort them so; {classes}",
+        )
+    return source_error(
+        base.path,
+        f"{shown_list(base.look().full)} and no folder of training images",
+        _EXPECTED,
+        f"Call the folder to learn from train, or set `folder` to it; {classes}",
+    )
+
+
 def _split_names(base: Place) -> dict[Kind, list[str]]:
     """Folders that are splits by their names; "alphabet_train" is one beside "alphabet_test"."""
-    said = {name: split for name in base.look().full if (split := split_of(name))}
+    said = {name: split for name in base.look().full if (split := split_of(name, joint=True))}
     kinds: dict[str, set[Kind]] = {}
     for kind, rest in said.values():
         kinds.setdefault(rest, set()).add(kind)
@@ -247,30 +268,6 @@ def _matched(train: Split, tests: Classes) -> Classes:
         own = name if name in train.classes or len(alike) != 1 else alike[0]
         matched[own] = (*matched.get(own, ()), *folders)
     return matched if any(name in train.classes for name in matched) else {}
-
-
-def _notes_on_classes(split: Split) -> list[str]:
-    names = split.classes
-    notes = []
-    if len(names) == 1:
-        notes.append(f"There is one class only, {next(iter(names))}.")
-    by_case: dict[str, list[str]] = {}
-    for name in names:
-        by_case.setdefault(name.casefold(), []).append(name)
-    notes += [
-        f"The classes {listed(alike)} differ in the case of letters only."
-        for alike in by_case.values()
-        if len(alike) > 1
-    ]
-    notes += [
-        f"Two folders are {name}, in two ways to write its accents: they are read as one class."
-        for name, folders in names.items()
-        if len(folders) > 1
-    ]
-    if split.place.has_images():
-        name = split.place.path.name
-        notes.append(f"Images that lie in {name}/ itself are of no class: left out.")
-    return notes
 
 
 def _without_classes(place: Place) -> SourceError:

@@ -9,11 +9,12 @@ from typing import Literal
 Kind = Literal["train", "val", "test"]
 
 _KINDS: dict[str, Kind] = {
-    **dict.fromkeys("train training trainset trn".split(), "train"),
+    **dict.fromkeys("train training trainset traindata trainval trn".split(), "train"),
     **dict.fromkeys(
-        "val valid validation valset dev devel development eval evaluation holdout".split(), "val"
+        "val valid validation valset valdata dev devel development eval evaluation holdout".split(),
+        "val",
     ),
-    **dict.fromkeys("test testing testset tst".split(), "test"),
+    **dict.fromkeys("test testing testset testdata tst".split(), "test"),
 }
 # Words beside the split's that say nothing.
 _PLAIN = frozenset(
@@ -24,16 +25,22 @@ _PARTS = frozenset(
     "masks labels annotations raw".split()
 )
 
+_COUNTED = frozenset(
+    "part set batch session sequence seq camera cam view day month year folder".split()
+)
 
-def split_of(name: str) -> tuple[Kind, str] | None:
+
+def split_of(name: str, *, joint: bool = False) -> tuple[Kind, str] | None:
     """Which split a folder is by its name, and the words besides; None if it is none.
 
     "train", "Training", "train2017", "2021_train", "testSet" and "val-images" say nothing besides;
-    of "alphabet_train" it is "alphabet".
+    of "alphabet_train" it is "alphabet". If `joint`, "train_val" holds training images.
     """
     words = re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name))
     words = [word.casefold() for word in words]
     kinds = [_KINDS[word] for word in words if word in _KINDS]
+    if joint and kinds == ["train", "val"]:
+        kinds = ["train"]
     if len(kinds) != 1:
         return None
     return kinds[0], " ".join(word for word in words if word not in {*_KINDS, *_PLAIN})
@@ -50,6 +57,15 @@ def is_part(name: str) -> bool:
     return name.casefold() in _PARTS
 
 
+def is_portion(name: str) -> bool:
+    """Whether it is of a part of a class where all classes have one so called: a date, images/."""
+    if is_part(name):
+        return True
+    word = "".join(re.findall(r"[^\W\d_]+", name.casefold()))
+    digits = sum(map(str.isdigit, name))
+    return digits > 0 and word in _COUNTED if word else digits >= 4
+
+
 def composed(name: str) -> str:
     """The name in Unicode's form C: systems write letters with accents in one of two ways."""
     return unicodedata.normalize("NFC", name)
@@ -58,6 +74,12 @@ def composed(name: str) -> str:
 def is_text(name: str) -> bool:
     """Whether every letter can be written: none is of another encoding or steers a terminal."""
     return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
+
+
+def likeness(name: str) -> str:
+    """The same for names that one reads as the same, whatever signs they are of."""
+    visible = (x for x in name if unicodedata.category(x) != "Cf")
+    return unicodedata.normalize("NFKC", "".join(visible)).casefold().strip()
 
 
 def shown(name: str) -> str:

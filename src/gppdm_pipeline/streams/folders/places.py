@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from gppdm_pipeline.streams.errors import SourceError, source_error
+from gppdm_pipeline.streams.errors import SourceError, printable, source_error
 from gppdm_pipeline.streams.folders.entries import (
     Glance,
     Skipped,
@@ -20,7 +20,14 @@ from gppdm_pipeline.streams.folders.entries import (
     is_folder,
     is_image,
 )
-from gppdm_pipeline.streams.folders.names import composed, is_part, is_split, is_text, shown_list
+from gppdm_pipeline.streams.folders.names import (
+    composed,
+    is_part,
+    is_portion,
+    is_split,
+    is_text,
+    shown_list,
+)
 from gppdm_pipeline.wording import listed
 
 ClassFolders = Literal["outermost", "innermost"]
@@ -134,9 +141,9 @@ def find_classes(place: Place, which: ClassFolders | None, *, lenient: bool) -> 
 
 
 def _alike(nested: dict[str, tuple[str, ...]]) -> bool:
-    """Whether folders are called the same in several classes, as 2020 in cat/2020 and dog/2020."""
+    """Whether several classes have parts that are called the same, as cat/2020 and dog/2020."""
     counts = Counter(name for inner in nested.values() for name in inner)
-    return min(counts.values()) > 1 and not any(map(is_split, counts))
+    return min(counts.values()) > 1 and all(map(is_portion, counts))
 
 
 def _inner(place: Place) -> tuple[str, ...]:
@@ -156,12 +163,16 @@ def _innermost(place: Place, path: str) -> Iterator[str]:
             yield f"{path}{name}"
 
 
+def _line(name: str) -> str:
+    return printable(name).replace("\n", "\\n")
+
+
 def _check_names(folder: Path, found: Glance) -> None:
     strange = [name for name in found.folders if not is_text(name)]
     if strange:
         raise source_error(
             folder,
-            f"the folder {strange[0]}",
+            f"the folder {_line(strange[0])}",
             "names in UTF-8 without control characters",
             "Rename it (`convmv -r -f latin1 -t utf-8` where that is its encoding), or name the "
             "classes to use in class_names.",
@@ -195,12 +206,16 @@ def _nested(folder: Path, found: Glance, nested: dict[str, tuple[str, ...]]) -> 
     name, inner = next(iter(nested.items()))
     held = f"{shown_list([name])}, which holds no image but the folders {listed(inner, 4)}"
     if all(is_split(each) for each in inner):
-        repair = f"Put splits above classes, such as train/{name}."
+        repair = (
+            f"Put splits above classes, such as train/{name}; if {name} is a data set of its own, "
+            "set `folder` to it."
+        )
     elif set(inner) & set(found.folders) - {name}:
         repair = f"Its folders have the names of those beside it: remove {name}, or move it away."
     else:
         repair = (
             "Set class_folders to outermost if it is one class, to innermost if its folders are "
-            "classes, or name the classes in class_names."
+            "classes, or name the classes in class_names; if the outer folders are splits, call "
+            "them train and test; if each is a data set, set `folder` to one."
         )
     return source_error(folder, held, "a folder of images for each class", repair)

@@ -45,7 +45,7 @@ def read_axes(file: Path, key: str) -> Axes:
     elif len(shape) == 2:
         repair = f"Save it with its sides, as {key}.reshape(len({key}), height, width)."
     elif len(shape) not in (3, 4) or 0 in shape:
-        repair = "Save one image a row."
+        repair = "Save all images in one array, one behind the other."
     elif len(shape) == 4 and shape[3] not in (1, 3) and not channels_first:
         repair = "Images are grey or RGB: take other channels off."
     elif fortran:
@@ -74,9 +74,11 @@ def read_range(file: Path, keys: Iterable[str]) -> Range:
     """The range of several arrays together; 8-bit arrays alone are not read for it.
 
     Raises:
-        SourceError: if their values are no pixels.
+        SourceError: as `read_axes`, or if their values are no pixels.
     """
     keys = list(keys)
+    for key in keys:
+        read_axes(file, key)
     if all(npy.header(file, key)[2] == np.uint8 for key in keys):
         return Range()
     least, most, whole = np.inf, -np.inf, True
@@ -90,7 +92,7 @@ def read_range(file: Path, keys: Iterable[str]) -> Range:
     kinds = {npy.header(file, key)[2].kind for key in keys}
     if len(kinds) > 1:
         raise _no_pixels(file, keys, "whole numbers and floats")
-    if least >= 0 and most <= 1 and kinds <= {"f", "b"}:
+    if least >= 0 and most <= 1:
         note = f"Pixels of {_listed(keys)} are from 0 to 1: they are taken times 255."
         return Range(0, 255, note)
     if least >= -1 and most <= 1 and kinds == {"f"}:
@@ -102,15 +104,16 @@ def read_range(file: Path, keys: Iterable[str]) -> Range:
     if least >= 0 and most <= 255:
         rounded = "" if whole else f"Pixels of {_listed(keys)} are from 0 to 255: they are rounded."
         return Range(note=rounded)
-    raise _no_pixels(file, keys, f"values from {least:.4g} to {most:.4g}")
+    wide = "Save them with 8 bits." if whole and least >= 0 else ""
+    raise _no_pixels(file, keys, f"values from {least:.4g} to {most:.4g}", wide)
 
 
-def _no_pixels(file: Path, keys: list[str], found: str) -> SourceError:
+def _no_pixels(file: Path, keys: list[str], found: str, repair: str = "") -> SourceError:
     return source_error(
         file,
         f"{found} in {_listed(keys)}",
         "values from 0 to 255, 0 to 1, or -1 to 1",
-        "Save pixels as they were before they were normalised or standardised.",
+        repair or "Save pixels as they were before they were normalised or standardised.",
     )
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, ConfigDict, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, PositiveInt, model_validator
 
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.conversion import Conversion
@@ -88,10 +88,20 @@ def _user_path(path: Path) -> Path:
         raise source_error(
             path, "a path", "one in UTF-8 without control characters", "Rename the folders in it."
         )
-    return path.expanduser()
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise source_error(
+            path, "a user who is not known here", "a path", "Write the user's folder in full."
+        ) from error
 
 
-UserPath = Annotated[Path, AfterValidator(_user_path)]
+def _as_typed(path: Any) -> Any:
+    """A name that is a number, as the folder 2024, is a name."""
+    return str(path) if isinstance(path, int) and not isinstance(path, bool) else path
+
+
+UserPath = Annotated[Path, BeforeValidator(_as_typed), AfterValidator(_user_path)]
 
 
 class Reader(Conversion, ABC):
@@ -177,6 +187,12 @@ class FileReader(Reader):
             raise ValueError(
                 f"class_names: each class needs a name of its own; repeated: {', '.join(repeated)}"
             )
+        for name in names:
+            if not name.strip() or not is_text(name):
+                raise ValueError(
+                    f"class_names: {name!r} is no name: it has no letters, or signs that are no "
+                    "text. Give the class another one in the files, or list the names."
+                )
         object.__setattr__(self, "class_names", names)  # part of the settings from here on
         return self
 
@@ -264,7 +280,7 @@ def check_labels(
             file,
             f"label {labels[worst]} ({item} {worst})",
             f"labels 0 to {len(class_names) - 1}, as class_names has {len(class_names)} names",
-            "Name every class in class_names.",
+            "Name every class in class_names, whose first is label 0.",
         )
 
 

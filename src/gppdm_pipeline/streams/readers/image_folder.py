@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterable
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -26,6 +27,7 @@ from gppdm_pipeline.streams.folders.layout import ANNOTATIONS, Layout, find_layo
 from gppdm_pipeline.streams.folders.layout import Split as Folders
 from gppdm_pipeline.streams.folders.looks import look_of
 from gppdm_pipeline.streams.folders.names import composed
+from gppdm_pipeline.streams.folders.notes import notes_on_masks
 from gppdm_pipeline.streams.folders.places import ClassFolders
 from gppdm_pipeline.streams.names import number_hint
 from gppdm_pipeline.streams.preparing import Contents
@@ -88,7 +90,10 @@ class ImageFolder(FileReader):
         layout, skipped = self._layout(), Skipped()
         for split in ("train", "test") if layout.test else ("train",):
             self._listing(layout, split, skipped)
-        return tuple(map(printable, (layout.found, *layout.notes, *skipped.told())))
+        splits: tuple[Split, ...] = ("train", "test")
+        parts = [self._listing(layout, split, Skipped())[1] for split in splits]
+        masks = notes_on_masks(chain(*parts))
+        return tuple(map(printable, (layout.found, *layout.notes, *skipped.told(), *masks)))
 
     def _names(self) -> ClassNames:
         return tuple(self._layout().names())

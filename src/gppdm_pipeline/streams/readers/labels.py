@@ -35,7 +35,7 @@ def as_labels(
     Raises:
         SourceError: if they say no class, or one without a name.
     """
-    flat = found.reshape(-1) if found.size == len(found) else _hot(found)
+    flat = found.reshape(-1) if found.ndim and found.size == len(found) else _hot(found)
     if flat is None or flat.dtype.kind not in "iubfSU":
         raise source_error(
             file,

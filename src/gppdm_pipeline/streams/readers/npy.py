@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gppdm_pipeline.streams.errors import FETCH_AGAIN, source_error
+from gppdm_pipeline.streams.errors import FETCH_AGAIN, source_error, unreadable
 
 Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 """Shape, whether it is stored column by column, and type."""
@@ -26,6 +26,9 @@ def opened(file: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
+    except OSError as error:
+        error.filename = error.filename or str(file)
+        raise unreadable(error) from error
     except (
         zipfile.BadZipFile,
         zlib.error,

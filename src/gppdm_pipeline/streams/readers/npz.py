@@ -106,7 +106,9 @@ class Npz(FileReader):
 
     def _labels(self, pixels: str, key: str) -> NDArray[np.int64]:
         found = npy.array(self.file, key)
-        check_count(read_axes(self.file, pixels).images, len(found), self.file, key)
+        check_count(
+            read_axes(self.file, pixels).images, np.atleast_1d(found).shape[0], self.file, key
+        )
         return as_labels(found, self.class_names, self.file, key)
 
     def _keys(self) -> dict[Part, tuple[str, str]]:

@@ -142,11 +142,11 @@ class Parquet(FileReader):
 
     def _located(self, file: Path, row: int, path: str) -> Path:
         where = [folder / path for folder in (file.parent, self.folder)]
-        found = next((each for each in where if each.is_file()), None)
+        found = next((each for each in where if _is_file(each)), None)
         if found is None:
             raise source_error(
                 file,
-                f"the path {path!r} (row {row}), which is no file",
+                f"the path {path[:80]!r} (row {row}), which is no file",
                 f"the image's bytes, or a path from {file.parent} or from {self.folder}",
                 "Put the images there: nothing is fetched.",
             )
@@ -209,9 +209,17 @@ def _is_struct(kind: Any) -> bool:
         return False
     parts = {name: kind.get_field_index(name) for name in ("bytes", "path")}
     there = {name: kind.field(place).type for name, place in parts.items() if place >= 0}
-    return bool(there) and all(
-        _is_binary(part) if name == "bytes" else _is_text(part) for name, part in there.items()
+    kept = [name for name, part in there.items() if not pa.types.is_null(part)]
+    return bool(kept) and all(
+        _is_binary(there[name]) if name == "bytes" else _is_text(there[name]) for name in kept
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # too long for a name
+        return False
 
 
 @contextmanager
