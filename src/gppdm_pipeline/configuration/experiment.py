@@ -30,7 +30,7 @@ from gppdm_pipeline.configuration.layers import (
 from gppdm_pipeline.configuration.uses import USES, DrawConfig, PredictConfig, PublishConfig
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import METHODS, Method
-from gppdm_pipeline.spaces.encoders import EncoderError
+from gppdm_pipeline.pretrained.folder import EncoderError
 from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.sources import PLACES
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig

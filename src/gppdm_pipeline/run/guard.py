@@ -23,9 +23,9 @@ from gppdm_pipeline.configuration.params import written
 from gppdm_pipeline.evaluation.extractors import build_extractors
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_FOLDER, FROM_MLFLOW
 from gppdm_pipeline.pipelines.continual.assessment import NAMESPACE
+from gppdm_pipeline.pretrained.folder import EncoderError
 from gppdm_pipeline.run.command import FILTERS, RefusedError
 from gppdm_pipeline.run.same_images import changed_images
-from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.spaces.space import PLACES
 from gppdm_pipeline.streams.scenario import read_task
 

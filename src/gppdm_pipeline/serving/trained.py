@@ -23,8 +23,8 @@ from gppdm_pipeline.evaluation.calibration import (
 from gppdm_pipeline.images.files import read_images
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
+from gppdm_pipeline.pretrained.folder import EncoderError
 from gppdm_pipeline.serving.predictor import Calibration, Predictor
-from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.conversion import Conversion
 from gppdm_pipeline.streams.names import split_names, unknown_names
