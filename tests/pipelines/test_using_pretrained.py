@@ -61,7 +61,9 @@ def test_a_run_on_the_features_of_a_folder(kind, tmp_path):
     weights.write_bytes(weights.read_bytes() + b" ")
     with refused("space.sha256: ", "there, ", "now"):
         run(elsewhere, only_missing_outputs=True)
-    with pytest.raises(StateError, match=r"has learnt features: space\.encoder = .* no such folder"):
+    with pytest.raises(
+        StateError, match=r"has learnt features: space\.encoder = .* no such folder"
+    ):
         Learned.read(state)
 
 

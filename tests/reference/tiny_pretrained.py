@@ -57,6 +57,7 @@ def of_transformers(folder, kind="ViTModel", seed=0, processor="ViTImageProcesso
         network = getattr(transformers, kind)(config).eval()
     transformers.utils.logging.disable_progress_bar()
     network.save_pretrained(folder)
-    prepares = getattr(transformers, f"{processor}Pil")(**settings)
+    named = f"{processor}Pil" if hasattr(transformers, f"{processor}Pil") else processor
+    prepares = getattr(transformers, named)(**settings)
     prepares.save_pretrained(folder)
     return network, prepares

@@ -239,7 +239,7 @@ def _save(place: Path, beside: Path, learned: Learned, calibration: Mapping[str,
             code_paths=[str(PACKAGE)],
             pip_requirements=[
                 *(f"{name}=={version_of(name)}" for name in REQUIRED),
-                *learned.space.requirements,
+                *learned.requirements,
             ],
             input_example=[grey],
         )

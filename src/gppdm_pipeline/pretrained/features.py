@@ -73,4 +73,4 @@ def network_of(known: Pretrained, side: int) -> nn.Module:
 def _resize(network: nn.Module, side: int, known: Pretrained) -> None:
     """Let weights of timm that depend on the side be of this one."""
     if side != preparation_of(known, None).side:
-        timm_models.resize(network, side)
+        timm_models.resize(network, (side, side))

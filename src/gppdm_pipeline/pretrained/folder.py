@@ -88,7 +88,7 @@ class Pretrained:
     @property
     def requirements(self) -> list[str]:
         """The packages that are in use, as pip takes them."""
-        return [f"{name}=={version(name)}" for name in PACKAGES[self.kind]]
+        return requirements_of(self.kind)
 
     def fingerprint(self) -> str:
         """SHA-256 of its files: settings, pre-processing and weights.
@@ -104,12 +104,7 @@ class Pretrained:
         for file in self.files:
             if not file.is_file():
                 raise EncoderError(f"{file} is missing: {self._repair(file.name)}")
-        missing = [name for name in PACKAGES[self.kind] if importlib.util.find_spec(name) is None]
-        if missing:
-            raise EncoderError(
-                f"{self.setting} = {self.folder}: it is a model of {self.kind}, whose packages are "
-                f"not installed: pip install {' '.join(missing)}, or leave {self.setting} out"
-            )
+        check_packages(self.kind, f"{self.setting} = {self.folder}")
 
     def _repair(self, name: str) -> str:
         pickles = sorted(file.name for kind in _PICKLES for file in self.folder.glob(kind))
@@ -124,6 +119,21 @@ class Pretrained:
                 "the model's AutoImageProcessor."
             )
         return f"name a folder that has {', '.join(f.name for f in self.files)} in {self.setting}"
+
+
+def check_packages(kind: Kind, where: str) -> None:
+    """Raise EncoderError if packages of this kind, which `where` asks for, are missing."""
+    missing = [name for name in PACKAGES[kind] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EncoderError(
+            f"{where}: it is a model of {kind}, whose packages are not installed: pip install "
+            f"{' '.join(missing)}, or leave it out"
+        )
+
+
+def requirements_of(kind: Kind) -> list[str]:
+    """The packages that are in use, as pip takes them."""
+    return [f"{name}=={version(name)}" for name in PACKAGES[kind]]
 
 
 def read(file: Path, setting: str) -> dict[str, Any]:

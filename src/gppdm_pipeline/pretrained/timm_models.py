@@ -9,7 +9,13 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gppdm_pipeline.pretrained.folder import CONFIG, WEIGHTS, EncoderError, Pretrained
+from gppdm_pipeline.pretrained.folder import (
+    CONFIG,
+    WEIGHTS,
+    EncoderError,
+    Pretrained,
+    check_packages,
+)
 from gppdm_pipeline.wording import nearest
 
 _REFUSED = ("cache_dir", "checkpoint_path", "pretrained")
@@ -38,6 +44,7 @@ def built(architecture: str, arguments: Mapping[str, Any], where: str) -> nn.Mod
     Raises:
         EncoderError: if timm has no such architecture, or does not take its arguments.
     """
+    check_packages("timm", where)
     import timm  # noqa: PLC0415 (an extra)
 
     if not timm.is_model(architecture):
@@ -87,7 +94,7 @@ def load(network: nn.Module, tensors: dict[str, Tensor], known: Pretrained) -> N
         )
 
 
-def resize(network: Any, side: int) -> None:
-    """Let a model take images of another side, where its weights depend on it."""
+def resize(network: Any, size: tuple[int, int]) -> None:
+    """Let a model take images of another (height, width), where its weights depend on it."""
     if hasattr(network, "set_input_size"):
-        network.set_input_size(img_size=(side, side))
+        network.set_input_size(img_size=size)
