@@ -16,7 +16,7 @@ from measuring import preset
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gppdm_pipeline.algorithm.classifier.network import SmallConvNet
+from gppdm_pipeline.algorithm.classifier.networks import SmallConvNet
 from gppdm_pipeline.algorithm.diffusion.network import unet_config
 from gppdm_pipeline.methods import Method
 

@@ -37,7 +37,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image
 
-from gppdm_pipeline.algorithm.classifier.network import SmallConvNet
+from gppdm_pipeline.algorithm.classifier.networks import SmallConvNet
 from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.fitting.log import StageLog

@@ -6,11 +6,11 @@ from tests.reference.tiny import differences, images_of
 from gppdm_pipeline.algorithm.classifier import network as classifier
 from gppdm_pipeline.algorithm.classifier.network import (
     ClassifierConfig,
-    SmallConvNet,
     accuracy,
     fit_classifier,
     predict_logits,
 )
+from gppdm_pipeline.algorithm.classifier.networks import SmallConvNet
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages

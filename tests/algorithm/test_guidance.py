@@ -12,7 +12,8 @@ import pytest
 import torch
 from tests.reference.tiny import PARTS, images_of, learn
 
-from gppdm_pipeline.algorithm.classifier.network import SmallConvNet, build_classifier
+from gppdm_pipeline.algorithm.classifier.network import build_classifier
+from gppdm_pipeline.algorithm.classifier.networks import SmallConvNet
 from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.diffusion.process import Process

@@ -7,9 +7,9 @@ from tests.reference.tiny import SHAPE, images_of, learn
 
 from gppdm_pipeline.algorithm.classifier.growth import tensors_of
 from gppdm_pipeline.algorithm.classifier.network import (
-    SmallConvNet,
     build_classifier,
 )
+from gppdm_pipeline.algorithm.classifier.networks import SmallConvNet
 from gppdm_pipeline.algorithm.classifier.regularisation import (
     competing_outputs,
     fisher_diagonal,

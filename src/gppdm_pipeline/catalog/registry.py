@@ -24,8 +24,6 @@ from gppdm_pipeline.algorithm.disk.states import StateError
 from gppdm_pipeline.catalog.registry_dataset import RegistryError
 from gppdm_pipeline.provenance import PACKAGE, git_commit
 from gppdm_pipeline.serving.trained import Learned, TrainedRun
-from gppdm_pipeline.spaces import encoders
-from gppdm_pipeline.spaces.space import COPY
 
 logger = logging.getLogger(__name__)
 
@@ -224,9 +222,9 @@ def _save(place: Path, beside: Path, learned: Learned, calibration: Mapping[str,
     record.write_text(json.dumps(dict(calibration), indent=2))
     artifacts = {"state": str(learned.folder), "calibration": str(record)}
     if learned.space.files:
-        copy = beside / COPY
+        copy = beside / learned.space.copy_name
         copy.mkdir()
-        artifacts[COPY] = str(copy)
+        artifacts[copy.name] = str(copy)
         for file in learned.space.files:
             shutil.copyfile(file, copy / file.name)
     height, width, channels = learned.image_shape
@@ -241,7 +239,7 @@ def _save(place: Path, beside: Path, learned: Learned, calibration: Mapping[str,
             code_paths=[str(PACKAGE)],
             pip_requirements=[
                 *(f"{name}=={version_of(name)}" for name in REQUIRED),
-                *(encoders.REQUIREMENTS if learned.space.name == "features" else ()),
+                *learned.requirements,
             ],
             input_example=[grey],
         )

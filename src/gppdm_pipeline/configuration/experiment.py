@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, SerializeAsAny, create_model
 
 from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
+from gppdm_pipeline.algorithm.classifier.timm_net import content_of
 from gppdm_pipeline.configuration.budget import Fit, with_steps
 from gppdm_pipeline.configuration.choices import Choices
 from gppdm_pipeline.configuration.layers import (
@@ -30,7 +31,7 @@ from gppdm_pipeline.configuration.layers import (
 from gppdm_pipeline.configuration.uses import USES, DrawConfig, PredictConfig, PublishConfig
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import METHODS, Method
-from gppdm_pipeline.spaces.encoders import EncoderError
+from gppdm_pipeline.pretrained.folder import EncoderError
 from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.sources import PLACES
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
@@ -81,7 +82,7 @@ class Experiment(Choices):
         """What decides the result, by the keys that the user knows; plain JSON values.
 
         Which images are learnt is no part of it: states and evaluations name them by their hash. A
-        file of label embeddings is named by its own.
+        file of label embeddings, and a folder of a classifier's network, are named by their own.
         """
         besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation", *USES}
         besides |= {"budget", "fit", "retention", "retention_of_test", "space"}
@@ -93,7 +94,10 @@ class Experiment(Choices):
         if (condition := learner.get("condition")) and condition["file"]:
             condition["file"] = _content(Path(condition["file"]))
         values |= self.space.identity()
-        return {**values, "classifier": learner.pop("classifier"), self.method: learner}
+        classifier = learner.pop("classifier")
+        if "network" in classifier:
+            classifier["network"] = content_of(classifier["network"])
+        return {**values, "classifier": classifier, self.method: learner}
 
     def numbered(self, known: Sequence[str]) -> Experiment:
         """This experiment with an existing run's labels, where the source would number anew.
@@ -241,6 +245,10 @@ def _usable(space: SpaceConfig, choices: Choices, learner: Method) -> SpaceConfi
             f"space.images = {space.images}: no such file or folder. Name a folder of images, an "
             "image file, an .npz or a .parquet, or leave it out to learn from the first task's."
         )
+    try:
+        content_of(learner.classifier.network)
+    except EncoderError as error:
+        raise ConfigurationError(str(error)) from error
     try:
         return space.resolved()
     except EncoderError as error:

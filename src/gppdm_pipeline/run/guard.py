@@ -14,6 +14,7 @@ from kedro.framework.project import pipelines
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
+from gppdm_pipeline.algorithm.classifier import timm_net
 from gppdm_pipeline.algorithm.context import CPU, resolve_device
 from gppdm_pipeline.catalog.datasets import JsonDataset, OnDisk, StateDataset
 from gppdm_pipeline.catalog.retention import ReleasableImages
@@ -23,9 +24,9 @@ from gppdm_pipeline.configuration.params import written
 from gppdm_pipeline.evaluation.extractors import build_extractors
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_FOLDER, FROM_MLFLOW
 from gppdm_pipeline.pipelines.continual.assessment import NAMESPACE
+from gppdm_pipeline.pretrained.folder import EncoderError
 from gppdm_pipeline.run.command import FILTERS, RefusedError
 from gppdm_pipeline.run.same_images import changed_images
-from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.spaces.space import PLACES
 from gppdm_pipeline.streams.scenario import read_task
 
@@ -224,7 +225,11 @@ def check_images(experiment: Experiment) -> None:
     images = read_task(experiment.stream, experiment.seed, 1).train
     try:
         classes = len(experiment.stream.class_names)
-        experiment.learner.check(experiment.space.shape_of(images.image_shape), classes)
+        shape = experiment.space.shape_of(images.image_shape)
+        experiment.learner.check(shape, classes)
+        classifier = experiment.learner.classifier
+        sees = images.image_shape if classifier.sees == "images" else shape
+        timm_net.check(classifier.network, sees)
         if experiment.space.encodes:
             experiment.learner.check_encoded()
     except ValueError as error:

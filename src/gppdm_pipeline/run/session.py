@@ -25,6 +25,7 @@ from gppdm_pipeline.configuration.layers import ConfigurationError, one_of
 from gppdm_pipeline.faults import explained
 from gppdm_pipeline.images.labelled import RoomError
 from gppdm_pipeline.pipeline_registry import NAMES
+from gppdm_pipeline.pretrained.folder import EncoderError
 from gppdm_pipeline.run import budget, using
 from gppdm_pipeline.run.away import StorageError
 from gppdm_pipeline.run.command import FILTERS, Command, RefusedError
@@ -32,7 +33,6 @@ from gppdm_pipeline.run.growing import first_new_task, new_namespaces, read_reco
 from gppdm_pipeline.run.loader import ExperimentLoader
 from gppdm_pipeline.run.mlflow_places import TrackingError
 from gppdm_pipeline.run.storage import Storage
-from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.streams.sources import SourceError
 
 logger = logging.getLogger(__name__)

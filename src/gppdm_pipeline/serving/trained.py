@@ -23,8 +23,8 @@ from gppdm_pipeline.evaluation.calibration import (
 from gppdm_pipeline.images.files import read_images
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
+from gppdm_pipeline.pretrained.folder import EncoderError, requirements_of
 from gppdm_pipeline.serving.predictor import Calibration, Predictor
-from gppdm_pipeline.spaces.encoders import EncoderError
 from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.conversion import Conversion
 from gppdm_pipeline.streams.names import split_names, unknown_names
@@ -79,6 +79,17 @@ class Learned:
         """In which it was learnt."""
         space = SpaceConfig.model_validate(self.configuration.get("space", {}))
         return space.of_state(self.folder, self.state.encoder)
+
+    @property
+    def classifies_by_timm(self) -> bool:
+        """Whether its classifier is a model of timm."""
+        return "network" in self.configuration["classifier"]
+
+    @property
+    def requirements(self) -> list[str]:
+        """The packages that it needs besides the project's own, as pip takes them."""
+        own = requirements_of("timm") if self.classifies_by_timm else []
+        return sorted({*own, *self.space.requirements})
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -6,7 +6,6 @@ TAEF2. Weights are safetensors, so that nothing in a file is executed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gppdm_pipeline.pretrained.folder import EncoderError, fingerprint_of
 from gppdm_pipeline.spaces import taef2
-from gppdm_pipeline.spaces.encoders import EncoderError, hash_of
 
 Kind = Literal["AutoencoderKL", "AutoencoderTiny", "taef2"]
+Shape = tuple[int, int, int]
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _WIDTHS = {"AutoencoderKL": "block_out_channels", "AutoencoderTiny": "encoder_block_out_channels"}
 
@@ -55,8 +55,32 @@ class Description:
             EncoderError: if one is missing.
         """
         self.check()
-        lines = [f"{file.name} {hash_of(file)}\n" for file in self.files]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        return fingerprint_of(self.files)
+
+    def shape_of(self, image_shape: Shape, side: int | None) -> Shape:
+        """The (height, width, channels) of the maps of images.
+
+        Args:
+            image_shape: (height, width, channels).
+            side: pixels to which they are resized; None: as they are.
+
+        Raises:
+            EncoderError: if it does not take such images.
+        """
+        height, width = (side or image_shape[0]), (side or image_shape[1])
+        if height % self.factor or width % self.factor:
+            above = -(-max(height, width) // 32) * 32
+            raise EncoderError(
+                f"images of {height}x{width} cannot be halved as often as the autoencoder does: "
+                f"its maps are {self.factor} times smaller. Let images be resized for it: "
+                f"space.side={above}"
+            )
+        if image_shape[2] > self.colours:
+            raise EncoderError(
+                f"images have {image_shape[2]} channels, and the autoencoder takes "
+                f"{self.colours}: use another one, or stream.source.colour=grey"
+            )
+        return height // self.factor, width // self.factor, self.channels
 
     def check(self) -> None:
         """Raise EncoderError if one of its files is missing."""

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gppdm_pipeline.images.labelled import Room
+from gppdm_pipeline.pretrained.folder import EncoderError, Pretrained
 from gppdm_pipeline.spaces.autoencoders import Autoencoder, Description
-from gppdm_pipeline.spaces.encoders import Encoder, EncoderError, in_batches
+from gppdm_pipeline.spaces.encoders import Encoder, PretrainedEncoder, in_batches
 from gppdm_pipeline.spaces.store import SHARD, Codes
 
 
@@ -19,25 +20,30 @@ class Coder:
     """An encoder; it is loaded when there is something to encode.
 
     Args:
-        autoencoder: which one; None: EfficientNet-Lite0, which does not decode.
-        side: pixels to which images are resized for it; None: as they are.
+        found: an autoencoder, or a folder's network; None: EfficientNet-Lite0. Autoencoders
+            alone decode.
+        side: pixels to which images are resized for it; None: as they are, or the network's own.
         device: where it computes.
     """
 
     def __init__(
-        self, autoencoder: Description | None, side: int | None, device: torch.device
+        self, found: Description | Pretrained | None, side: int | None, device: torch.device
     ) -> None:
-        self._autoencoder, self._side, self._device = autoencoder, side, device
+        self._found, self._side, self._device = found, side, device
 
     @cached_property
-    def encoder(self) -> Encoder | Autoencoder:
+    def encoder(self) -> Encoder | PretrainedEncoder | Autoencoder:
         """What computes."""
-        if self._autoencoder is None:
+        if self._found is None:
             return Encoder(self._device)
-        return Autoencoder(self._autoencoder, self._device)
+        if isinstance(self._found, Pretrained):
+            return PretrainedEncoder(self._found, self._side, self._device)
+        return Autoencoder(self._found, self._device)
 
     def of(self, images: Tensor) -> Tensor:
         """Of a batch on the device, uint8 [n, h, w, 1 or 3] -> float32 [n, c, h', w']."""
+        if isinstance(self.encoder, PretrainedEncoder):
+            return self.encoder.of(images)
         if isinstance(self.encoder, Encoder):
             assert self._side is not None
             return self.encoder.of(images, self._side)
@@ -61,7 +67,7 @@ class Coder:
         with np.errstate(over="ignore"):
             codes = self.numbers(images).astype(np.float16)
         if not np.isfinite(codes).all():
-            which = "encoder" if self._autoencoder is None else "autoencoder"
+            which = "autoencoder" if isinstance(self._found, Description) else "encoder"
             raise EncoderError(
                 f"space.{which}: it gives numbers that float16 does not hold. Compute in float32 "
                 "on the CPU (device=cpu), or get its weights again."

@@ -5,9 +5,7 @@ Weights are read with `weights_only`, so that nothing in a file is executed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from gppdm_pipeline.pretrained.features import network_of
+from gppdm_pipeline.pretrained.folder import EncoderError, Pretrained, hash_of
+from gppdm_pipeline.pretrained.preparation import preparation_of
 
 BATCH = 16
 """Images that are encoded at once: what few layers make of more does not stay in a core's cache."""
@@ -29,10 +31,6 @@ _NORMALISED = (
     ("_conv_head", "_bn1"),
 )
 """Convolutions of EfficientNet, and the normalisation behind each."""
-
-
-class EncoderError(ValueError):
-    """An encoder cannot be had or used; the message says why, and what to do."""
 
 
 class Encoder:
@@ -72,6 +70,32 @@ class Encoder:
             x.contiguous(memory_format=torch.channels_last)
         )
         return maps.mean((2, 3), keepdim=True)
+
+
+class PretrainedEncoder:
+    """A model of timm or transformers, with its own pre-processing.
+
+    Args:
+        folder: of its files.
+        side: pixels of the images that it is given; None: its own.
+        device: where it computes.
+
+    Attributes:
+        network: on the device, in float32 and evaluation mode.
+
+    Raises:
+        EncoderError: if its files are not as they should be.
+    """
+
+    def __init__(self, known: Pretrained, side: int | None, device: torch.device) -> None:
+        self._prepared = preparation_of(known, side)
+        network = network_of(known, self._prepared.side)
+        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def of(self, images: Tensor) -> Tensor:
+        """The vectors of one batch: uint8 [n, h, w, 1 or 3] -> float32 [n, d, 1, 1]."""
+        vectors: Tensor = self.network(self._prepared(images))
+        return vectors[:, :, None, None]
 
 
 @torch.inference_mode()
@@ -141,20 +165,8 @@ def fingerprint() -> str:
     return hash_of(_weights())
 
 
-def hash_of(file: Path) -> str:
-    """SHA-256 of a file; it is read again when it has changed."""
-    return _hash(file, file.stat().st_mtime_ns)
-
-
 def _weights() -> Path:
     return Path(_packages()[1].get_model_file_path())
-
-
-@cache
-def _hash(file: Path, _: int) -> str:
-    """Of a file as it was at a time."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _packages() -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from gppdm_pipeline.images.labelled import Room
-from gppdm_pipeline.spaces.encoders import EncoderError
+from gppdm_pipeline.pretrained.folder import EncoderError
 from gppdm_pipeline.streams.conversion import Conversion, UndecodableError
 from gppdm_pipeline.streams.preparing import Image
 from gppdm_pipeline.streams.unlabelled import unlabelled

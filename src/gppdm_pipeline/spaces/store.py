@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from gppdm_pipeline.images.labelled import Room, let_go
-from gppdm_pipeline.spaces.encoders import EncoderError
+from gppdm_pipeline.pretrained.folder import EncoderError
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gppdm_pipeline.spaces.encoders import EncoderError
+from gppdm_pipeline.pretrained.folder import EncoderError
 
 FACTOR, CHANNELS = 8, 32
 BOUND = 6.0

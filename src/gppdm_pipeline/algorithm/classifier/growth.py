@@ -17,7 +17,10 @@ def load_grown(network: nn.Module, old: Mapping[str, Tensor]) -> None:
     """
     new = network.state_dict()
     network.load_state_dict(
-        {name: torch.cat([tensor, new[name][len(tensor) :]]) for name, tensor in old.items()}
+        {
+            name: torch.cat([tensor, new[name][len(tensor) :]]) if tensor.ndim else tensor
+            for name, tensor in old.items()
+        }
     )
 
 

@@ -14,11 +14,20 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
-from gppdm_pipeline.algorithm.classifier.vectors import Head, VectorNet
+from gppdm_pipeline.algorithm.classifier.networks import Network, untrained
+from gppdm_pipeline.algorithm.classifier.timm_net import SMALL, TIMM, TimmNet, described, folder_of
+from gppdm_pipeline.algorithm.classifier.vectors import Head
 from gppdm_pipeline.algorithm.context import Context, autocast
 from gppdm_pipeline.algorithm.fitting.batches import Pixels, to_unit_range
 from gppdm_pipeline.algorithm.fitting.graphs import on, rate
@@ -50,65 +59,26 @@ class ClassifierConfig(BaseModel):
     head: Head | None = None
     """linear, or two_layer with 16 times `width` hidden units, of all numbers of an image; None: a
     small convolutional network of maps, and linear of vectors."""
+    network: str = SMALL
+    """small, which is what `head` says; timm:<name>, a model of timm from noise; or the folder of
+    one, from its weights."""
     sees: Literal["space", "images"] = "space"
     """What it is given of the space that the stream is learnt in: what is stored, or, of latents,
     the images that they are decoded to."""
 
+    @model_validator(mode="after")
+    def _is_one_network(self) -> ClassifierConfig:
+        if self.head is not None and self.network != SMALL:
+            raise ValueError(
+                "classifier.head is another classifier than classifier.network: leave one out"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        unset = {"head": None, "sees": "space"}
+        unset = {"head": None, "network": SMALL, "sees": "space"}
         return {k: v for k, v in values.items() if k not in unset or v != unset[k]}
-
-
-class SmallConvNet(nn.Module):
-    """Two 3x3 convolutions per resolution until the image is at most 4 pixels high, then a mean.
-
-    Larger images than 16 pixels are halved by a first convolution: at 28 x 28, a sixth of the time.
-
-    Args:
-        image_shape: (height, width, channels).
-        width: channels at full resolution; doubled with each halving of the resolution.
-        classes: number of outputs.
-    """
-
-    def __init__(self, image_shape: Sequence[int], width: int, classes: int) -> None:
-        super().__init__()
-        height, channels = min(image_shape[:2]), image_shape[2]
-        layers: list[nn.Module] = []
-        if height > 16:
-            layers += _convolution(channels, width, stride=2)
-            height, channels = height // 2, width
-        while True:
-            layers += _convolution(channels, width) + _convolution(width, width)
-            channels = width
-            if height <= 4:
-                break
-            layers.append(nn.MaxPool2d(2))
-            height, width = height // 2, width * 2
-        self.features = nn.Sequential(*layers)
-        self.head = nn.Linear(channels, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Float32 [n, c, h, w] in [-1, 1] -> logits [n, k]."""
-        logits: Tensor = self.head(self.features(images).mean((2, 3)))
-        return logits
-
-
-def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
-    return [
-        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False),
-        nn.GroupNorm(8, outputs),
-        nn.ReLU(inplace=True),
-    ]
-
-
-Network = SmallConvNet | VectorNet
-
-
-def untrained(config: Mapping[str, Any]) -> Network:
-    """The network that a classifier's config describes, with weights of noise."""
-    return VectorNet(**config) if "head" in config else SmallConvNet(**config)
 
 
 def build_classifier(weights: Weights) -> Network:
@@ -119,25 +89,27 @@ def build_classifier(weights: Weights) -> Network:
 
 
 def _grown(
-    state: LearnerState, described: Mapping[str, Any], config: ClassifierConfig, context: Context
+    state: LearnerState, config: Mapping[str, Any], settings: ClassifierConfig, context: Context
 ) -> Network:
     """A network with an output for every class of `state`, old outputs where they were."""
     with context.initialisation("classifier"):
-        network = untrained(described)
-    if state.classifier is not None and config.start == "previous":
+        network = untrained(config)
+    if state.classifier is not None and settings.start == "previous":
         load_grown(network, state.classifier.tensors)
+    elif isinstance(network, TimmNet) and not settings.network.startswith(TIMM):
+        network.begin(folder_of(settings.network))
     return network
 
 
-def as_seen(images: NDArray[Any], described: Mapping[str, Any], context: Context) -> NDArray[Any]:
+def as_seen(images: NDArray[Any], config: Mapping[str, Any], context: Context) -> NDArray[Any]:
     """Images as a classifier sees them: as they are stored, or decoded.
 
     Args:
         images: uint8 or float16 [n, h, w, c].
-        described: what builds the classifier.
+        config: what builds the classifier.
         context: it decodes.
     """
-    if [*images.shape[1:]] == [*described["image_shape"]]:
+    if [*images.shape[1:]] == [*config["image_shape"]]:
         return images
     assert context.decode is not None
     return context.decode(images)
@@ -147,11 +119,15 @@ def _described(
     state: LearnerState, config: ClassifierConfig, image_shape: tuple[int, int, int]
 ) -> dict[str, Any]:
     """What builds the network: plain JSON values."""
+    if config.network != SMALL:
+        before = {} if state.classifier is None else state.classifier.config
+        network = before.get("network") or described(config.network)
+        return {"image_shape": [*image_shape], "classes": len(state.classes), "network": network}
     head = config.head or ("linear" if image_shape[:2] == (1, 1) else None)
     width = 16 * config.width if head else config.width
-    described: dict[str, Any] = {"image_shape": list(image_shape), "width": width}
-    described["classes"] = len(state.classes)
-    return {**described, "head": head} if head else described
+    found: dict[str, Any] = {"image_shape": list(image_shape), "width": width}
+    found["classes"] = len(state.classes)
+    return {**found, "head": head} if head else found
 
 
 def cross_entropy(network: nn.Module, x: Tensor, outputs: Tensor) -> Tensor:
@@ -187,15 +163,15 @@ def fit_classifier(
     if config.sees == "images":
         assert context.decode is not None
         train = replace(train, images=context.decode(train.images))
-    described, device = _described(state, config, train.image_shape), context.device
-    network = _grown(state, described, config, context).to(device).train()
+    built, device = _described(state, config, train.image_shape), context.device
+    network = _grown(state, built, config, context).to(device).train()
     index_of = {label: index for index, label in enumerate(state.classes)}
     outputs = torch.tensor([index_of[int(label)] for label in train.labels], device=device)
     examples = Pixels(train.images, device), outputs
     objective = _Classification(network, examples, loss, alter, context)
     budget, moving = Budget(config.steps, config.batch_size), _moving(network, config, device)
     log = fit(objective, moving, outputs, budget, context, "train_classifier")
-    trained = replace(state, classifier=Weights(described, tensors_of(network)))
+    trained = replace(state, classifier=Weights(built, tensors_of(network)))
     known = accuracy(trained, validation, context) if len(validation) else None
     return trained, StageLog({} if known is None else {"validation_accuracy": known}, log.curves)
 
@@ -253,11 +229,11 @@ def asked(
         [n, ...] on the device.
     """
     assert state.classifier is not None
-    described, device = state.classifier.config, context.device
+    config, device = state.classifier.config, context.device
     network = build_classifier(state.classifier).to(device)
 
     def answers(images: NDArray[Any]) -> Tensor:
-        batches = (as_seen(part, described, context) for part in batches_of(images))
+        batches = (as_seen(part, config, context) for part in batches_of(images))
         return torch.cat([question(network, to_unit_range(part, device)) for part in batches])
 
     return context.team.in_parts(answers, images)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load
 from torch import nn
 
-from gppdm_pipeline.algorithm.classifier.network import untrained
+from gppdm_pipeline.algorithm.classifier.networks import untrained
 from gppdm_pipeline.algorithm.diffusion.adapters import adapter_shapes
 from gppdm_pipeline.algorithm.diffusion.network import network_class
 

@@ -36,6 +36,7 @@ from gppdm_pipeline.algorithm.diffusion.network import build_unet
 from gppdm_pipeline.algorithm.disk.shapes import UNET_WEIGHTS, misfits, without_private
 from gppdm_pipeline.algorithm.state import Condition, LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.pretrained.folder import EncoderError
 
 FORMAT = 1
 MANIFEST = "state.json"
@@ -249,8 +250,11 @@ def _networks(files: Mapping[str, bytes], folder: str) -> dict[str, Weights]:
 
 
 def _check_shapes(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    for name, what in misfits(manifest, files):
-        raise _error(folder / name, f"does not fit its network: {what}")
+    try:
+        for name, what in misfits(manifest, files):
+            raise _error(folder / name, f"does not fit its network: {what}")
+    except EncoderError as error:  # timm is missing, or another one
+        raise StateError(f"{folder}: {error}") from error
 
 
 def _error(path: Path, what: str) -> StateError:
