@@ -76,6 +76,8 @@ def parse(text: str) -> dict[str, Any]:
                 f"--params: {key.strip()} is given a value and, in the same command, parts. Leave "
                 "one of them out."
             )
+        if last in place:
+            raise ConfigurationError(f"--params: {key.strip()} is given twice. Leave one out.")
         place[last] = _value(value.strip())
     return values
 
