@@ -83,6 +83,12 @@ def test_a_setting_is_a_value_or_has_parts(text):
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["seed=1,seed=2", "a.b=1,c=2, a.b =1"])
+def test_a_setting_that_is_given_twice_is_refused(text):
+    with pytest.raises(ConfigurationError, match="is given twice"):
+        parse(text)
+
+
 def test_kedro_run_reads_so_too():
     with run.make_context("run", ["--params=variant=010,seed=1"]) as context:
         assert context.params["params"] == {"variant": "010", "seed": 1}
