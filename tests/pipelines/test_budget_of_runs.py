@@ -51,11 +51,12 @@ def test_steps_are_chosen_once_for_all_seeds_and_longer_streams(measured, caplog
     report = json.loads((outputs("08_reporting") / "metrics.json").read_text())
     assert report["configuration"]["classifier"]["steps"] == 5
 
-    params = "benchmark=digits,device=cpu,method=finetune,classifier.width=8,classifier.steps=10"
+    params = "benchmark=digits,device=cpu,method=finetune,classifier.width=8"
     params += ",stream.source.train_per_class=10,stream.source.test_per_class=5"
-    (again,) = runs.experiments_of([f"{params},stream.classes_per_task=5,budget=45s"])
+    whole = "stream.classes_per_task=5"
+    (again,) = runs.experiments_of([f"{params},{whole},classifier.steps=10,budget=45s"])
     assert runs.is_finished(again)
-    (plain,) = runs.experiments_of([f"{params},stream.classes_per_task=5,classifier.steps=5"])
+    (plain,) = runs.experiments_of([f"{params},{whole},classifier.steps=5"])
     assert again.fingerprint() == plain.fingerprint()
 
     with Session.create(
