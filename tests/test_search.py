@@ -6,6 +6,7 @@ import base64
 import gzip
 import io
 import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -71,11 +72,11 @@ def test_found_in_pictures_and_pages_and_a_database():
     assert needles.found_in(png(one)) == {3}
     assert needles.found_in(page(png(one))) == {3}
     assert Needles(COLOUR).found_in(page(png(COLOUR.images[2]))) == {2}
-    base = sqlite3.connect(":memory:")
-    base.execute("create table t (b blob)")
-    base.execute("insert into t values (?)", [one.tobytes()])
-    base.commit()
-    assert needles.found_in(base.serialize()) == {3}
+    with closing(sqlite3.connect(":memory:")) as base:
+        base.execute("create table t (b blob)")
+        base.execute("insert into t values (?)", [one.tobytes()])
+        base.commit()
+        assert needles.found_in(base.serialize()) == {3}
 
 
 def test_nothing_else_is_found():

@@ -5,6 +5,7 @@ import logging
 import shutil
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -377,5 +378,5 @@ def test_mlflow_database_is_in_the_project(project, tmp_path_factory, monkeypatc
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     with Session.create(project_path=project, runtime_params=TINY) as session:
         session.run(to_nodes=["task_01.split"])
-    with sqlite3.connect(project / "mlflow.db") as database:
+    with closing(sqlite3.connect(project / "mlflow.db")) as database:
         assert database.execute("select count(*) from runs").fetchone() == (1,)
