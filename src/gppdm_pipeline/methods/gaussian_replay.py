@@ -1,7 +1,8 @@
 """Gaussian replay: a Gaussian of each class stands in for its images.
 
 The means and spreads of old classes on frozen features, as PASS (Zhu et al. 2021) and FeTrIL
-(Petit et al. 2023, arXiv 2211.13131) keep them, with the covariance that all classes share.
+(Petit et al. 2023, arXiv 2211.13131) keep them, with the covariance that all classes share; but in
+the few directions in which a class varies most it has its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gppdm_pipeline.algorithm.classifier.gaussians import draw_from_gaussians
+from gppdm_pipeline.algorithm.classifier.gaussians import draw_from_gaussians, with_directions
 from gppdm_pipeline.algorithm.classifier.moments import check_size, with_moments
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
@@ -33,6 +34,9 @@ class GaussianReplay(Finetune):
 
     name: Literal["gaussian_replay"] = "gaussian_replay"  # type: ignore[assignment]
     replay: GaussianReplayConfig = GaussianReplayConfig()
+    directions: Annotated[int, Field(ge=0)] = 16
+    """In how many directions a class has a spread of its own, at most; a state keeps a vector of
+    two bytes a number for each. 0: the covariance of all classes, as large as the class's own."""
 
     @property
     def has_generator(self) -> bool:
@@ -61,6 +65,8 @@ class GaussianReplay(Finetune):
     def train_generator(
         self, state: LearnerState, train: LabelledImages, replay: LabelledImages, context: Context
     ) -> tuple[LearnerState, StageLog]:
-        """Add this task's images to the sums."""
+        """Add this task's images to the sums, and find the directions of its classes."""
         state = state.begin(context.task, train.classes, train.image_shape)
+        if self.directions:
+            state = with_directions(state, train, self.directions, context)
         return with_moments(state, train, context)[0], StageLog()

@@ -31,5 +31,5 @@ class NearestMean(Finetune):
     ) -> tuple[LearnerState, StageLog]:
         """Add this task's images to the sums."""
         state = state.begin(context.task, train.classes, train.image_shape)
-        state, moments = with_moments(state, train, context, products=False)
+        state, moments = with_moments(state, train, context, products=None)
         return with_head(state, nearest_mean(moments), validation, context)

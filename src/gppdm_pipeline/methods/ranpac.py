@@ -2,7 +2,8 @@
 
 McDonnell et al. 2023 (arXiv 2307.02251), without their first session's adapters: phi(x) =
 relu(P x) with a random P that never changes, W = (sum phi phi^T + lambda)^-1 sum phi y^T. It is
-trained by nothing but sums, so that the last classifier is that of all images at once.
+trained by nothing but sums, so that the last classifier is that of all images at once. Products are
+summed in float32: their rounding is far below lambda, and a state is half as large.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Ranpac(Finetune):
 
     name: Literal["ranpac"] = "ranpac"  # type: ignore[assignment]
     features: Annotated[int, Field(ge=1, le=20_000)] = 4000
-    """Random features. A state keeps the square of this many numbers of eight bytes."""
+    """Random features. A state keeps the square of this many numbers of four bytes."""
     strength: Annotated[float, Field(gt=0)] = 100.0
     """Lambda of the ridge; features are of about unit scale, and summed over images."""
 
@@ -42,7 +43,9 @@ class Ranpac(Finetune):
         """Add this task's images to the sums."""
         state = state.begin(context.task, train.classes, train.image_shape)
         layer = self._projection(math.prod(train.image_shape), context)
-        state, moments = with_moments(state, train, context, lift=lambda x: (x @ layer.T).relu())
+        state, moments = with_moments(
+            state, train, context, lift=lambda x: (x @ layer.T).relu(), products=torch.float32
+        )
         return with_head(state, ridge(moments, self.strength), validation, context, layer)
 
     def _projection(self, numbers: int, context: Context) -> Tensor:

@@ -1,7 +1,7 @@
 """Sums over the images of each class, and what can be said of the classes with them alone.
 
 Sums do not depend on the order in which images come, nor on the tasks that they come in: what is
-made of them after the last task is what all images at once would give, up to float64's rounding.
+made of them after the last task is what all images at once would give, up to their rounding.
 n = images, k = classes seen, d = numbers of an image.
 """
 
@@ -26,13 +26,14 @@ _LARGEST = 4096
 
 @dataclass(frozen=True)
 class Moments:
-    """Of k classes, in the order of the classifier's outputs; all float64, on the CPU.
+    """Of k classes, in the order of the classifier's outputs; on the CPU, float64 but for products.
 
     Attributes:
         counts: [k], images of each class.
         sums: [k, d], over the images of each class.
         squares: [k], the sum of |x|^2 over them.
-        products: [d, d], the sum of x x^T over all images; [0, 0] where it is not needed.
+        products: [d, d], the sum of x x^T over all images, in float64, or in float32 where nothing
+            is taken from it; [0, 0] where it is not needed.
     """
 
     counts: Tensor
@@ -81,7 +82,7 @@ def with_moments(
     context: Context,
     *,
     lift: Callable[[Tensor], Tensor] = lambda x: x,
-    products: bool = True,
+    products: torch.dtype | None = torch.float64,
 ) -> tuple[LearnerState, Moments]:
     """The state with images added to its sums, and the sums.
 
@@ -90,7 +91,7 @@ def with_moments(
         images: not added before.
         context: progress.
         lift: what is summed of images, float32 [n, pixels] -> float32 [n, d].
-        products: whether products are summed.
+        products: what products are summed in; None: they are not.
     """
     index_of = {label: index for index, label in enumerate(state.classes)}
     outputs = torch.tensor([index_of[int(label)] for label in images.labels])
@@ -98,14 +99,15 @@ def with_moments(
     with context.progress(len(images), "sums") as bar:
         for start in range(0, len(images), _BATCH):
             piece = slice(start, start + _BATCH)
-            x = lift(to_unit_range(images.images[piece], CPU).flatten(1)).double()
-            y, d = outputs[piece], x.shape[1]
+            x = lift(to_unit_range(images.images[piece], CPU).flatten(1))
+            y, d, wide = outputs[piece], x.shape[1], x.double()
             sums = sums or _grown(state.extras.get("moments"), k, d, products)
             sums.counts.index_add_(0, y, torch.ones(len(x), dtype=torch.float64))
-            sums.sums.index_add_(0, y, x)
-            sums.squares.index_add_(0, y, x.square().sum(1))
-            if products:
-                sums.products.addmm_(x.T, x)
+            sums.sums.index_add_(0, y, wide)
+            sums.squares.index_add_(0, y, wide.square().sum(1))
+            if products is not None:
+                factor = x.to(products)
+                sums.products.addmm_(factor.T, factor)
             bar.advance(len(x))
     assert sums is not None
     config = {"classes": list(state.classes), "dtype": images.images.dtype.name}
@@ -118,16 +120,12 @@ def moments_of(state: LearnerState) -> Moments:
     return Moments(**state.extras["moments"].tensors)
 
 
-def _grown(old: Weights | None, k: int, d: int, products: bool) -> Moments:
+def _grown(old: Weights | None, k: int, d: int, products: torch.dtype | None) -> Moments:
     """A copy of the sums, with zeros for new classes."""
     p = d if products else 0
-    shapes: dict[str, tuple[int, ...]] = {
-        "counts": (k,),
-        "sums": (k, d),
-        "squares": (k,),
-        "products": (p, p),
-    }
+    shapes: dict[str, tuple[int, ...]] = {"counts": (k,), "sums": (k, d), "squares": (k,)}
     tensors = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
+    tensors["products"] = torch.zeros(p, p, dtype=products or torch.float64)
     for name, tensor in old.tensors.items() if old else ():
         tensors[name][: len(tensor)] = tensor
     return Moments(**tensors)
@@ -170,7 +168,8 @@ def ridge(moments: Moments, strength: float) -> tuple[Tensor, Tensor]:
         moments: with products.
         strength: lambda of |W|^2, above 0.
     """
-    regular = moments.products + strength * torch.eye(len(moments.products)).double()
+    regular = moments.products.to(torch.float64, copy=True)
+    regular.diagonal().add_(strength)
     factor = torch.linalg.cholesky(regular)
     weight = torch.cholesky_solve(moments.sums.T, factor).T
     return weight, torch.zeros(len(weight), dtype=torch.float64)
