@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from kedro.runner import SequentialRunner
 from PIL import Image
+from tests.reference import photographs as drawn
 from tests.reference import tiny_encoder
 from tests.reference.runs import TINY, outputs, refused, run
 
@@ -120,6 +121,20 @@ def test_without_the_packages_pixels_are_learnt_and_stay_so(
     assert learnt() == (None, 32)
     assert state.read_bytes() == before
     assert "this run has begun in pixels, and goes on so" in caplog.text
+
+
+def test_photographs_are_learnt_by_gppdm_with_its_own_networks(tmp_path, monkeypatch):
+    tiny_encoder.install(monkeypatch, tmp_path)
+    folder = drawn.draw(tmp_path / "drawn", drawn.CLASSES[:2], 6)
+    few = {"denoiser": {"steps": 2}, "replay": {"images_per_class": 2}}
+    run(asked(folder, method="gppdm", gppdm=few, classifier={"steps": 2}))
+    name = "my_images/gppdm/seed_0"
+    assert learnt(name) == ("features", 128)
+    learner = json.loads((outputs("06_models", name) / "learner.json").read_text())
+    own = (learner["memory"], learner["texture"], learner["redraw"], learner["denoiser"]["patch"])
+    assert own == ("adapters", False, 0.0, 1)
+    with np.load(outputs("05_model_input", name) / "task_02/replay.npz") as archive:
+        assert archive["images"].shape == (2, 1, 1, 1280)
 
 
 def test_inspect_and_a_budget_say_what_features_take(photographs, tmp_path, monkeypatch, capsys):
