@@ -1,4 +1,4 @@
-"""Drawn photographs: a shape of any colour and size on a ground; each pair of the two is a class."""
+"""Drawn photographs: a shape of any colour and size on a ground; a pair of the two is a class."""
 
 from __future__ import annotations
 

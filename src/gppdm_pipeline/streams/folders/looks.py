@@ -29,7 +29,7 @@ def look_of(files: Sequence[str], most: int = SIDE) -> tuple[Size, Literal["grey
 
     Args:
         files: image files; those that cannot be read are passed over.
-        most: pixels, a multiple of 4.
+        most: pixels.
 
     Returns:
         One number for both sides or (height, width), and the colours; `most` and "rgb" if none can
