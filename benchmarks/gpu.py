@@ -7,8 +7,9 @@
 last) and sampling, in float32 and bfloat16, the share of the chip's peak (operations counted by
 torch), and where the time goes (torch.profiler). `learn` runs the pipeline itself until the minutes
 are over; the same command goes on where it stopped, and adds to the minutes. What comes after `--`
-goes to the pipeline, such as `--params=stream.source.reader=npz,stream.source.file=...`. Both run
-on a CPU for trial.
+goes to the pipeline, such as `--params=stream.source.reader=npz,stream.source.file=...`, or
+`--params=space.name=latents,space.autoencoder=<folder>,variant=latents`; each variant has a record
+of its own. Both run on a CPU for trial.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from gppdm_pipeline.algorithm.context import Context, Precision, resolve_device
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.generator.draw import replay_of
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.configuration.params import parse
 from gppdm_pipeline.methods.gppdm import Gppdm
 
 # Dense products without sparsity, in 10^12 operations a second, as NVIDIA gives them. For float32
@@ -191,10 +193,17 @@ def learn(
 
 
 def _evaluations(benchmark: str, params: str) -> list[Path]:
-    settings = dict(pair.split("=", 1) for pair in params.split(",") if "=" in pair)
+    settings = parse(params)
     variant = f"-{settings['variant']}" if "variant" in settings else ""
     run = Path(f"data/08_reporting/{benchmark}/gppdm{variant}/seed_{settings.get('seed', 0)}")
     return sorted(run.glob("task_*/evaluation.json"))
+
+
+def _name(benchmark: str, rest: list[str]) -> str:
+    """Of the record: a variant has one of its own."""
+    given = ",".join(arg.removeprefix("--params=") for arg in rest if arg.startswith("--params="))
+    variant = parse(given).get("variant")
+    return f"{benchmark} {variant}" if variant else benchmark
 
 
 def main() -> None:
@@ -221,13 +230,14 @@ def main() -> None:
                 write_record(given.out, results)
             _show_rates(benchmark, found)
         else:
-            before = results["learn"].get(benchmark, {})
-            results["learn"][benchmark] = learn(
+            name = _name(benchmark, rest)
+            before = results["learn"].get(name, {})
+            results["learn"][name] = learn(
                 benchmark, given.minutes, given.device, given.precision, before, rest
             )
-            curve = results["learn"][benchmark]["accuracy_by_minutes"]
+            curve = results["learn"][name]["accuracy_by_minutes"]
             rows = [[task, *point.values()] for task, point in curve.items()]
-            print(f"\n{benchmark}\n\n{markdown(['after', 'minutes', 'average accuracy'], rows)}")
+            print(f"\n{name}\n\n{markdown(['after', 'minutes', 'average accuracy'], rows)}")
         write_record(given.out, results)
 
 

@@ -317,7 +317,7 @@ def test_shipped_presets_are_valid(file, method, class_folders):
     chosen = resolve({file.stem: Layer(presets[file.stem], str)}, layers)
     assert chosen.number_of_tasks > 1
     del parameters["evaluation"]  # which decides nothing, and is no parameter of the run
-    assert parameters.pop("space") == {"name": "pixels"}  # of which no record tells
+    assert parameters.pop("space") == {}  # as the preset says
     besides = {"budget", "overwrite", "checkpoint_seconds", "retention", "retention_of_test"}
     assert set(flatten(parameters)) - besides <= set(chosen.flatten())
 

@@ -54,14 +54,28 @@ def test_presets_have_what_dvc_asks_for(file):
         for keys in (params.get("conf/base/benchmarks/${benchmark}.yml"),)
         for key in keys or ()
     }
-    assert asked == {"stream", "classifier"}
+    assert asked == {"space", "stream"}
     assert yaml.safe_load(file.read_text())[file.stem].keys() >= asked
 
 
-def test_learning_depends_on_the_settings_of_its_method():
-    assert STAGES["learn"]["do"]["deps"][0] == STAGES["settings"]["outs"][0]
+def test_what_learns_depends_on_the_settings_of_its_method():
+    (settings,) = STAGES["settings"]["outs"]
+    assert settings in STAGES["learn"]["do"]["deps"]
+    assert settings in STAGES["report"]["deps"]  # of the oracle
     whole = [file for params in STAGES["settings"]["params"] for file in params if not params[file]]
-    assert whole == ["conf/base/parameters.yml", "conf/base/benchmarks/${benchmark}.yml"]
+    spaces = sorted((ROOT / "conf/base/spaces").glob("*"))
+    assert whole == [
+        "conf/base/parameters.yml",
+        "conf/base/benchmarks/${benchmark}.yml",
+        *(str(file.relative_to(ROOT)) for file in spaces),
+    ]
+
+
+def test_images_depend_on_the_space_that_is_asked_for():
+    asked = {file: keys for each in STAGES["data"]["params"] for file, keys in each.items()}
+    assert "space" in asked["conf/base/parameters.yml"]
+    assert "${benchmark}.space" in asked["conf/base/benchmarks/${benchmark}.yml"]
+    assert "space" in PARAMETERS  # DVC wants it there
 
 
 def test_stages_depend_on_code_that_is_there():

@@ -30,6 +30,7 @@ from gppdm_pipeline.plans.record_pictures import strip_of
 from gppdm_pipeline.plans.records import record_of
 from gppdm_pipeline.plans.retired import what_counts, without_retired
 from gppdm_pipeline.plans.tables import TABLES, differences, section, write_between
+from gppdm_pipeline.run.guard import differences as unlike
 from gppdm_pipeline.streams.scenario import StreamConfig
 from gppdm_pipeline.streams.sources import moved
 
@@ -290,6 +291,7 @@ def _is_of(experiment: Experiment, record: Mapping[str, Any]) -> bool:
             stream == experiment.stream
             and what_counts(known) == what_counts(now)
             and there.get("precision", "float32") == experiment.precision
+            and not unlike({"space": there.get("space")}, {"space": own.get("space")})
         )
     except ValidationError:  # of a key that there is no more
         return False

@@ -18,12 +18,14 @@ CONFIG_LOADER_ARGS = {
     "default_run_env": "local",
     "config_patterns": {
         "benchmarks": ["benchmarks/*"],
+        "spaces": ["spaces/*"],
         "mlflow": ["mlflow*"],
         "storage": ["storage*"],
     },
     "merge_strategy": {
         "parameters": "soft",
         "benchmarks": "soft",
+        "spaces": "soft",
         "mlflow": "soft",
         "storage": "soft",
     },

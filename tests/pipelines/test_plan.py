@@ -154,6 +154,8 @@ def test_settings_that_came_later_are_at_their_defaults_in_a_record():
     assert not plan._is_of(other, {"configuration": there})
     changed = experiment_of("benchmark=digits,method=lwf,seed=3,lwf.softmax=all")
     assert not plan._is_of(changed, {"configuration": there})
+    in_features = {**there, "space": {"name": "features", "sha256": "0"}}
+    assert not plan._is_of(experiment, {"configuration": in_features})
     assert not plan._is_of(experiment, {"configuration": {**there, "lwf": {"gone": 1}}})
     was_off = {**there["classifier"], "label_smoothing": 0.0, "shift": 0}  # and is no setting now
     assert plan._is_of(experiment, {"configuration": {**there, "classifier": was_off}})

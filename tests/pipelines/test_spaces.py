@@ -24,7 +24,8 @@ def report(run_name):
 
 @pytest.mark.usefixtures("project", "_encoder")
 def test_a_run_on_features_from_end_to_end(monkeypatch, tmp_path):
-    params = {**FEATURES, "method": "gaussian_replay"}
+    few = {"replay": {"images_per_class": 30}}
+    params = {**FEATURES, "method": "gaussian_replay", "gaussian_replay": few}
     run(params)
     name = "digits/gaussian_replay/seed_0"
     found = report(name)
@@ -39,7 +40,7 @@ def test_a_run_on_features_from_end_to_end(monkeypatch, tmp_path):
         assert archive["images"].shape[1:] == (1, 1, 1280)
     # Replay of the first task's classes, and no picture of it.
     with np.load(outputs("05_model_input", name) / "task_02/replay.npz") as archive:
-        assert archive["images"].shape == (5 * 300, 1, 1, 1280)
+        assert archive["images"].shape == (5 * 30, 1, 1, 1280)
     pictures = {file.name for file in (outputs("08_reporting", name)).rglob("*.png")}
     assert "accuracy_matrix.png" in pictures
     assert not pictures & {"replay.png", "drift.png"}

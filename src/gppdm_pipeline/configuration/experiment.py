@@ -1,8 +1,9 @@
 """From what the user wrote to a validated experiment. Knows no Kedro.
 
-Settings come in layers: the code's defaults, the benchmark's preset, the project's parameters, the
-command line. The last layer that speaks wins; within a layer the section of a method wins over the
-`classifier` that all methods share, and over the `generator` of those with a diffusion model.
+Settings come in layers: the code's defaults, the benchmark's preset, the preset of the space that
+the stream is learnt in, the project's parameters, the command line. The last layer that speaks
+wins; within a layer the section of a method wins over the `classifier` that all methods share, and
+over the `generator` of those with a diffusion model.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from gppdm_pipeline.configuration.layers import (
     flatten,
     merged,
 )
+from gppdm_pipeline.configuration.space_choice import AUTO, Choice, choice_of
 from gppdm_pipeline.configuration.uses import USES, DrawConfig, PredictConfig, PublishConfig
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
 from gppdm_pipeline.methods import METHODS, Method
 from gppdm_pipeline.pretrained.folder import EncoderError
+from gppdm_pipeline.spaces.settings import KEYS
 from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.sources import PLACES
 from gppdm_pipeline.streams.stream_config import SCENARIOS, StreamConfig
@@ -44,6 +47,7 @@ class Experiment(Choices):
         stream: the tasks.
         learner: the method with its settings.
         space: in what the stream is learnt.
+        space_choice: why it is this one, where that was left to the images; None: it was said.
         evaluation: what is measured and drawn of it, which decides nothing.
         fit: what the budget came to, once that is settled; its steps are those of the learner.
         predict, draw, publish: what is done with what was learnt, which decides nothing either.
@@ -52,6 +56,7 @@ class Experiment(Choices):
     stream: StreamConfig
     learner: SerializeAsAny[Method]
     space: SpaceConfig = SpaceConfig()
+    space_choice: str | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     fit: Fit | None = None
     predict: PredictConfig = PredictConfig()
@@ -85,7 +90,7 @@ class Experiment(Choices):
         file of label embeddings, and a folder of a classifier's network, are named by their own.
         """
         besides = {"device", "variant", "overwrite", "checkpoint_seconds", "evaluation", *USES}
-        besides |= {"budget", "fit", "retention", "retention_of_test", "space"}
+        besides |= {"budget", "fit", "retention", "retention_of_test", "space", "space_choice"}
         values = self.model_dump(mode="json", exclude=besides)
         learner = values.pop("learner")
         del learner["name"]
@@ -154,12 +159,19 @@ def _content(file: Path) -> str:
         return str(file)
 
 
-def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment:
+def resolve(
+    presets: Mapping[str, Layer],
+    layers: Sequence[Layer],
+    spaces: Mapping[str, Layer] | None = None,
+    begun: str | None = None,
+) -> Experiment:
     """The experiment that the user asked for; the settings of other methods are validated, too.
 
     Args:
-        presets: by name of benchmark; they hold stream, classifier, generator and methods.
+        presets: by name of benchmark; they hold stream, space, classifier, generator and methods.
         layers: the project's parameters, then the command line.
+        spaces: presets by name of space; they hold classifier, generator and methods.
+        begun: the space of the run that goes on, which `space.name: auto` then is.
 
     Raises:
         ConfigurationError: naming every setting that is wrong, where it was written, what is
@@ -168,12 +180,19 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     benchmark = choose("benchmark", presets, layers)
     method = choose("method", METHODS, layers)
     layers = [presets[benchmark], *layers]
+    name = choose("space.name", (*KEYS, AUTO), layers, default="pixels")
+    named = isinstance(merged(layers, "space"), Mapping)  # else it is told below that it has to be
+    choice = choice_of(layers, begun) if named and name == AUTO else Choice(name, None)
+    preset = (spaces or {}).get(choice.name)
+    layers = [layers[0], *([preset] if preset else []), *layers[1:]]
     sections = _sections()
     problems = Problems(layers)
     choices = _choices(problems, layers, sections)
-    stream = problems.section(StreamConfig, "stream", SCENARIOS)
+    in_space = merged(layers, "space")
+    in_space = {**in_space, "name": choice.name} if named else in_space
+    space = problems.validate(SpaceConfig, in_space, [("space",)])
+    stream = problems.section(StreamConfig, "stream", SCENARIOS, _sizes(space))
     evaluation = problems.section(EvaluationConfig, "evaluation")
-    space = problems.section(SpaceConfig, "space")
     problems.section(sections["generator"], "generator")
     uses = {name: problems.section(kind, name) for name, kind in USES.items()}
     learners = {
@@ -190,10 +209,23 @@ def resolve(presets: Mapping[str, Layer], layers: Sequence[Layer]) -> Experiment
     learner = learners[method]
     assert learner is not None
     learner = learner.with_class_names(stream.class_names)
-    space = _usable(space, choices, learner)
     return Experiment(
-        **dict(choices), stream=stream, learner=learner, space=space, evaluation=evaluation, **uses
+        **dict(choices),
+        stream=stream,
+        learner=learner,
+        space=_usable(space, choices, learner, choice.told),
+        space_choice=choice.told,
+        evaluation=evaluation,
+        **uses,
     )
+
+
+def _sizes(space: SpaceConfig | None) -> dict[str, int]:
+    """What a reader is told that chooses the size of images by the images."""
+    try:
+        return {} if space is None else {"side": space.side_of_images()}
+    except EncoderError:  # which is told when the encoder is looked for
+        return {}
 
 
 def _sections() -> dict[str, type[BaseModel]]:
@@ -222,7 +254,7 @@ def _choices(
     return problems.validate(Choices, top, elsewhere=elsewhere)
 
 
-def _usable(space: SpaceConfig, choices: Choices, learner: Method) -> SpaceConfig:
+def _usable(space: SpaceConfig, choices: Choices, learner: Method, told: str | None) -> SpaceConfig:
     """The space with the hash of its encoder, if a run can learn in it."""
     if learner.classifier.sees == "images" and not space.decodes:
         raise ConfigurationError(
@@ -252,7 +284,8 @@ def _usable(space: SpaceConfig, choices: Choices, learner: Method) -> SpaceConfi
     try:
         return space.resolved()
     except EncoderError as error:
-        raise ConfigurationError(f"space.name = {space.name}: {error}") from error
+        how = told or f"space.name = {space.name}:"
+        raise ConfigurationError(f"{how} {error}") from error
 
 
 def _generator() -> type[BaseModel]:

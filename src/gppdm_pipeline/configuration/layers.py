@@ -84,15 +84,29 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def choose(key: str, allowed: Iterable[str], layers: Sequence[Layer]) -> str:
-    """The value of a key at the top level that must be one of `allowed`.
+def choose(
+    key: str, allowed: Iterable[str], layers: Sequence[Layer], default: str | None = None
+) -> str:
+    """The value of a key, which must be one of `allowed`.
+
+    Args:
+        key: with dots below the top level.
+        allowed: its values.
+        layers: the last that has it wins.
+        default: what it is where no layer has it; None: it has to be set.
 
     Raises:
         ConfigurationError: if it is another one, or not set.
     """
+    path = tuple(key.split("."))
     for layer in reversed(layers):
-        if key in layer.values:
-            return one_of(key, layer.values[key], allowed, layer.locate((key,)))
+        if has(layer.values, path):
+            value: Any = layer.values
+            for part in path:
+                value = value[part]
+            return one_of(key, value, allowed, layer.locate(path))
+    if default is not None:
+        return default
     raise ConfigurationError(f"{key} is not set. Allowed: {', '.join(sorted(allowed))}.")
 
 
@@ -134,6 +148,7 @@ class Problems:
         places: Sequence[Path] = ((),),
         elsewhere: Mapping[str, str] | None = None,
         together: bool = True,
+        context: Mapping[str, Any] | None = None,
     ) -> Model | None:
         """The validated model, or None and one problem more.
 
@@ -143,9 +158,10 @@ class Problems:
             places: the keys below which these settings may have been written; the section first.
             elsewhere: keys that may be meant by an unknown one, and how to write them.
             together: whether settings that do not go together are a problem, each being right.
+            context: what the model's validators are told besides.
         """
         try:
-            return kind.model_validate(values)
+            return kind.model_validate(values, context=context)
         except ValidationError as error:
             by_path: dict[Path, list[ErrorDetails]] = {}
             for detail in error.errors():
@@ -159,11 +175,15 @@ class Problems:
             return None
 
     def section(
-        self, kind: type[Model], name: str, alternatives: Sequence[Sequence[str]] = ()
+        self,
+        kind: type[Model],
+        name: str,
+        alternatives: Sequence[Sequence[str]] = (),
+        context: Mapping[str, Any] | None = None,
     ) -> Model | None:
-        """What the layers say in a section, of which `alternatives` are as of `merged`."""
+        """What the layers say in a section; `alternatives` as of `merged`, `context` as above."""
         values = merged(self._layers, name, alternatives=alternatives)
-        return self.validate(kind, values, [(name,)])
+        return self.validate(kind, values, [(name,)], context=context)
 
     def check(self) -> None:
         """Raise ConfigurationError if there was any."""

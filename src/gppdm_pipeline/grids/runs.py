@@ -52,13 +52,15 @@ def experiments_of(params: Iterable[str]) -> list[Experiment]:
         conf_source=settings.CONF_SOURCE, **settings.CONFIG_LOADER_ARGS
     )
     try:
-        asked = [loader.experiment_with(parse(some)) for some in params]
-        return [
-            settled(each, read_record(STATES / each.run / RECORD), (STATES / each.run).parent)
-            for each in asked
-        ]
+        asked = [loader.experiment_with(parse(some), _record_of) for some in params]
+        return [settled(each, _record_of(each), (STATES / each.run).parent) for each in asked]
     except ConfigurationError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _record_of(experiment: Experiment) -> dict[str, Any]:
+    """Of the run that goes on, if there is one and it shall."""
+    return {} if experiment.overwrite else read_record(STATES / experiment.run / RECORD)
 
 
 def is_finished(experiment: Experiment) -> bool:

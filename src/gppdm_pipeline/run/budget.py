@@ -98,15 +98,17 @@ def settle(
 
 def _measured(experiment: Experiment) -> Fit:
     assert experiment.budget
-    if experiment.space.encodes:
+    if experiment.space.trains:
         raise ConfigurationError(
-            f"budget = {experiment.budget} with space.name = {experiment.space.name}: how long a "
-            "stream takes is measured in pixels alone. Set budget=none, and steps by hand."
+            f"budget = {experiment.budget} with space.autoencoder = own: how long a stream takes "
+            "is not known before the autoencoder is trained. Set budget=none, and steps by hand."
         )
     device = guard.device_of(experiment)
     guard.check_images(experiment)
     logger.info("budget %s: trying the method, to see how long it takes ...", experiment.budget)
-    costs = estimate_costs(experiment.learner, experiment.stream, experiment.seed, device)
+    costs = estimate_costs(
+        experiment.learner, experiment.stream, experiment.seed, device, experiment.space
+    )
     training = costs["training_seconds"]
     fixed = costs["seconds"]["total"] - training + _BESIDES
     return fitting(experiment.budget, experiment.learner, training, fixed, str(device))

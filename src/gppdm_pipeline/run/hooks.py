@@ -128,11 +128,17 @@ class ExperimentHooks:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> bool:
         """Check what does not train; whether that is so."""
-        if self._experiment.space.encodes and _makes({*INSPECTION, *AUDIT}, pipeline):
+        space = self._experiment.space
+        if space.encodes and _makes(AUDIT, pipeline):
             raise RefusedError(
-                f"space.name = {self._experiment.space.name}: inspect and audit work on what is "
-                "learnt in pixels alone. Learn pixels (space.name=pixels) to use them; the report "
-                "of the pipeline continual tells what came out of the rest."
+                f"space.name = {space.name}: audit works on what is learnt in pixels alone. Learn "
+                "pixels (space.name=pixels) to use it; the report of the pipeline continual tells "
+                "what came out of the rest."
+            )
+        if space.trains and _makes(INSPECTION, pipeline):
+            raise RefusedError(
+                "space.autoencoder = own: inspect cannot try what is learnt before the autoencoder "
+                "is trained. Inspect the stream in pixels (space.name=pixels)."
             )
         if _makes(COMPARISON, pipeline):
             guard.check_reports(self._experiment.benchmark, catalog)

@@ -19,14 +19,15 @@ from gppdm_pipeline import pipeline_registry
 from gppdm_pipeline.catalog.datasets import encoded
 from gppdm_pipeline.configuration.experiment import Experiment, resolve
 from gppdm_pipeline.configuration.layers import ConfigurationError, Layer, has
+from gppdm_pipeline.configuration.space_choice import space_of
 from gppdm_pipeline.configuration.uses import USES
 from gppdm_pipeline.environment import ignore_known_warnings
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.spaces.space import COPY
 from gppdm_pipeline.streams.sources import SourceError
 
-_KINDS = ("benchmarks", "parameters")
-_parsed: dict[Any, tuple[dict[str, Any], dict[str, Any]]] = {}
+_KINDS = ("benchmarks", "spaces", "parameters")
+_parsed: dict[Any, dict[str, dict[str, Any]]] = {}
 """What the files last read come to: parsing them takes a fifth of a tiny run."""
 
 
@@ -72,14 +73,40 @@ class ExperimentLoader(OmegaConfigLoader):
         files, protocol = OmegaConfigLoader._initialise_filesystem_and_protocol(conf_source)
         return (_Literally(conf_source) if protocol == "file" else files), protocol
 
-    def experiment_with(self, params: Mapping[str, Any]) -> Experiment:
+    def experiment_with(
+        self, params: Mapping[str, Any], record_of: Callable[[Experiment], Mapping[str, Any]]
+    ) -> Experiment:
         """What `--params` would make of the files, of which this loader was made without any.
+
+        Args:
+            params: as on the command line.
+            record_of: what the run of an experiment has left, as of `begun`.
 
         Raises:
             ClickException: as of a new loader.
         """
         assert not self.runtime_params
-        return self._resolved(params)
+        experiment = self._resolved(params)
+        return self._begun(experiment, params, record_of(experiment))
+
+    def begun(self, record: Mapping[str, Any]) -> Experiment:
+        """The experiment, in the space that its run has begun in, if that was left to be chosen.
+
+        Args:
+            record: what the run that goes on has left; may be empty.
+
+        Raises:
+            ClickException: as of a new loader, or if there is no such encoder here.
+        """
+        return self._begun(self.experiment, self.runtime_params or {}, record)
+
+    def _begun(
+        self, experiment: Experiment, params: Mapping[str, Any], record: Mapping[str, Any]
+    ) -> Experiment:
+        space = space_of(record)
+        if experiment.space_choice is None or space in (None, experiment.space.name):
+            return experiment
+        return self._resolved(params, space)
 
     def use(self, experiment: Experiment) -> None:
         """Make it the one that parameters, catalog and pipelines are of."""
@@ -97,30 +124,35 @@ class ExperimentLoader(OmegaConfigLoader):
         self["globals"] = {**self["globals"], **names}
         pipeline_registry.use(self.experiment)
 
-    def _resolved(self, params: Mapping[str, Any]) -> Experiment:
+    def _resolved(self, params: Mapping[str, Any], begun: str | None = None) -> Experiment:
         try:
-            presets, written = self._read
-            return resolve(presets, [written, Layer(params, lambda _: "--params")])
+            presets, spaces, written = self._read
+            layers = [written, Layer(params, lambda _: "--params")]
+            return resolve(presets, layers, spaces, begun)
         except (ConfigurationError, SourceError) as error:  # names of classes come from files
             raise click.ClickException(str(error)) from error
 
     @cached_property
-    def _read(self) -> tuple[dict[str, Layer], Layer]:
-        """Presets by name, and parameters."""
-        presets, parameters = self._written()
+    def _read(self) -> tuple[dict[str, Layer], dict[str, Layer], Layer]:
+        """Presets of benchmarks and of spaces by name, and parameters."""
+        written = self._written()
+        parameters = written["parameters"]
         variant = parameters.get("variant")
         if isinstance(variant, float | int) and "variant" not in (self.runtime_params or {}):
             raise ConfigurationError(
                 f"variant = {variant} ({self._file_of('parameters')(('variant',))}): YAML reads a "
                 "number, and 010 as 8: write the name in quotes, as '010'."
             )
-        layers = {
-            name: Layer(preset or {}, self._file_of("benchmarks", (name,)))
-            for name, preset in presets.items()
-        }
-        return layers, Layer(parameters, self._file_of("parameters"))
+        presets, spaces = (
+            {
+                name: Layer(preset or {}, self._file_of(kind, (name,)))
+                for name, preset in written[kind].items()
+            }
+            for kind in ("benchmarks", "spaces")
+        )
+        return presets, spaces, Layer(parameters, self._file_of("parameters"))
 
-    def _written(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _written(self) -> dict[str, dict[str, Any]]:
         """Presets and parameters as the files have them; the same files are parsed once."""
         files = {name: file.read_bytes() for kind in _KINDS for name, file in self._files(kind)}
         if not files or any(b"${" in text for text in files.values()):
@@ -136,9 +168,13 @@ class ExperimentLoader(OmegaConfigLoader):
             _parsed[key] = found
         return deepcopy(_parsed[key])
 
-    def _parse(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _parse(self) -> dict[str, dict[str, Any]]:
         try:
-            return self["benchmarks"], self["parameters"]
+            spaces = self["spaces"]
+        except MissingConfigException:  # a configuration that is older
+            spaces = {}
+        try:
+            return {kind: spaces if kind == "spaces" else self[kind] for kind in _KINDS}
         except MissingConfigException as error:
             raise ConfigurationError(
                 f"There is no configuration in {self.conf_source}: run the command in the "
@@ -179,6 +215,7 @@ def _parameters(experiment: Experiment) -> dict[str, Any]:
         "space": experiment.space.model_dump(mode="json"),
         "configuration": experiment.settings(),
         "budget": experiment.fit.model_dump(mode="json") if experiment.fit else {},
+        "space_choice": experiment.space_choice or "",
         **{name: getattr(experiment, name).model_dump(mode="json") for name in USES},
         **tasks,
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import chdir, contextmanager
 from typing import Any
 
@@ -87,7 +87,10 @@ class Session(KedroSession):
                 options |= self._going_on(before["catalog"], only_missing_outputs, options)
             else:
                 options["only_missing_outputs"] = only_missing_outputs
-                self._settle_beside(before, measures="inspect" in names)
+                self._settle_beside(before, names)
+            choice = self._get_config_loader().experiment.space_choice
+            if choice and not {*names} & BESIDE - {"inspect"}:
+                logger.info("%s", choice)
             try:
                 return super().run(**options)
             except (KeyboardInterrupt, SystemExit) as stop:  # Kedro tells its hooks of errors only
@@ -104,10 +107,8 @@ class Session(KedroSession):
         record = read_record(file)
         loader = self._get_config_loader()
         whole = not any(options.get(name) for name in FILTERS)
-        experiment, there = loader.experiment, record
-        if whole and experiment.overwrite:
-            there = {}
-        experiment = experiment.numbered(there.get("classes", ()))
+        there = {} if whole and loader.experiment.overwrite else record
+        experiment = loader.begun(there).numbered(there.get("classes", ()))
         loader.use(budget.settle(experiment, there, file.parents[1], keeps=True))
         scratch = self._project_path / catalog["scratch"]["filepath"]
         command = Command(scratch, loader.experiment, options)
@@ -126,13 +127,15 @@ class Session(KedroSession):
             only_missing_outputs = True
         return {"only_missing_outputs": only_missing_outputs}
 
-    def _settle_beside(self, before: ExperimentLoader, measures: bool) -> None:
-        """A budget is what it came to in the run that is there; else it is measured or left."""
-        if before.experiment.budget is None:
+    def _settle_beside(self, before: ExperimentLoader, names: Iterable[str]) -> None:
+        """Space and budget are those of the run that is there; else measured, or left."""
+        left = before.experiment.budget is None and before.experiment.space_choice is None
+        if left or "compare" in names:  # which reads reports alone
             return
         file = self._project_path / before["catalog"]["configuration"]["filepath"]
-        loader = self._get_config_loader()
-        given = loader.experiment, read_record(file), file.parents[1]
+        loader, record = self._get_config_loader(), read_record(file)
+        given = loader.begun(record), record, file.parents[1]
+        measures = "inspect" in names
         loader.use(budget.settle(*given, keeps=False) if measures else budget.settled(*given))
 
     def _get_config_loader(self) -> ExperimentLoader:

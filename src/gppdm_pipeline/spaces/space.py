@@ -11,11 +11,13 @@ import torch
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.pretrained.features import numbers
 from gppdm_pipeline.pretrained.folder import EncoderError, Pretrained
+from gppdm_pipeline.pretrained.preparation import preparation_of
 from gppdm_pipeline.spaces.autoencoders import Description, described
 from gppdm_pipeline.spaces.coder import Coder, Decoding
 from gppdm_pipeline.spaces.encoders import REQUIREMENTS, fingerprint
 from gppdm_pipeline.spaces.settings import EFFICIENTNET, KEYS, SpaceSettings
 from gppdm_pipeline.spaces.store import Store
+from gppdm_pipeline.streams.folders.looks import SIDE
 from gppdm_pipeline.streams.prepared import cache_folder
 
 PLACES = ("autoencoder", "encoder", "weights", "download")
@@ -78,6 +80,20 @@ class SpaceConfig(SpaceSettings):
         if isinstance(known, Pretrained):
             return 1, 1, numbers(known, self.side)
         return known.shape_of(image_shape, self.side)
+
+    def side_of_images(self) -> int:
+        """Of how many pixels a side images are of use, where their size is left to them.
+
+        Raises:
+            EncoderError: if the encoder's folder does not say.
+        """
+        if self.name != "features":
+            return SIDE
+        known = self._description
+        if isinstance(known, Pretrained):
+            return preparation_of(known, self.side).resize
+        assert self.side is not None
+        return self.side
 
     def encoded(
         self, parts: Sequence[LabelledImages], device: torch.device

@@ -2,7 +2,8 @@
 
 The method itself learns the first two tasks, with its own networks, batches and image shape but a
 few steps and images; a stopwatch in place of the progress bars sees every loop. What a unit of a
-loop took is multiplied by the units that the whole stream has.
+loop took is multiplied by the units that the whole stream has. Outside pixels a few images are
+encoded, and numbers that are spread as theirs stand for the rest.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
+from gppdm_pipeline.spaces.encoders import BATCH
+from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.repetition import first_seen
 from gppdm_pipeline.streams.scenario import StreamConfig, TaskSplit, read_tasks
 
@@ -80,7 +83,11 @@ class _Trial:
 
 
 def estimate_costs(
-    learner: Method, stream: StreamConfig, seed: int, device: torch.device
+    learner: Method,
+    stream: StreamConfig,
+    seed: int,
+    device: torch.device,
+    space: SpaceConfig = SpaceConfig(),  # noqa: B008 (frozen)
 ) -> dict[str, Any]:
     """Seconds by stage and bytes by kind, for the whole stream.
 
@@ -89,16 +96,24 @@ def estimate_costs(
         stream: what it will learn.
         seed: the run's.
         device: where it will compute.
+        space: in which it is learnt; an autoencoder of the run's own has to be there.
 
     Returns:
-        Plain JSON values: `device`, `seconds` (by stage, and `total`), `training_seconds` (those
-        of them that steps of trainings take), `bytes` (by kind, and `total`).
+        Plain JSON values: `device`, `seconds` (by stage, and `total`; outside pixels `encode`,
+        which is of images that have not been encoded yet), `training_seconds` (those of them that
+        steps of trainings take), `bytes` (by kind, and `total`).
+
+    Raises:
+        EncoderError: if the encoder cannot be had.
     """
     counts, tried = _read(stream, seed)
+    decode, encoding = space.decoding(tried[0].train.image_shape, device), 0.0
+    if space.encodes:
+        tried, encoding = _encoded(tried, space, device)
     new = [len(classes) for classes in first_seen(stream.classes_by_task(seed))]
     images = max(1, IMAGES // len(tried[0].train.classes))
     small = _reduced(learner, images)
-    trials, test_seconds = _try(small, tried, seed, device)
+    trials, test_seconds = _try(small, tried, Context(seed, 0, device, decode=decode))
     classes = [len(task) for task in stream.classes_by_task(seed)]
     seen = [*accumulate(new)]
     seconds: dict[str, float] = {}
@@ -111,7 +126,10 @@ def estimate_costs(
         for stage, spent in took.items():
             seconds[stage] = seconds.get(stage, 0.0) + spent
     seconds["evaluate"] = test_seconds * sum(accumulate(each["test"] for each in counts))
-    size = _bytes(learner, stream, trials, counts, seen, images)
+    if space.encodes:
+        seconds["encode"] = encoding * sum(sum(each.values()) for each in counts)
+    image = math.prod(tried[0].train.images.shape[1:]) * tried[0].train.images.itemsize + 8
+    size = _bytes(learner, image, trials, counts, seen, images)
     return {
         "device": str(device),
         "seconds": {**seconds, "total": sum(seconds.values())},
@@ -159,6 +177,26 @@ def _some(data: LabelledImages) -> LabelledImages:
     return data.select(np.concatenate([np.empty(0, np.int64), *places]))
 
 
+def _encoded(
+    splits: Sequence[TaskSplit], space: SpaceConfig, device: torch.device
+) -> tuple[list[TaskSplit], float]:
+    """Numbers that are spread as those of a few encoded images; and seconds to encode an image."""
+    coder, images = space.coder(device), splits[0].train.images
+    few = np.resize(images, (BATCH, *images.shape[1:]))
+    coder.codes(few)
+    start = time.perf_counter()
+    codes = coder.codes(few).astype(np.float32)
+    seconds = (time.perf_counter() - start) / len(few)
+    mean, spread, rng = codes.mean(0), codes.std(0), np.random.default_rng(0)
+
+    def like(data: LabelledImages) -> LabelledImages:
+        drawn = mean + spread * rng.standard_normal((len(data), *mean.shape), np.float32)
+        return LabelledImages(drawn.astype(np.float16), data.labels, data.image_shape)
+
+    parts = [[like(data) for data in (s.train, s.validation, s.test)] for s in splits]
+    return [TaskSplit(*each) for each in parts], seconds
+
+
 def _reduced(model: Any, images: int) -> Any:
     """The same settings with a few steps and images."""
     least = {"steps": STEPS, "images_per_class": images, "sampler_steps": SAMPLER_STEPS}
@@ -173,16 +211,16 @@ def _reduced(model: Any, images: int) -> Any:
 
 
 def _try(
-    learner: Method, splits: Sequence[TaskSplit], seed: int, device: torch.device
+    learner: Method, splits: Sequence[TaskSplit], context: Context
 ) -> tuple[list[_Trial], float]:
-    """A trial of each task, and seconds to classify an image."""
+    """A trial of each task, and seconds to classify an image; of the context, the task is not."""
     state, trials, earlier = LearnerState.empty(), [], list[LabelledImages]()
     for number, split in enumerate(splits, start=1):
         given = earlier if learner.reads_earlier_images else []
-        state, trial = _try_task(learner, state, split, Context(seed, number, device), given)
+        state, trial = _try_task(learner, state, split, replace(context, task=number), given)
         trials.append(trial)
         earlier.append(split.train)
-    context, images = Context(seed, len(splits), device), splits[0].train.images
+    context, images = replace(context, task=len(splits)), splits[0].train.images
     predict_logits(state, images, context)
     start = time.perf_counter()
     predict_logits(state, images, context)
@@ -260,15 +298,13 @@ def _most(learner: Method) -> float:
 
 def _bytes(
     learner: Method,
-    stream: StreamConfig,
+    image: int,
     trials: Sequence[_Trial],
     counts: Sequence[dict[str, int]],
     seen: Sequence[int],
     images: int,
 ) -> dict[str, int]:
-    """What stays on disk at most: images are packed there."""
-    height, width, channels = stream.read("test").image_shape
-    image = height * width * channels + 8
+    """What stays on disk at most, of `image` bytes each: images are packed there."""
     first, last = trials[0].state_bytes, trials[-1].state_bytes
     more = seen[min(1, len(seen) - 1)] - seen[0]
     slope = max(0.0, (last - first) / more) if more else 0.0

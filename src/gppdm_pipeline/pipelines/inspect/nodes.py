@@ -11,6 +11,7 @@ from gppdm_pipeline.methods import Method
 from gppdm_pipeline.pipelines.inspect.estimate import estimate_costs
 from gppdm_pipeline.pipelines.inspect.looking import Inspection, inspect_stream
 from gppdm_pipeline.pipelines.inspect.page import as_markdown
+from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.scenario import StreamConfig
 
 Record = dict[str, Any]
@@ -21,9 +22,11 @@ def look(stream: StreamConfig, seed: int) -> Inspection:
     return inspect_stream(stream, seed)
 
 
-def estimate(learner: Method, device: str, stream: StreamConfig, seed: int) -> Record:
+def estimate(
+    learner: Method, device: str, space: SpaceConfig, stream: StreamConfig, seed: int
+) -> Record:
     """What learning it will take."""
-    return estimate_costs(learner, stream, seed, resolve_device(device))
+    return estimate_costs(learner, stream, seed, resolve_device(device), space)
 
 
 def draw(found: Inspection) -> Picture:
@@ -34,21 +37,25 @@ def draw(found: Inspection) -> Picture:
 
 
 def describe(
-    configuration: Record, budget: Record, found: Inspection, costs: Record
+    configuration: Record, budget: Record, space_choice: str, found: Inspection, costs: Record
 ) -> tuple[Record, str]:
     """All of it as JSON, and as a page in Markdown beside the picture."""
-    record = _record(configuration, budget, found, costs)
+    record = _record(configuration, budget, space_choice, found, costs)
     return record, as_markdown(record, picture="images.png")
 
 
 def describe_alone(
-    configuration: Record, budget: Record, found: Inspection, costs: Record
+    configuration: Record, budget: Record, space_choice: str, found: Inspection, costs: Record
 ) -> tuple[Record, str]:
     """As `describe`, where no picture is made."""
-    record = _record(configuration, budget, found, costs)
+    record = _record(configuration, budget, space_choice, found, costs)
     return record, as_markdown(record)
 
 
-def _record(configuration: Record, budget: Record, found: Inspection, costs: Record) -> Record:
+def _record(
+    configuration: Record, budget: Record, space_choice: str, found: Inspection, costs: Record
+) -> Record:
     names = {key: configuration[key] for key in ("benchmark", "method", "seed")}
-    return {**names, **found.record, "budget": budget, "estimate": costs}
+    space = {key: configuration[key] for key in ("space",) if key in configuration}
+    told = {"space_choice": space_choice} if space_choice else {}
+    return {**names, **space, **told, **found.record, "budget": budget, "estimate": costs}

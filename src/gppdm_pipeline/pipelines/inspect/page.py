@@ -26,8 +26,9 @@ def as_markdown(record: Mapping[str, Any], picture: str | None = None) -> str:
         f"# What will be learned: {record['benchmark']}",
         "",
         f"{_counted(len(classes), 'class')} in {_counted(len(tasks), 'task')}, images of "
-        f"{height} x {width} ({colours}), seed {record['seed']}.",
+        f"{height} x {width} ({colours}){_space(record)}, seed {record['seed']}.",
         "",
+        *([record["space_choice"], ""] if "space_choice" in record else []),
         "| task | classes (training images) | train | validation | test |",
         "|---:|---|---:|---:|---:|",
     ]
@@ -47,6 +48,10 @@ def as_markdown(record: Mapping[str, Any], picture: str | None = None) -> str:
     lines += ["", "## To look at", "", *_faults(record, None if picture else _MOST_FAULTS)]
     lines += ["", *_costs(record)]
     return "\n".join(lines) + "\n"
+
+
+def _space(record: Mapping[str, Any]) -> str:
+    return f", learnt in {record['space']['name']}" if "space" in record else ""
 
 
 def _classes(task: Mapping[str, Any], most: int | None) -> str:

@@ -23,10 +23,15 @@ def create_pipeline(shows_real: bool = True) -> Pipeline:
         [
             *([draw] if shows_real else []),
             node(nodes.look, stream, found, name="look"),
-            node(nodes.estimate, ["params:learner", "params:device", *stream], costs, name="try"),
+            node(
+                nodes.estimate,
+                ["params:learner", "params:device", "params:space", *stream],
+                costs,
+                name="try",
+            ),
             node(
                 describe,
-                ["params:configuration", "params:budget", found, costs],
+                ["params:configuration", "params:budget", "params:space_choice", found, costs],
                 list(RESULTS[1:]),
                 name="describe",
             ),

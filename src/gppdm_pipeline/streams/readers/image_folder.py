@@ -13,7 +13,7 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from gppdm_pipeline.streams.errors import printable, source_error
 from gppdm_pipeline.streams.folders.entries import (
@@ -25,7 +25,7 @@ from gppdm_pipeline.streams.folders.entries import (
 )
 from gppdm_pipeline.streams.folders.layout import ANNOTATIONS, Layout, find_layout
 from gppdm_pipeline.streams.folders.layout import Split as Folders
-from gppdm_pipeline.streams.folders.looks import look_of
+from gppdm_pipeline.streams.folders.looks import SIDE, look_of
 from gppdm_pipeline.streams.folders.names import composed
 from gppdm_pipeline.streams.folders.notes import notes_on_masks
 from gppdm_pipeline.streams.folders.places import ClassFolders
@@ -55,6 +55,7 @@ class ImageFolder(FileReader):
             the classes or the "innermost" ones, named by their path; None refuses them. Places365's
             a/airfield is understood without it.
         resize, colour: as every reader's; "auto": as `look_of` finds, small images as they are.
+            `side` in the validation's context says of how many pixels a side images are at most.
         class_names: the classes that are used, in this order, by the names of their folders or by
             those in words.txt; all of them, in alphabetical order, unless they are given.
     """
@@ -77,10 +78,11 @@ class ImageFolder(FileReader):
         return tuple(map(composed, names))
 
     @model_validator(mode="after")
-    def _find_look(self) -> Self:
+    def _find_look(self, info: ValidationInfo) -> Self:
         if "auto" not in (self.resize, self.colour):
             return self
-        size, colour = look_of(self._listing(self._layout(), "train", Skipped())[1])
+        most = (info.context or {}).get("side", SIDE)
+        size, colour = look_of(self._listing(self._layout(), "train", Skipped())[1], most)
         for key, found in (("resize", size), ("colour", colour)):
             if getattr(self, key) == "auto":
                 object.__setattr__(self, key, found)  # part of the settings from here on
