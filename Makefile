@@ -55,6 +55,9 @@ options: .venv/run.stamp  ## What options do that are off by default; runs what 
 results: .venv/run.stamp  ## All methods; runs what has no record: make results ARGS="--seeds=0"
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/methods.yml $(ARGS)
 
+features: .venv/run.stamp  ## Methods on features of CIFAR-100 (extra efficientnet); runs what has no record
+	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/features.yml $(ARGS)
+
 gpu: .venv/run.stamp  ## Every image of Fashion-MNIST, with a GPU; runs what has no record
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/gpu.yml $(ARGS)
 
