@@ -11,7 +11,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help dvc run inspect predict draw publish serve demo sweep compare ablation memory options results gpu test test-slow test-browser audit lint ui viz clean
+.PHONY: help dvc run inspect predict draw publish serve demo sweep compare ablation memory options results features gpu test test-slow test-browser audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
