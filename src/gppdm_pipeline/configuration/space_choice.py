@@ -41,7 +41,11 @@ def choice_of(layers: Sequence[Layer], begun: str | None) -> Choice:
         SourceError: if the images' folder cannot be read.
     """
     if begun is not None:
-        return Choice(begun, f"{_LEFT} this run has begun in {begun}, and goes on so.")
+        return Choice(
+            begun,
+            f"{_LEFT} this run has begun in {begun}, and goes on so; overwrite=true or another "
+            "variant would choose anew.",
+        )
     size, settings = _size_of(layers), merged(layers, "space")
     if size is None:
         return _pixels("since no setting says how large images are")
