@@ -185,6 +185,7 @@ def run_all(wanted: list[PlannedRun], folder: Path, executor: Executor) -> list[
         if _has_record(run.experiment, planned[run].record(folder)):
             return "recorded"
         if not runs.is_finished(run.experiment):
+            runs.let_release_go_on(run.experiment)
             return None
         kept(run)
         return f"finished, {runs.result(run.experiment)}"
