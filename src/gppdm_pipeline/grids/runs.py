@@ -62,7 +62,7 @@ def experiments_of(params: Iterable[str]) -> list[Experiment]:
 
 
 def is_finished(experiment: Experiment) -> bool:
-    """Whether a whole run with these settings, of these images, has left its report.
+    """Whether a whole run with these settings, of these images, has left its report, and ended.
 
     One that has images left that are to be released is not finished: see `let_release_go_on`.
     """
@@ -85,6 +85,8 @@ def _has_ended(experiment: Experiment) -> bool:
         return False
     record = read(settings_file)
     experiment = experiment.numbered(record.get("classes", ()))
+    if Command(SCRATCH / experiment.run, experiment, {}).is_left:  # stopped, with numbers made
+        return False
     return record == experiment.record() and of_same_images(experiment, learnt(experiment))
 
 
