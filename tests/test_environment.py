@@ -1,5 +1,6 @@
 """What is set before anything else is imported, seen from a process of its own."""
 
+import logging
 import os
 import platform
 import re
@@ -7,10 +8,15 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import requires
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from rich.console import Console
+from rich.logging import RichHandler
+
+from gppdm_pipeline.environment import ignore_known_warnings
 
 SOURCES = Path(__file__).parents[1] / "src"
 
@@ -88,6 +94,19 @@ def test_an_audit_that_looks_nothing_up_fails():
         check=True,
     ).stdout
     assert "pip-audit --strict " in lines
+
+
+def test_brackets_of_a_path_are_no_markup_of_richs():
+    shown = Console(file=StringIO(), width=200)
+    handler = RichHandler(console=shown, markup=True)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        ignore_known_warnings()
+        logging.getLogger("gppdm_pipeline").warning("%s cannot be read", "a [v2]/b[/x]")
+    finally:
+        root.removeHandler(handler)
+    assert "a [v2]/b[/x] cannot be read" in shown.file.getvalue()
 
 
 def test_the_end_does_not_look_for_garbage():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import re
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -63,6 +65,39 @@ def test_a_server_that_is_not_there_is_told():
     text, code = ended(raising(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")))
     assert "The network: Connection refused. Check that the server is there" in text
     assert code == 1
+
+
+def test_a_package_that_is_missing_is_told():
+    text, code = ended(lambda: importlib.import_module("no_such_package"))
+    assert "A package is missing, or not whole: No module named 'no_such_package'" in text
+    assert "pip install -r requirements.txt" in text
+    assert code == 1
+    text, _ = ended(lambda: importlib.import_module("gppdm_pipeline.no_such_module"))
+    assert "This is a fault of gppdm-pipeline" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            MlflowException("(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT]"),
+            "database or disk is full. Free space on the disk of the database, and give",
+        ),
+        (
+            sqlite3.OperationalError("attempt to write a readonly database"),
+            "attempt to write a readonly database. Allow this user to write the database and its",
+        ),
+        (MlflowException("Run 'x' not found"), "Run 'x' not found. Put that right, and give the"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "mlruns/x"),
+            "mlruns/x: No space left on device. Free space on that disk, and give the command",
+        ),
+    ],
+)
+def test_what_mlflow_refuses_is_told_in_a_line_with_the_repair(error, told):
+    assert faults.of_mlflow(error).startswith(told)
+    assert faults.of_mlflow_on_the_way(error).count("\n") == 0
+    assert "the command" not in faults.of_mlflow_on_the_way(error)
 
 
 def test_too_little_memory_is_told():

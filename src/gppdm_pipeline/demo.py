@@ -21,6 +21,7 @@ from PIL import Image
 from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.algorithm.disk.states import StateError
 from gppdm_pipeline.estimator import ContinualClassifier
+from gppdm_pipeline.faults import PlainCommand
 from gppdm_pipeline.serving.trained import TrainedRun, UntrainedError
 from gppdm_pipeline.streams.conversion import UndecodableError
 
@@ -214,7 +215,7 @@ def _told(gr: Any, call: Any, *given: Any) -> Any:
         raise gr.Error(str(error)) from error
 
 
-@click.command()
+@click.command(cls=PlainCommand)
 @click.argument("run", default="digits/gppdm/seed_0")
 @click.option("--port", default=7860, show_default=True)
 @click.option("--device", default="cpu", show_default=True)

@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import gc
+import logging
 import os
 import warnings
 
@@ -75,6 +76,23 @@ seek_garbage_rarely()
 
 
 def ignore_known_warnings() -> None:
-    """Silence warnings that users can do nothing about, each by its text."""
+    """Silence warnings that users can do nothing about, each by its text.
+
+    And MLflow's tracebacks of what its database refuses: it raises that as well, which is told.
+    """
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
+    logging.getLogger("mlflow.store.db.utils").addFilter(_has_no_traceback)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_shown_as_it_is)
+
+
+def _has_no_traceback(record: logging.LogRecord) -> bool:
+    return not record.exc_info
+
+
+def _is_shown_as_it_is(record: logging.LogRecord) -> bool:
+    """Have rich, which Kedro logs with by default, take no brackets of a path for its markup."""
+    if not hasattr(record, "rich_format"):  # what Kedro has coloured
+        record.markup = False
+    return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -41,6 +42,16 @@ _REPAIRS = {
     errno.EIO: "Check the disk.",
     errno.ESTALE: "Check the network disk.",
 }
+_OF_SQLITE = {
+    "disk is full": "Free space on the disk of the database",
+    "readonly database": "Allow this user to write the database and its folder",
+    "unable to open database": "Allow this user to read and write the database and its folder",
+    "database is locked": "Wait until the program that holds the database has ended",
+    "disk I/O error": "Check the disk of the database",
+    "not a database": "Put the database back from a copy, or move it away to have a new one",
+    "malformed": "Put the database back from a copy, or move it away to have a new one",
+}
+"""By words of SQLite, whose errors have no number."""
 _REFUSING = {
     "kedro": "Kedro refuses the command or a file in conf/",
     "omegaconf": "Kedro refuses the command or a file in conf/",
@@ -49,6 +60,7 @@ _REFUSING = {
     "sqlalchemy": "MLflow's database (conf: mlflow.yml) refuses",
 }
 """Libraries that say themselves what a user gave them and they cannot take."""
+_TRACKING = ("mlflow", "sqlalchemy")
 
 _OURS = __package__
 
@@ -80,30 +92,69 @@ def explained(error: Exception) -> str | None:
     """What is wrong and how to put it right; None for a fault of the code's own."""
     if isinstance(error, OSError):
         return of_system(error)
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] != _OURS:
+        return (
+            f"A package is missing, or not whole: {error}. Install the requirements again (pip "
+            "install -r requirements.txt), and give the command again."
+        )
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         what = (str(error).splitlines() or ["none is left"])[0]
         return (
             f"Memory does not suffice: {what}. Make batch_size or the images smaller, or "
             "use a larger machine; the same command then goes on."
         )
-    refusing = _REFUSING.get(_raiser(error))
+    raiser = _raiser(error)
+    refusing = _REFUSING.get(raiser)
     if refusing is None:
         return None
+    if raiser in _TRACKING:
+        return f"{refusing}: {of_mlflow(error)}"
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return f"{refusing}: {text or type(error).__name__}"
 
 
 def of_system(error: OSError) -> str:
     """What the system refuses, with the path and the repair."""
+    return _again(*_of_system(error))
+
+
+def of_mlflow(error: Exception) -> str:
+    """What MLflow, its database or the system refuses, with the repair."""
+    return _again(*_of_mlflow(error))
+
+
+def of_mlflow_on_the_way(error: Exception) -> str:
+    """As `of_mlflow`, while a run goes on without it."""
+    what, repair = _of_mlflow(error)
+    return f"{what}. {repair}."
+
+
+def _again(what: str, repair: str) -> str:
+    return f"{what}. {repair}, and give the command again."
+
+
+def _of_system(error: OSError) -> tuple[str, str]:
     what = error.strerror or str(error) or type(error).__name__
     repair = _REPAIRS.get(error.errno or 0, "Put that right")
     names = [
         os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
     ]
     if not names and isinstance(error, ConnectionError | TimeoutError):
-        return f"The network: {what}. Check that the server is there, and give the command again."
-    where = " -> ".join(names) or "The system"
-    return f"{where}: {what}. {repair.rstrip('.')}, and give the command again."
+        return f"The network: {what}", "Check that the server is there"
+    return f"{' -> '.join(names) or 'The system'}: {what}", repair.rstrip(".")
+
+
+def _of_mlflow(error: Exception) -> tuple[str, str]:
+    if isinstance(error, OSError):
+        return _of_system(error)
+    of_file = re.search(r"^\[Errno (\d+)\] (.+)", str(error), re.MULTILINE)  # as MLflow lists them
+    if of_file:
+        return of_file[2], _REPAIRS.get(int(of_file[1]), "Put that right").rstrip(".")
+    of_database = re.search(r"^\(\w+\.\w+\) (.+)", str(error), re.MULTILINE)  # as SQLAlchemy says
+    first = (str(error).splitlines() or [type(error).__name__])[0]
+    what = (of_database[1] if of_database else first).rstrip(". ")
+    found = (repair for words, repair in _OF_SQLITE.items() if words in what)
+    return what, next(found, "Put that right")
 
 
 def _raiser(error: BaseException) -> str:

@@ -7,6 +7,7 @@ with the same settings, is not run again.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from gppdm_pipeline.algorithm.disk.writing import replace_file
 from gppdm_pipeline.catalog.datasets import ImagesDataset
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.params import TypedLoader, written
@@ -186,6 +188,7 @@ def run_all(wanted: list[PlannedRun], folder: Path, executor: Executor) -> list[
         if _has_record(run.experiment, planned[run].record(folder)):
             return "recorded"
         if not runs.is_finished(run.experiment):
+            runs.let_release_go_on(run.experiment)
             return None
         kept(run)
         return f"finished, {runs.result(run.experiment)}"
@@ -200,7 +203,7 @@ def _has_record(experiment: Experiment, file: Path) -> bool:
         file.parent.mkdir(parents=True, exist_ok=True)
         for suffix in (".json", ".npz"):
             if record.with_suffix(suffix).exists():
-                file.with_suffix(suffix).write_bytes(record.with_suffix(suffix).read_bytes())
+                replace_file(file.with_suffix(suffix), record.with_suffix(suffix).read_bytes())
     return record is not None
 
 
@@ -217,14 +220,16 @@ def keep(experiment: Experiment, file: Path, pictured: bool) -> None:
     if images := runs.learnt(experiment):
         record["images"] = images
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(record, separators=(",", ":")) + "\n")
     if pictured and "replay_quality" in record:
         inputs = REPLAYS / experiment.run
         tasks = sorted(inputs.glob("task_*/replay.npz"))[1:]  # before the first, there is none
         kept = [ImagesDataset(filepath=str(path)).load() for path in tasks]
         kept.append(ImagesDataset(filepath=str(inputs / "assessment/replay.npz")).load())
-        strip = strip_of(kept, record)
-        np.savez_compressed(file.with_suffix(".npz"), replay=strip)
+        strip = io.BytesIO()
+        np.savez_compressed(strip, replay=strip_of(kept, record))
+        replace_file(file.with_suffix(".npz"), strip.getvalue())
+    # Last: a run that has its record is not asked for its images again.
+    replace_file(file, (json.dumps(record, separators=(",", ":")) + "\n").encode())
 
 
 def _params(plan: Plan, stream: str, variant: str, seed: int) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,8 @@ from gppdm_pipeline.algorithm.context import resolve_device
 from gppdm_pipeline.algorithm.disk.states import StateError
 from gppdm_pipeline.catalog.registry import ALIAS, ModelRegistry
 from gppdm_pipeline.catalog.registry_dataset import RegistryError
-from gppdm_pipeline.run.mlflow_places import database_uri
+from gppdm_pipeline.faults import PlainCommand
+from gppdm_pipeline.run.mlflow_places import database_uri, follow_move
 from gppdm_pipeline.serving.predictor import Calibration, Predictor
 from gppdm_pipeline.serving.requests import RequestError, answered
 from gppdm_pipeline.serving.trained import Learned
@@ -129,7 +132,7 @@ def load(registry: ModelRegistry, model: str, chosen: str, device: str) -> tuple
     return learned.predictor(Calibration.of(record), resolve_device(device)), version
 
 
-@click.command()
+@click.command(cls=PlainCommand)
 @click.argument("model")
 @click.option("--version", "chosen", default=ALIAS, show_default=True, help="Number or alias.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Who may ask: this machine.")
@@ -138,7 +141,10 @@ def load(registry: ModelRegistry, model: str, chosen: str, device: str) -> tuple
 @click.option("--tracking-uri", default="sqlite:///mlflow.db", show_default=True)
 def main(model: str, chosen: str, host: str, port: int, device: str, tracking_uri: str) -> None:
     """Serve a registered MODEL, such as digits-gppdm."""
-    registry = ModelRegistry(database_uri({"tracking_uri": tracking_uri}, Path.cwd()), model)
+    settings = {"tracking_uri": tracking_uri, "artifact_location": "mlruns"}
+    with suppress(sqlite3.Error, OSError):  # who serves need not be allowed to write
+        follow_move(settings, Path.cwd())
+    registry = ModelRegistry(database_uri(settings, Path.cwd()), model)
     try:
         predictor, version = load(registry, model, chosen, device)
     except (RegistryError, StateError, ValueError) as error:

@@ -14,7 +14,13 @@ import click
 from gppdm_pipeline.faults import PlainCommand
 from gppdm_pipeline.grids import executors
 from gppdm_pipeline.grids.making import Wanted, make_all
-from gppdm_pipeline.grids.runs import experiments_of, is_finished, result, work_in_project
+from gppdm_pipeline.grids.runs import (
+    experiments_of,
+    is_finished,
+    let_release_go_on,
+    result,
+    work_in_project,
+)
 
 
 @click.command(cls=PlainCommand)
@@ -44,8 +50,10 @@ def main(benchmark: str, methods: str, seeds: str, params: str, **where: Any) ->
 
 
 def _finished(wanted: Wanted) -> str | None:
-    there = is_finished(wanted.experiment)
-    return f"finished, {result(wanted.experiment)}" if there else None
+    if is_finished(wanted.experiment):
+        return f"finished, {result(wanted.experiment)}"
+    let_release_go_on(wanted.experiment)
+    return None
 
 
 if __name__ == "__main__":

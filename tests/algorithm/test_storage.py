@@ -107,6 +107,12 @@ def test_the_same_state_gives_the_same_files(states, saved, tmp_path):
         assert (tmp_path / "state" / name).read_bytes() == (saved / "gppdm" / name).read_bytes()
 
 
+def test_who_may_read_the_state_may_read_all_of_it(saved):
+    for name in FILES:
+        files = (file for file in (saved / name).rglob("*") if file.is_file())
+        assert len({file.stat().st_mode for file in files}) == 1
+
+
 def test_tensors_are_named_as_documented(states, saved):
     with safe_open(saved / "gppdm" / "prototypes.safetensors", "pt") as file:
         assert set(file.keys()) == {"token_map"} | {

@@ -8,12 +8,15 @@ import io
 import numpy as np
 import pytest
 from matplotlib import pyplot
-from tests.evaluation.test_figures import labelled, rendered, texts
+from tests.evaluation.test_figures import labelled, prototypes, rendered, texts
 
-from gppdm_pipeline.evaluation import diagnostics_figures, heat_maps, strips
+from gppdm_pipeline.evaluation import diagnostics_figures, figures, heat_maps, strips
 from gppdm_pipeline.evaluation.bounds import bounds_of
 from gppdm_pipeline.evaluation.captions import CAPTIONS
+from gppdm_pipeline.evaluation.drawn_figure import drawn_figure, interpolation_figure
 from gppdm_pipeline.evaluation.embedding import embedding_picture
+from gppdm_pipeline.evaluation.inspection_figures import stream_figure
+from gppdm_pipeline.evaluation.leakage import nearest_pairs_picture
 from gppdm_pipeline.evaluation.report_page import run_page, warnings_of
 
 NAMES = tuple(f"class_{label}" for label in range(100))
@@ -79,6 +82,33 @@ def test_heat_maps(size):
     tasks, each = size
     assert len(memory.rows) == each * tasks * (tasks + 1) // 2
     checked(heat_maps.confusion_picture(report["confusion"], report["confusion_classes"], NAMES))
+
+
+LONG = ["W" * 250, "bee " * 62 + "b", "egg_" * 62, "a-" * 124]
+
+
+def test_names_of_250_letters_are_drawn_short_and_leave_room():
+    """Without a warning, which would fail."""
+    report, images = report_of(2, 2), labelled(range(4))
+    pixels = np.zeros((2, 9, 8, 8, 1), np.uint8)
+    points = np.random.default_rng(0).normal(size=(12, 8))
+    starts = prototypes(range(4))
+    drawn = [
+        heat_maps.memory_picture(report["per_class_accuracy_after_task"], LONG).figure,
+        heat_maps.confusion_picture(report["confusion"], range(4), LONG).figure,
+        embedding_picture((points, [0, 1, 2, 3] * 3), (points, [0, 1, 2] * 4), "o", LONG, 0).figure,
+        strips.drift_strip_picture([images] * 2, images, report, range(4), LONG).figure,
+        nearest_pairs_picture({name: images for name in LONG}).figure,
+        figures.replay_grid_figure(images, images, LONG),
+        figures.prototypes_figure(starts, starts, LONG),
+        drawn_figure(images, LONG),
+        interpolation_figure({name: pixels for name in LONG}, LONG[0]),
+        stream_figure([(1, name, images.images) for name in LONG]),
+    ]
+    for figure in drawn:
+        rendered(figure)
+        assert max(map(len, texts(figure))) < 100
+        assert any("WWWWW" in text and text.endswith("…") for text in texts(figure))
 
 
 def test_confusion_is_in_per_cent_of_the_class_and_leaves_zeros_out():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -118,6 +119,26 @@ def test_a_damaged_report_is_named(monkeypatch):
         compare()
 
 
+def test_a_report_that_may_not_be_read_is_told_and_not_left_out(monkeypatch):
+    (REPORTS / "finetune" / "seed_0").mkdir(parents=True)
+    exists = Path.exists
+
+    def refusing(path):
+        if path.name == "metrics.json":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refusing)
+    with pytest.raises(click.ClickException, match=r"seed_0/metrics\.json: Permission denied\. Al"):
+        compare()
+
+
+def test_a_database_that_cannot_be_read_is_told_with_the_repair():
+    Path("mlflow.db").write_bytes(b"this is not a database" * 100)
+    with pytest.raises(click.ClickException, match=r"gives no runs: file is not a database\. Put "):
+        compare()
+
+
 def test_only_a_whole_run_with_the_same_settings_is_finished():
     experiment = experiment_of("benchmark=digits,method=finetune,seed=0")
     configuration = Path("data/06_models/digits/finetune/seed_0/configuration.json")
@@ -126,6 +147,11 @@ def test_only_a_whole_run_with_the_same_settings_is_finished():
     assert not runs.is_finished(experiment)
     (REPORTS / "finetune" / "seed_0").mkdir(parents=True)
     (REPORTS / "finetune" / "seed_0" / "metrics.json").write_text("{}")
+    assert runs.is_finished(experiment)
+    command = Command(Path("data/.checkpoints/digits/finetune/seed_0"), experiment, {})
+    command.begin()
+    assert not runs.is_finished(experiment)
+    command.end()
     assert runs.is_finished(experiment)
     other = experiment_of("benchmark=digits,method=finetune,seed=0,classifier.steps=7")
     assert not runs.is_finished(other)
@@ -155,9 +181,13 @@ def test_a_run_with_images_that_are_to_be_released_goes_on_with_that():
     command = Command(Path("data/.checkpoints/digits/finetune/seed_0"), released, {})
     assert runs.is_finished(kept)
     assert not command.goes_on()
+    runs.let_release_go_on(kept)
     assert not runs.is_finished(released)
+    assert not command.goes_on()
+    runs.let_release_go_on(released)
     assert command.goes_on()
     Path("data/03_primary/digits/finetune/seed_0/task_01/train.npz").unlink()
+    command.end()
     assert runs.is_finished(released)
 
 

@@ -339,9 +339,18 @@ def test_training_survives_mlflow(monkeypatch, caplog):
 
 def test_a_broken_mlflow_is_told_before_training(project):
     (project / "mlflow.db").write_bytes(b"this is not a database" * 100)
-    with refused("MLflow at sqlite:///mlflow.db", "refuses the run"):
+    with refused("MLflow at sqlite:///mlflow.db", "refuses the run", "is not a database. Put the"):
         run()
     assert not outputs("06_models").exists()
+
+
+def test_a_database_that_cannot_be_written_is_told_without_mlflows_traceback(capfd):
+    with sqlite3.connect("mlflow.db") as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON runs BEGIN SELECT x FROM y; END")
+    database.close()
+    with refused("MLflow at sqlite:///mlflow.db", "refuses the run: no such table: main.y. Put"):
+        run()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_runs_can_share_one_mlflow_run(monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -108,6 +110,30 @@ def test_signs_that_mean_something_in_urls_are_signs_in_a_path(tmp_path, monkeyp
     assert {file.name for file in tmp_path.iterdir()} == {"conf", home.name}
 
 
+def test_files_and_models_are_found_where_the_project_was_moved(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    shutil.move("mlflow.db", old)
+    client = MlflowClient(f"sqlite:///{old}/mlflow.db")
+    made = client.create_experiment("digits", artifact_location=artifact_location(SETTINGS, old))
+    whole, without, left = (client.create_run(made).info for _ in range(3))
+    for each in (whole, left):
+        client.log_artifact(each.run_id, __file__)
+    client.create_registered_model("model")
+    client.create_model_version("model", f"{whole.artifact_uri}/published", whole.run_id)
+    old.rename(new)
+    shutil.move(new / "mlruns" / left.run_id, old / "mlruns" / left.run_id)
+    follow_move(SETTINGS, new)
+    client = MlflowClient(f"sqlite:///{new}/mlflow.db")
+    at = f"{new.as_uri()}/mlruns"
+    assert client.get_run(whole.run_id).info.artifact_uri == f"{at}/{whole.run_id}/artifacts"
+    assert client.get_run(without.run_id).info.artifact_uri == f"{at}/{without.run_id}/artifacts"
+    assert client.get_run(left.run_id).info.artifact_uri == left.artifact_uri
+    assert (
+        client.get_model_version("model", "1").source == f"{at}/{whole.run_id}/artifacts/published"
+    )
+
+
 def test_a_database_that_is_not_the_projects_is_left_alone(tmp_path, caplog):
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     elsewhere = "file:///somewhere/else/files"
@@ -209,6 +235,21 @@ def test_a_number_for_a_variant_in_a_file_is_refused():
     done = CliRunner().invoke(kedro_run, [])
     assert "variant = 8 (conf/local/parameters.yml): YAML reads a number" in done.output
     assert done.exit_code == 1
+
+
+def test_a_configuration_that_may_not_be_read_is_told_as_such(monkeypatch):
+    for file in Path("conf/base").rglob("*.yml"):
+        file.unlink()  # which a folder that may not be read looks like
+    listdir = os.listdir
+
+    def refusing(place):
+        if str(place).endswith("conf/base"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return listdir(place)
+
+    monkeypatch.setattr(os, "listdir", refusing)
+    with refused("conf/base: Permission denied. Allow this user to read"):
+        run()
 
 
 def test_a_path_with_a_brace_is_refused(tmp_path, monkeypatch):

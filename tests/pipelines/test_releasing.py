@@ -323,8 +323,11 @@ def test_what_is_prepared_of_the_source_with_other_settings_goes_too(files, tmp_
         for split in ("train", "test"):
             experiment(stream=stream).stream.read(split)
     assert prepared(tmp_path) == ["npz-test", "npz-train", "npz-train"]
+    for lock in (tmp_path / "cache").glob(".*.lock"):
+        lock.unlink()
     release_prepared(experiment(stream=files))
     assert len(prepared(tmp_path)) == 3
+    assert not [*(tmp_path / "cache").glob(".*.lock")]  # none is taken where nothing goes
     retention = Retention(tmp_path / "data/retention.json")
     release_prepared(experiment(stream=files, **RELEASE), retention)
     assert prepared(tmp_path) == ["npz-test"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from safetensors import SafetensorError
 from tests.reference.runs import (
     ROOT,
     TINY,
@@ -26,6 +27,7 @@ from tests.reference.tiny import Stopped
 from gppdm_pipeline.algorithm.disk import states as storage
 from gppdm_pipeline.algorithm.disk.checkpoint_files import CheckpointFiles
 from gppdm_pipeline.algorithm.team import RankError
+from gppdm_pipeline.catalog.datasets import ImagesDataset
 from gppdm_pipeline.configuration.experiment import flatten
 from gppdm_pipeline.images import labelled as images
 from gppdm_pipeline.methods import METHODS
@@ -161,6 +163,37 @@ def test_a_full_disk_is_told_plainly_and_the_same_command_goes_on(whole, monkeyp
     assert not list(outputs("06_models").rglob("task_02/*"))
     run()
     assert result("digits/finetune/seed_0") == expected
+
+
+def test_a_full_disk_that_safetensors_meets_is_told_as_any_other(monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+
+    monkeypatch.setattr(storage, "_write", full)
+    with refused("task_01/midway_state cannot be written (No space left", "same command then"):
+        run()
+
+
+def test_a_mark_that_cannot_be_written_is_named_and_leaves_nothing(monkeypatch):
+    def full(file, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "replace_file", full)
+        with refused("seed_0/lock_holder: No space left on device. Free space on that disk"):
+            run()
+    assert {*scratch_files("digits/finetune/seed_0")} == {"lock"}
+
+
+def test_a_fault_of_the_code_while_it_saves_is_no_fault_of_the_users(monkeypatch):
+    """Kedro makes an error of its own of it, whose message would be the whole story."""
+
+    def broken(*_):
+        raise KeyError("lost")
+
+    monkeypatch.setattr(ImagesDataset, "_write", broken)
+    with pytest.raises(KeyError, match="lost"):
+        run()
 
 
 def test_a_full_disk_for_many_images_is_told_plainly_and_the_same_command_goes_on(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import json
+import os
 import shutil
 from contextlib import redirect_stdout
 from functools import partial
@@ -16,8 +18,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from diffusers import DiffusionPipeline
 from kedro.runner import SequentialRunner
+from mlflow import MlflowClient
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from PIL import Image
 from starlette.testclient import TestClient
 from tests.reference.runs import TINY, refused, run
@@ -237,6 +242,39 @@ def test_versions_follow_each_other_and_can_be_taken_back(published, recwarn):
     assert "average_accuracy" in run.data.metrics
     with refused("publish.version = 9: digits-gppdm has no such version; there are 1, 2."):
         use("publish", version=9)
+
+
+def test_a_moved_project_publishes_and_serves_where_it_stands(
+    published, learnt, tmp_path, monkeypatch
+):
+    def files(folder):
+        return {str(file.relative_to(folder)) for file in (folder / "mlruns").rglob("*")}
+
+    before, copied, moved = files(learnt), tmp_path / "copied", tmp_path / "moved"
+    shutil.copytree(learnt, copied)
+    monkeypatch.chdir(copied)
+    _artifact_repos_cache.clear()  # as in a process of its own
+    use("publish")
+    assert files(learnt) == before < files(copied)
+    copied.rename(moved)
+    monkeypatch.chdir(moved)
+    monkeypatch.setattr(serve.uvicorn, "run", lambda *_, **__: None)
+    done = CliRunner().invoke(serve.main, ["digits-gppdm"])
+    assert "models:/digits-gppdm/" in done.output, done.output
+    assert not copied.exists()
+    (moved / "mlflow.db").unlink()
+    use("publish")
+    experiment = MlflowClient(f"sqlite:///{moved}/mlflow.db").get_experiment_by_name("digits")
+    assert experiment.artifact_location == (moved / "mlruns").as_uri()
+
+
+def test_what_the_system_refuses_a_service_is_told(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
+
+    monkeypatch.setattr(serve, "load", full)
+    done = CliRunner().invoke(serve.main, ["digits-gppdm"])
+    assert done.output.startswith("Error: /tmp/x: No space left on device. Free space on that disk")
 
 
 def test_a_publication_that_is_stopped_changes_nothing_that_is_served(published, monkeypatch):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +148,19 @@ def test_the_newest_state_answers(trained, states):
     assert predictor.names == ("cat", "fox", "dog")
     tall = np.full((16, 8), 255, np.uint8)  # padded, as its stream says
     assert predictor.pixels(tall)[:, 0].max() == 0
+
+
+def test_a_newest_state_that_may_not_be_read_is_told_and_no_older_one_answers(trained, monkeypatch):
+    exists = Path.exists
+
+    def refusing(path):
+        if "task_02" in path.parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refusing)
+    with pytest.raises(PermissionError, match="task_02"):
+        trained.newest  # noqa: B018
 
 
 def test_it_is_calibrated_on_validation_images(trained):

@@ -255,6 +255,20 @@ def test_labels_of_other_kinds(tmp_path, change):
     assert Npz(file=file, class_names=names).read("train").labels.tolist() == [0, 1, 2] * 3
 
 
+@pytest.mark.parametrize("key", ["y_train", "class_names"])
+def test_names_of_bytes_are_utf_8_or_refused(tmp_path, key):
+    content, _, _ = split()
+    names = np.array([text.encode() for text in ("ant", "été", "猫")])
+    labels = {each: content[each] for each in ("y_train", "y_test")}
+    given = (
+        {"class_names": names} if key == "class_names" else {k: names[labels[k]] for k in labels}
+    )
+    assert Npz(file=saved(tmp_path, content | given)).class_names == ("ant", "été", "猫")
+    given[key] = np.where(given[key] == names[1], np.array("été".encode("latin-1")), given[key])
+    with pytest.raises(SourceError, match=rf"{key} b'\\xe9t\\xe9' \(row 1\), which is no UTF-8"):
+        Npz(file=saved(tmp_path, content | given))
+
+
 def test_zeros_and_ones_of_any_kind_are_black_and_white(tmp_path):
     content, train, _ = split(shape=(6, 5, 3), change=lambda pixels: (pixels > 99).astype(np.int64))
     source = Npz(file=saved(tmp_path, content), class_names=[*"abc"])

@@ -1,8 +1,11 @@
 """Parquet as the Hugging Face hub stores images."""
 
+import errno
 import json
 import logging
+import os
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -171,6 +174,38 @@ def test_bytes_alone_and_labels_as_text(tmp_path):
     assert source.class_names == ("cat", "dog")
     for split in ("train", "test"):
         assert values(source.read(split)) == [(1, 0), (0, 1), (1, 2), (0, 3)]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary()])
+def test_labels_of_bytes_are_utf_8_or_refused(tmp_path, kind):
+    for names in (["été", "猫"], ["été", b"\xe9t\xe9"]):
+        labels = pa.array([n if isinstance(n, bytes) else n.encode() for n in names], pa.binary())
+        labels = labels.view(kind) if kind != pa.large_string() else labels.cast(
+            pa.large_binary()
+        ).view(kind)  # fmt: skip
+        write_columns(tmp_path / "train.parquet", [png(1), png(2)], labels)
+        if names[1] == "猫":
+            assert Parquet(folder=tmp_path).class_names == ("été", "猫")
+            assert Parquet(folder=tmp_path).read("train").labels.tolist() == [0, 1]
+        else:
+            with pytest.raises(
+                SourceError, match=r"label b'\\xe9t\\xe9' \(row 1\), which is no UTF-8"
+            ):
+                Parquet(folder=tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    write_both(tmp_path)
+    scandir = os.scandir
+
+    def refusing(place):
+        if Path(place).name == "data":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(SourceError, match=r"data: cannot be read \(Permission denied\)"):
+        Parquet(folder=tmp_path)
 
 
 def test_labels_that_are_none_are_refused(tmp_path):

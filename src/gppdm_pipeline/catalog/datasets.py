@@ -12,6 +12,7 @@ import shutil
 import zipfile
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NewType, TypeVar
 from urllib.parse import quote, unquote
@@ -19,6 +20,7 @@ from urllib.parse import quote, unquote
 from kedro.io import AbstractDataset, DatasetError
 
 from gppdm_pipeline.algorithm.disk.states import StateError, load_state, save_state, verify_state
+from gppdm_pipeline.algorithm.disk.writing import let_others_read, naming
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.places import place_of
 from gppdm_pipeline.evaluation.pictures import Picture
@@ -85,7 +87,8 @@ class OnDisk(AbstractDataset[Saved, Loaded]):
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
-            write(temporary)
+            with naming(temporary):
+                write(temporary)
             shutil.rmtree(self.path, ignore_errors=True)
             temporary.rename(self.path)
         except OSError as error:
@@ -188,7 +191,12 @@ class AutoencoderDataset(OnDisk[Any, Path]):
 
     def save(self, data: Any) -> None:
         """Write the folder."""
-        self.replace_folder(data.save_pretrained)
+        self.replace_folder(partial(_write_pretrained, data))
+
+
+def _write_pretrained(network: Any, folder: Path) -> None:
+    network.save_pretrained(folder)
+    let_others_read(folder)
 
 
 class _BytesDataset(_File[bytes, bytes]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.algorithm.disk.states import load_state, save_state
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
+from gppdm_pipeline.locks import locked
 from gppdm_pipeline.methods.ranks import on_all_ranks
 from gppdm_pipeline.streams.sources import fingerprint
 
@@ -80,11 +82,23 @@ def trained_oracle(
     settings = config.model_dump(mode="json")
     data = fingerprint(train)
     folder = cache / digest(data, json.dumps(settings, sort_keys=True))[:16]
-    if folder.exists():
-        return TrainedOracle(load_state(folder), device)
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with locked(cache / f".lock_{folder.name}"):  # other runs at once wait for it
+            if not folder.exists():
+                _train(train, config, device, folder, {"classifier": settings, "data": data})
+    return TrainedOracle(load_state(folder), device)
+
+
+def _train(
+    train: LabelledImages,
+    config: ClassifierConfig,
+    device: torch.device,
+    folder: Path,
+    made_with: dict[str, Any],
+) -> None:
     state = LearnerState.empty().begin(1, train.classes, train.image_shape)
     none = LabelledImages.empty(train.image_shape)
     given = {"state": state, "config": config, "train": train, "validation": none}
     state, _ = on_all_ranks(fit_classifier, Context(_SEED, 1, device), **given)
-    save_state(state, folder, {"classifier": settings, "data": data})
-    return TrainedOracle(state, device)
+    save_state(state, folder, made_with)

@@ -21,7 +21,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from gppdm_pipeline.algorithm.disk.states import StateError
+from gppdm_pipeline.algorithm.disk.writing import naming
 from gppdm_pipeline.catalog.registry_dataset import RegistryError
+from gppdm_pipeline.faults import of_mlflow
 from gppdm_pipeline.provenance import PACKAGE, git_commit
 from gppdm_pipeline.serving.trained import Learned, TrainedRun
 
@@ -64,11 +66,15 @@ class ModelRegistry:
     Args:
         tracking_uri: of MLflow.
         experiment: the benchmark, whose runs the versions come from.
+        artifact_location: where its files are kept, if it has to be made; None: MLflow's place.
     """
 
-    def __init__(self, tracking_uri: str, experiment: str) -> None:
+    def __init__(
+        self, tracking_uri: str, experiment: str, artifact_location: str | None = None
+    ) -> None:
         self._client = MlflowClient(tracking_uri, tracking_uri)
         self._experiment = experiment
+        self._artifact_location = artifact_location
 
     def publish(
         self,
@@ -106,7 +112,7 @@ class ModelRegistry:
                 },
             )
         except (MlflowException, OSError) as error:
-            raise RegistryError(f"{name} cannot be published: {error}") from error
+            raise RegistryError(f"{name} cannot be published: {of_mlflow(error)}") from error
         return int(made.version)
 
     def _stored(
@@ -115,7 +121,8 @@ class ModelRegistry:
         """Put a model's files beside a run's: their digest, and where they are."""
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "model"
-            _save(place, Path(folder), learned, calibration)
+            with naming(Path(folder)):
+                _save(place, Path(folder), learned, calibration)
             digest = folder_digest(place)
             within = f"published/{digest[:16]}"
             self._client.log_artifacts(run.info.run_id, str(place), within)
@@ -163,7 +170,9 @@ class ModelRegistry:
                 found.source, dst_path=str(folder), tracking_uri=self._client.tracking_uri
             )
         except (MlflowException, OSError) as error:
-            raise RegistryError(f"models:/{name}/{version} cannot be read: {error}") from error
+            raise RegistryError(
+                f"models:/{name}/{version} cannot be read: {of_mlflow(error)}"
+            ) from error
         if folder_digest(Path(place)) != found.tags.get(DIGEST):
             raise RegistryError(
                 f"models:/{name}/{version}: the files in {found.source} are not those that were "
@@ -188,8 +197,8 @@ class ModelRegistry:
         """The latest run of these settings; a new one, if MLflow has none."""
         found = self._client.get_experiment_by_name(self._experiment)
         identifier = (
-            self._client.create_experiment(self._experiment) if found is None
-            else found.experiment_id
+            self._client.create_experiment(self._experiment, self._artifact_location)
+            if found is None else found.experiment_id
         )  # fmt: skip
         asked = {key: configuration[key] for key in ("method", "variant", "seed")}
         chosen = " and ".join(

@@ -17,15 +17,18 @@ class RegistryError(RuntimeError):
 class RegistryDataset(AbstractDataset[NoReturn, "ModelRegistry"]):
     """The registry of the project's MLflow."""
 
-    def __init__(self, *, tracking_uri: str, experiment: str) -> None:
+    def __init__(
+        self, *, tracking_uri: str, experiment: str, artifact_location: str | None
+    ) -> None:
         self._tracking_uri = tracking_uri
         self._experiment = experiment
+        self._artifact_location = artifact_location
 
     def load(self) -> ModelRegistry:
         """What publishes."""
         from gppdm_pipeline.catalog.registry import ModelRegistry  # noqa: PLC0415 (slow)
 
-        return ModelRegistry(self._tracking_uri, self._experiment)
+        return ModelRegistry(self._tracking_uri, self._experiment, self._artifact_location)
 
     def save(self, data: NoReturn) -> None:
         """Refuse: versions are written by what publishes them."""

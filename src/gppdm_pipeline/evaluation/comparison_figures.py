@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from statistics import fmean
-from textwrap import shorten
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,9 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gppdm_pipeline.evaluation.comparison import Comparison, Group
-from gppdm_pipeline.evaluation.figures import SMALL, TEXT, WIDTH, gridded, new_figure, style
+from gppdm_pipeline.evaluation.figures import (
+    SMALL,
+    TEXT,
+    WIDTH,
+    gridded,
+    new_figure,
+    shortened,
+    style,
+    wrapped,
+)
 
 _MARKERS = "osD^vP*X<>"
+_OF_RUNS = 40  # letters of a name, beyond which it would leave no room
 
 
 def accuracy_by_method_figure(comparison: Comparison) -> Figure:
@@ -26,7 +35,14 @@ def accuracy_by_method_figure(comparison: Comparison) -> Figure:
         tasks = np.arange(1, curves.shape[1] + 1)
         colour = _colour(i, comparison)
         axes.fill_between(tasks, curves.min(0), curves.max(0), color=colour, alpha=0.15, lw=0)
-        axes.plot(tasks, curves.mean(0), marker=_marker(i), ms=5, color=colour, label=group.name)
+        axes.plot(
+            tasks,
+            curves.mean(0),
+            marker=_marker(i),
+            ms=5,
+            color=colour,
+            label=shortened(group.name, _OF_RUNS),
+        )
     style(axes, title="Average accuracy", x="after task", y="test accuracy, %")
     axes.set_ylim(-2, 102)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -46,7 +62,7 @@ def forgetting_against_cost_figure(comparison: Comparison) -> Figure:
         losses = [100 * value for value in forgetting]
         axes.scatter(seconds, losses, 15, c=colour, marker=marker, alpha=0.5, lw=0)
         centre = fmean(seconds), fmean(losses)
-        axes.scatter(*centre, s=80, c=colour, marker=marker, label=group.name)
+        axes.scatter(*centre, s=80, c=colour, marker=marker, label=shortened(group.name, _OF_RUNS))
     style(axes, title="Forgetting against cost", x="seconds", y="forgetting, %")
     axes.set_xscale("log")
     _finish(figure, axes)
@@ -71,12 +87,12 @@ def accuracy_by_class_figure(comparison: Comparison) -> Figure:
     step = -(-len(classes) // 20)
     axes.set_xticks(
         range(0, len(classes), step),
-        [shorten(name.replace("_", " "), 20, placeholder="…") for name in classes[::step]],
+        [wrapped(name, 20, 1) for name in classes[::step]],
         rotation=90 if turned else 0,
         fontsize=SMALL,
         parse_math=False,
     )
-    names = [group.name for group in groups]
+    names = [shortened(group.name, _OF_RUNS) for group in groups]
     axes.set_yticks(range(len(groups)), names, fontsize=TEXT, parse_math=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from gppdm_pipeline.evaluation.distances import Features
-from gppdm_pipeline.evaluation.figures import GREY, SMALL, TITLE, WIDTH, new_figure
+from gppdm_pipeline.evaluation.figures import GREY, SMALL, TITLE, WIDTH, new_figure, shortened
 from gppdm_pipeline.evaluation.pictures import Picture, Row
 
 _LEAST = 5  # points, fewer of which have no neighbours to keep
@@ -47,7 +47,8 @@ def embedding_picture(
         there, drawn = places[of_class & is_real], places[of_class & ~is_real]
         axes.scatter(there[:, 0], there[:, 1], s=22, facecolors="none", edgecolors=[colour], lw=0.9)
         axes.scatter(drawn[:, 0], drawn[:, 1], s=22, marker="x", color=[colour], lw=0.9)
-        _name(axes, class_names[label], np.median(there, axis=0))
+        middle = np.median(there if len(there) else drawn, axis=0)
+        _name(axes, shortened(class_names[label]), middle)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

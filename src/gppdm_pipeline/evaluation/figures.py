@@ -207,6 +207,16 @@ def _to_uint8(prototype: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 def wrapped(name: str, width: int = 11, lines: int = 2) -> str:
     """A class's name in so many lines of so many characters at most."""
-    return textwrap.fill(
-        name.replace("_", " "), width, max_lines=lines, placeholder="…", break_on_hyphens=False
-    )
+    text = name.replace("_", " ")
+    *above, last = textwrap.wrap(
+        text, width, max_lines=lines, placeholder="…", break_on_hyphens=False
+    ) or [""]
+    if last == "…":  # a word that has to be cut is left out whole
+        *above, last = textwrap.wrap(text, width, break_on_hyphens=False)[:lines]
+        last = f"{last[: width - 1]}…"
+    return "\n".join([*above, last])
+
+
+def shortened(name: str, letters: int = 16) -> str:
+    """A name as it is, or its beginning if it has more letters."""
+    return name if len(name) <= letters else f"{name[: letters - 1].rstrip()}…"

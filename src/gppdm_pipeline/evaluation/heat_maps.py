@@ -10,7 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from gppdm_pipeline.evaluation.figures import GREY, SMALL, TEXT, new_figure, style, wrapped
+from gppdm_pipeline.evaluation.figures import (
+    GREY,
+    SMALL,
+    TEXT,
+    new_figure,
+    shortened,
+    style,
+    wrapped,
+)
 from gppdm_pipeline.evaluation.metrics import Matrix
 from gppdm_pipeline.evaluation.pictures import Picture
 
@@ -81,15 +89,17 @@ def confusion_picture(
     totals = values.sum(1, keepdims=True)
     shares = np.divide(values, totals, out=np.full_like(values, np.nan), where=totals > 0)
     side = float(np.clip(0.48 * len(classes), 2.2, 5.6))
-    figure = new_figure(side + 2.2, side + 1.4)
+    names = [class_names[label] for label in classes]
+    shown = [shortened(name) for name in names]
+    room = 1.0 * (shown != names)  # inches: names that are cut may be of wide letters
+    figure = new_figure(side + 2.2 + room, side + 1.4 + room)
     axes = figure.add_subplot()
     _heat(figure, axes, shares, zeros=False)
     style(axes, title="Confusion after the last task, %", x="classified as", y="class")
-    names = [class_names[label] for label in classes]
     _name(axes, names)
     if len(names) <= _MOST_ANNOTATED:
         short = all(len(name) <= 3 for name in names)
-        axes.set_xticks(range(len(names)), names, rotation=0 if short else 90, parse_math=False)
+        axes.set_xticks(range(len(names)), shown, rotation=0 if short else 90, parse_math=False)
     rows = [
         {"class": names[i], "classified_as": names[j], "images": int(counts[i][j])}
         for i in range(len(names))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from textwrap import shorten
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,6 +16,7 @@ from gppdm_pipeline.evaluation.figures import (
     new_figure,
     show,
     style,
+    wrapped,
 )
 
 MOST = 120  # rows, beyond which some are left out
@@ -40,10 +40,7 @@ def stream_figure(
     rows, wide = -(-len(shown) // columns), per_row // columns
     height, width, channels = shown[0][2].shape[1:]
     pad = _padding(height)
-    names = [
-        f"{task} · {shorten(name.replace('_', ' '), _LETTERS, placeholder='…')}"
-        for task, name, _ in shown
-    ]
+    names = [f"{task} · {wrapped(name, _LETTERS, 1)}" for task, name, _ in shown]
     label = 0.35 + _LETTER * max(map(len, names))
     cell = (WIDTH / columns - label) / wide * (height + pad) / (width + pad)
     figure = new_figure(WIDTH, rows * cell + 0.6)

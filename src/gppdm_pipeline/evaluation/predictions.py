@@ -6,13 +6,12 @@ import base64
 import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gppdm_pipeline.evaluation.figures import SMALL, WIDTH, new_figure, show
+from gppdm_pipeline.evaluation.figures import SMALL, WIDTH, new_figure, show, wrapped
 from gppdm_pipeline.evaluation.page import Table, page_of
 from gppdm_pipeline.evaluation.pictures import Picture
 
@@ -155,7 +154,7 @@ def _figure(shown: Sequence[NDArray[np.uint8]], rows: Sequence[Mapping[str, Any]
         axes.set_visible(True)
         show(axes, image)
         axes.set_yticks([])
-        name = shorten(row["label"].replace("_", " "), 12, placeholder="…")
+        name = wrapped(row["label"], 12, 1)
         share = f"{100 * row['probability']:.0f} %"
         axes.set_xlabel(f"{name}\n{share}", fontsize=SMALL, parse_math=False)
     return figure

@@ -64,20 +64,32 @@ def _record_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def is_finished(experiment: Experiment) -> bool:
-    """Whether a whole run with these settings, of these images, has left its report.
+    """Whether a whole run with these settings, of these images, has left its report, and ended.
 
-    One that has images left that are to be released has not: given again, it goes on with that.
+    One that has images left that are to be released is not finished: see `let_release_go_on`.
     """
+    return not _is_to_release(experiment) and _has_ended(experiment)
+
+
+def let_release_go_on(experiment: Experiment) -> None:
+    """Let a run of which all is there but images left that are to be released go on with that.
+
+    Given again, it would be made anew otherwise, as one that has ended.
+    """
+    if _is_to_release(experiment) and _has_ended(experiment):
+        experiment = experiment.numbered(read(STATES / experiment.run / RECORD).get("classes", ()))
+        Command(SCRATCH / experiment.run, experiment, {}).begin()
+
+
+def _has_ended(experiment: Experiment) -> bool:
     settings_file = STATES / experiment.run / RECORD
     if not (settings_file.exists() and (REPORTS / experiment.run / "metrics.json").exists()):
         return False
     record = read(settings_file)
     experiment = experiment.numbered(record.get("classes", ()))
-    ended = record == experiment.record() and of_same_images(experiment, learnt(experiment))
-    if ended and _is_to_release(experiment):
-        Command(SCRATCH / experiment.run, experiment, {}).begin()
+    if Command(SCRATCH / experiment.run, experiment, {}).is_left:  # stopped, with numbers made
         return False
-    return bool(ended)
+    return record == experiment.record() and of_same_images(experiment, learnt(experiment))
 
 
 def _is_to_release(experiment: Experiment) -> bool:

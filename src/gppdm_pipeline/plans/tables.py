@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from gppdm_pipeline.algorithm.disk.writing import replace_file
 from gppdm_pipeline.evaluation.pictures import Picture
 from gppdm_pipeline.plans.record_pictures import (
     Strip,
@@ -89,7 +90,7 @@ def write_between(file: Path, name: str, text: str) -> None:
     _, ended, after = rest.partition(end)
     if not (found and ended):
         raise click.ClickException(f"{file} has no lines {begin.strip()!r} and {end!r}")
-    file.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+    replace_file(file, f"{before}{begin}\n{text}\n{end}{after}".encode())
 
 
 def _read(files: Mapping[str, Sequence[Path]]) -> dict[str, list[Record]]:
@@ -100,7 +101,7 @@ def _shown(picture: Picture, name: str, title: str) -> str:
     """Write the picture beside the tables; returns the Markdown that shows it."""
     file = TABLES.parent / "images" / "plans" / f"{name}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(picture.rendered("png"))
+    replace_file(file, picture.rendered("png"))
     return f"![{title}]({file.relative_to(TABLES.parent)})\n"
 
 

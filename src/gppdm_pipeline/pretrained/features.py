@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gppdm_pipeline.pretrained import timm_models, transformers_models
-from gppdm_pipeline.pretrained.folder import CONFIG, EncoderError, Pretrained, hash_of
+from gppdm_pipeline.pretrained.folder import CONFIG, EncoderError, Pretrained, hash_of, on_trial
 from gppdm_pipeline.pretrained.preparation import preparation_of
 
 
@@ -28,22 +28,16 @@ def numbers(known: Pretrained, side: int | None) -> int:
 
 @cache
 def _numbers(known: Pretrained, side: int, _: str) -> int:
-    try:
-        with torch.device("meta"), torch.no_grad():  # shapes without numbers
-            if known.kind == "transformers":
-                network = transformers_models.untrained(known, side)
-            else:
-                network = timm_models.untrained(known)
-                _resize(network, side, known)
-            found = network.eval()(torch.zeros(2, 3, side, side))
-    except EncoderError:
-        raise
-    except Exception as error:  # whatever the network raises
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise EncoderError(
-            f"{known.folder}: it makes nothing of images of {side}x{side} ({cause}). Leave "
-            f"space.side out, or name a model of images in {known.setting}."
-        ) from error
+    with on_trial(
+        f"{known.folder}: it makes nothing of images of {side}x{side}",
+        f"Leave space.side out, or name a model of images in {known.setting}.",
+    ):
+        if known.kind == "transformers":
+            network = transformers_models.untrained(known, side)
+        else:
+            network = timm_models.untrained(known)
+            _resize(network, side, known)
+        found = network.eval()(torch.zeros(2, 3, side, side))
     if not isinstance(found, torch.Tensor) or found.ndim != 2:
         raise EncoderError(
             f"{known.folder / CONFIG}: the model gives {_shape(found)} of two images, and not one "

@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 Kind = Literal["timm", "transformers"]
 CONFIG, PREPROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
@@ -119,6 +122,27 @@ class Pretrained:
                 "the model's AutoImageProcessor."
             )
         return f"name a folder that has {', '.join(f.name for f in self.files)} in {self.setting}"
+
+
+@contextmanager
+def on_trial(what: str, repair: str) -> Iterator[None]:
+    """Inside, networks have shapes and no numbers, and what one of them raises is told.
+
+    Args:
+        what: it does not do, as the message begins; what it raises follows.
+        repair: as the message ends.
+
+    Raises:
+        EncoderError: with the message; one that is raised inside stays as it is.
+    """
+    try:
+        with torch.device("meta"), torch.no_grad():
+            yield
+    except EncoderError:
+        raise
+    except Exception as error:  # whatever the network raises
+        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise EncoderError(f"{what} ({cause}). {repair}") from error
 
 
 def check_packages(kind: Kind, where: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from gppdm_pipeline.algorithm.disk.writing import replace_file
 from gppdm_pipeline.configuration.budget import Fit, fitting, seconds_of, steps_in, training_steps
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import ConfigurationError
@@ -128,6 +129,5 @@ def _read(file: Path) -> list[_Choice]:
 
 
 def _write(file: Path, choices: list[_Choice]) -> None:
-    new = file.with_name(f".{file.name}.new")
-    new.write_text(json.dumps([choice.model_dump() for choice in choices], indent=2) + "\n")
-    new.replace(file)
+    text = json.dumps([choice.model_dump() for choice in choices], indent=2) + "\n"
+    replace_file(file, text.encode())

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import BaseFileLock, Timeout
 
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
+from gppdm_pipeline.algorithm.disk.writing import replace_file
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.locks import file_lock, lacks_locks
 from gppdm_pipeline.provenance import code_digest
@@ -76,7 +77,13 @@ class Command:
         for mark in self._mark.parent.iterdir():
             if not mark.name.startswith(self._settings):
                 mark.unlink()
-        self._mark.write_text(f"{_GROWS}{first_new_task}" if first_new_task else code_digest())
+        text = f"{_GROWS}{first_new_task}" if first_new_task else code_digest()
+        replace_file(self._mark, text.encode())
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it has begun and not ended, with whatever code."""
+        return self._mark.exists()
 
     def end(self) -> None:
         """Mark it as ended."""
@@ -121,7 +128,7 @@ class Lock:
                 raise
         self._lock = lock
         try:
-            holder.write_text(f"{os.getpid()}\n")
+            replace_file(holder, f"{os.getpid()}\n".encode())
             yield
         except BaseException:
             self.release()

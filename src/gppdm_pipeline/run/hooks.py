@@ -16,6 +16,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from gppdm_pipeline.algorithm.disk.writing import replace_file
 from gppdm_pipeline.catalog.datasets import OnDisk
 from gppdm_pipeline.catalog.registry_dataset import RegistryDataset
 from gppdm_pipeline.catalog.scratch import Scratch
@@ -29,11 +30,16 @@ from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.pipelines.inspect.page import as_markdown
 from gppdm_pipeline.pipelines.inspect.pipeline import RESULTS as INSPECTION
 from gppdm_pipeline.pipelines.publish.pipeline import REGISTRY
+from gppdm_pipeline.pipelines.publish.pipeline import RESULT as PUBLISHED
 from gppdm_pipeline.run import growing, guard, releasing, using
 from gppdm_pipeline.run.away import StorageError
 from gppdm_pipeline.run.command import Command, Lock, RefusedError
 from gppdm_pipeline.run.loader import ExperimentLoader
-from gppdm_pipeline.run.mlflow_places import database_uri
+from gppdm_pipeline.run.mlflow_places import (
+    artifact_location,
+    database_uri,
+    follow_move_or_tell,
+)
 from gppdm_pipeline.run.reports import MlflowReports
 from gppdm_pipeline.run.storage import Storage
 from gppdm_pipeline.run.summary import print_summary
@@ -80,7 +86,12 @@ class ExperimentHooks:
             settings=self._mlflow, project=self._project, experiment=self._experiment.benchmark
         )
         uri = database_uri(self._mlflow, self._project)
-        catalog[REGISTRY] = RegistryDataset(tracking_uri=uri, experiment=self._experiment.benchmark)
+        location = artifact_location(self._mlflow, self._project)
+        catalog[REGISTRY] = RegistryDataset(
+            tracking_uri=uri,
+            experiment=self._experiment.benchmark,
+            artifact_location=location,
+        )
 
     @hook_impl
     def before_pipeline_run(
@@ -120,7 +131,7 @@ class ExperimentHooks:
             # In this order: whatever happens between the two, the same command goes on.
             self._command.begin(first)
             catalog.save("configuration", self._experiment.record())
-            self._scratch.mlflow_run.write_text(self._tracker.run_id)
+            replace_file(self._scratch.mlflow_run, self._tracker.run_id.encode())
             self._storage.send()
         stop_at_signals()
 
@@ -147,6 +158,8 @@ class ExperimentHooks:
                 self._check(pipeline)
         elif using.uses(pipeline):
             using.check(self._experiment, pipeline, catalog)
+            if _makes({PUBLISHED}, pipeline):
+                follow_move_or_tell(self._mlflow, self._project)
         elif _makes(AUDIT, pipeline):
             guard.check_outputs(self._experiment, pipeline, catalog, whole=False)
             guard.check_states(pipeline, catalog, run_params)

@@ -176,6 +176,9 @@ class ExperimentLoader(OmegaConfigLoader):
         try:
             return {kind: spaces if kind == "spaces" else self[kind] for kind in _KINDS}
         except MissingConfigException as error:
+            for folder in (Path(self.conf_source), Path(self.conf_source) / self.base_env):
+                if folder.is_dir():
+                    os.listdir(folder)  # refused, it says why there is none
             raise ConfigurationError(
                 f"There is no configuration in {self.conf_source}: run the command in the "
                 "project's folder, or name the project's conf folder with --conf-source."

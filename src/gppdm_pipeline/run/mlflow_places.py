@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from gppdm_pipeline.faults import of_mlflow
 from gppdm_pipeline.locks import locked
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,20 @@ def follow_move(settings: Mapping[str, str], project: Path) -> None:
             )
 
 
+def follow_move_or_tell(settings: Mapping[str, str], project: Path) -> None:
+    """As `follow_move`.
+
+    Raises:
+        TrackingError: if the database cannot be read or written.
+    """
+    try:
+        follow_move(settings, project)
+    except (sqlite3.Error, OSError) as error:
+        raise TrackingError(
+            f"MLflow at {settings['tracking_uri']} (conf: mlflow.yml) refuses: {of_mlflow(error)}"
+        ) from error
+
+
 def _moved(database: sqlite3.Connection, location: Path, home: Path) -> Iterator[str]:
     """Places of experiments that are the project's, by their name within it, but not here."""
     for (place,) in database.execute("SELECT artifact_location FROM experiments"):
@@ -102,19 +117,39 @@ def _moved(database: sqlite3.Connection, location: Path, home: Path) -> Iterator
 
 
 def _correct(database: sqlite3.Connection, old: str, new: str) -> int:
-    """Write the new place for the old; of runs where their files are there. Returns how many."""
+    """Write the new place for the old; of runs and models whose files are not at the old alone.
+
+    Returns:
+        Of how many runs.
+    """
     database.execute(
         "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (new, old)
     )
-    found = database.execute("SELECT run_uuid, artifact_uri FROM runs").fetchall()
-    moved = [
-        (new + place.removeprefix(old), run)
-        for run, place in found
+    for column in ("source", "storage_location"):
+        _correct_column(database, "model_versions", column, old, new)
+    return _correct_column(database, "runs", "artifact_uri", old, new)
+
+
+def _correct_column(
+    database: sqlite3.Connection, table: str, column: str, old: str, new: str
+) -> int:
+    """As `_correct`, of one column. Returns of how many rows."""
+    if column not in {row[1] for row in database.execute(f"PRAGMA table_info({table})")}:
+        return 0
+    found = database.execute(f"SELECT rowid, {column} FROM {table}").fetchall()
+    places = [
+        (place, new + place.removeprefix(old), row)
+        for row, place in found
         if place and place.startswith(f"{old}/")
     ]
-    there = [(place, run) for place, run in moved if Path(_path(place)).exists()]
-    database.executemany("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", there)
-    return len(there)
+    moved = [(after, row) for before, after, row in places if not _stayed(before, after)]
+    database.executemany(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", moved)
+    return len(moved)
+
+
+def _stayed(before: str, after: str) -> bool:
+    """Whether files are at the old place alone; a run that was stopped early has none anywhere."""
+    return os.path.exists(_path(before)) and not os.path.exists(_path(after))
 
 
 def _path(uri: str) -> str:

@@ -128,8 +128,9 @@ def release_prepared(experiment: Experiment, retention: Retention | None = None)
     }
     for split, setting in settings.items():
         for folder in experiment.stream.source.prepared_folders(split):
-            with alone_in(folder):
-                _release_folder(folder, setting, retention)
+            if setting == "release" or (retention is not None and retention.stands(folder)):
+                with alone_in(folder):
+                    _release_folder(folder, retention)
 
 
 @contextmanager
@@ -142,15 +143,13 @@ def released_if_refused(experiment: Experiment, retention: Retention | None) -> 
         raise
 
 
-def _release_folder(folder: Path, setting: str, retention: Retention | None) -> None:
+def _release_folder(folder: Path, retention: Retention | None) -> None:
     if not folder.exists():
         return
-    before = retention is not None and retention.stands(folder)
-    if setting == "release" or before:
-        if retention is not None and not before:
-            retention.sign_off(folder, {})
-        shutil.rmtree(folder)
-        logger.info("Released %s.", folder)
+    if retention is not None and not retention.stands(folder):
+        retention.sign_off(folder, {})
+    shutil.rmtree(folder)
+    logger.info("Released %s.", folder)
 
 
 def retention_of(catalog: DataCatalog) -> Retention:

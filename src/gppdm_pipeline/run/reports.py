@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from kedro.io import AbstractDataset, DatasetError
 
 from gppdm_pipeline.catalog.places import place_of
+from gppdm_pipeline.faults import of_mlflow
 from gppdm_pipeline.run.mlflow_places import database_uri, follow_move
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ class FolderReports(_Reports):
 
     def load(self) -> list[dict[str, Any]]:
         """The reports, by the names of their folders; none if there is no folder."""
-        files = sorted(self.path.glob(f"*/seed_*/{NAME}"))
-        return [_read(file) for file in files]
+        files = (folder / NAME for folder in sorted(self.path.glob("*/seed_*")))
+        return [_read(file) for file in files if file.exists()]
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self.path)}
@@ -61,14 +62,14 @@ class MlflowReports(_Reports):
         from gppdm_pipeline.run.tracking import FAILURES  # noqa: PLC0415 (MLflow: slow)
 
         try:
-            return self._load()
+            return self._found()
         except FAILURES as error:
             raise DatasetError(
                 f"MLflow at {self._settings['tracking_uri']} (conf: mlflow.yml) gives no runs: "
-                f"{error}"
+                f"{of_mlflow(error)}"
             ) from error
 
-    def _load(self) -> list[dict[str, Any]]:
+    def _found(self) -> list[dict[str, Any]]:  # Kedro takes a _load in place of load
         from mlflow import MlflowClient  # noqa: PLC0415 (slow)
 
         follow_move(self._settings, self._project)

@@ -167,11 +167,22 @@ def _told() -> Iterator[None]:
         logging.getLogger(name).addFilter(_is_news)
     try:
         yield
-    except TOLD as error:
-        raise click.ClickException(str(error)) from error
+        return
     except click.ClickException:
         raise
     except Exception as error:
-        if text := explained(error):
-            raise click.ClickException(text) from error
-        raise
+        failed = _behind_kedro(error)
+    text = str(failed) if isinstance(failed, TOLD) else explained(failed)
+    if text is None:
+        raise failed
+    raise click.ClickException(text) from failed
+
+
+def _behind_kedro(error: Exception) -> Exception:
+    """What happened in a data set, where Kedro has made an error of its own of it."""
+    inner: BaseException = error
+    while isinstance(inner, DatasetError) and isinstance(inner.__cause__, DatasetError):
+        inner = inner.__cause__
+    wrapped = isinstance(inner, DatasetError) and str(inner).startswith("Failed while ")
+    cause = inner.__cause__ if wrapped else None
+    return cause if isinstance(cause, Exception) else error

@@ -24,6 +24,7 @@ from kedro.config import MissingConfigException
 from pydantic import BaseModel, ConfigDict
 
 from gppdm_pipeline.algorithm.disk.states import MANIFEST
+from gppdm_pipeline.algorithm.disk.writing import replace_file
 from gppdm_pipeline.configuration.layers import Layer, Problems
 from gppdm_pipeline.locks import file_lock
 from gppdm_pipeline.run.away import Away, Files, StorageError, UnreachableError
@@ -158,7 +159,7 @@ class Storage:
         for file in last.keys() - here.keys():
             away.remove(file)
         new = self._scratch / ".list.new"
-        new.write_text(json.dumps(here, indent=1))
+        replace_file(new, json.dumps(here, indent=1).encode())
         away.replace(new, self._list)
         new.unlink()
         self._remember(here, away)
@@ -228,10 +229,9 @@ class Storage:
             return {}
 
     def _remember(self, files: Files, away: Away) -> None:
-        new = self._scratch / f".{_IN_STEP}.new"
-        new.parent.mkdir(parents=True, exist_ok=True)
-        new.write_text(json.dumps({"url": away.url, "files": files}))
-        new.replace(self._scratch / _IN_STEP)
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        record = json.dumps({"url": away.url, "files": files})
+        replace_file(self._scratch / _IN_STEP, record.encode())
 
 
 def _drop(file: str, there: Files) -> None:

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.configuration.experiment import Experiment
+from gppdm_pipeline.faults import of_mlflow, of_mlflow_on_the_way
 from gppdm_pipeline.provenance import git_commit
 from gppdm_pipeline.run.mlflow_places import (
     TrackingError,
@@ -95,7 +96,8 @@ class Tracker:
             )
         except FAILURES as error:
             raise TrackingError(
-                f"MLflow at {settings['tracking_uri']} (conf: mlflow.yml) refuses the run: {error}"
+                f"MLflow at {settings['tracking_uri']} (conf: mlflow.yml) refuses the run: "
+                f"{of_mlflow(error)}"
             ) from error
         return cls(client, run_id)
 
@@ -159,7 +161,7 @@ class Tracker:
                 "MLflow failed, and run %s there stays incomplete; training goes on, and its "
                 "results are in data/. %s",
                 self.run_id,
-                error,
+                of_mlflow_on_the_way(error),
             )
 
 
@@ -223,7 +225,7 @@ def log_comparison(
     except FAILURES as error:
         raise TrackingError(
             f"MLflow at {settings['tracking_uri']} (conf: mlflow.yml) refuses the comparison, "
-            f"whose files are in data/: {error}"
+            f"whose files are in data/: {of_mlflow(error)}"
         ) from error
 
 

@@ -15,6 +15,7 @@ from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.algorithm.diffusion.network import build_unet
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.diffusion.samplers import solver_of
+from gppdm_pipeline.algorithm.disk.writing import let_others_read, naming
 from gppdm_pipeline.algorithm.generator.gaussians import gaussian_of
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.methods.ddgr import Ddgr
@@ -97,9 +98,10 @@ def write_folder(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        made = _write_models(temporary, learned, calibration, images)
-        card = model_card(learned, calibration, {**told, **made})
-        (temporary / CARD).write_text(card, encoding="utf-8")
+        with naming(folder):
+            made = _write_models(temporary, learned, calibration, images)
+            card = model_card(learned, calibration, {**told, **made})
+            (temporary / CARD).write_text(card, encoding="utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -115,6 +117,7 @@ def _write_models(
     pipeline = generator_pipeline(learned)
     if pipeline is not None:
         pipeline.save_pretrained(folder)
+        let_others_read(folder)
     difference = None
     if not missing_packages():
         predictor = learned.predictor(Calibration.of(calibration))

@@ -191,14 +191,19 @@ class TrainedRun:
         Raises:
             UntrainedError: if there is none.
         """
-        states = sorted(self.models.glob("task_*/state/state.json"))
+        tasks = sorted(self.models.iterdir()) if self.models.is_dir() else []
+        states = [
+            task / "state"
+            for task in tasks
+            if task.name.startswith("task_") and (task / "state/state.json").exists()
+        ]  # what may not be read is told, and is not passed over as by glob
         if not states:
             raise UntrainedError(
                 f"{self.models} has no state: nothing has been learnt with this benchmark, method, "
                 "variant and seed. Learn first: kedro run --pipeline=continual with the same "
                 "--params, without those of predict, draw and publish."
             )
-        return states[-1].parent
+        return states[-1]
 
     @cached_property
     def learned(self) -> Learned:

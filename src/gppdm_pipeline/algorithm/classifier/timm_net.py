@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gppdm_pipeline.pretrained import timm_models
-from gppdm_pipeline.pretrained.folder import EncoderError, Pretrained
+from gppdm_pipeline.pretrained.folder import EncoderError, Pretrained, on_trial
 from gppdm_pipeline.pretrained.preparation import preparation_of
 
 SMALL, TIMM = "small", "timm:"
@@ -118,17 +118,11 @@ def check(network: str, image_shape: tuple[int, int, int]) -> None:
             f"{where}: vectors of {channels} numbers are no images. Leave {SETTING} out: "
             "classifier.head is of vectors."
         )
-    try:
-        with torch.device("meta"), torch.no_grad():  # shapes without numbers
-            TimmNet(image_shape, 2, **described(network))(torch.zeros(2, channels, height, width))
-    except EncoderError:
-        raise
-    except Exception as error:  # whatever the network raises
-        cause = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise EncoderError(
-            f"{where}: it makes nothing of images of {height}x{width} with {channels} channels "
-            f"({cause}). Resize them (stream.source.resize), or use another one."
-        ) from error
+    with on_trial(
+        f"{where}: it makes nothing of images of {height}x{width} with {channels} channels",
+        "Resize them (stream.source.resize), or use another one.",
+    ):
+        TimmNet(image_shape, 2, **described(network))(torch.zeros(2, channels, height, width))
 
 
 def content_of(network: str) -> str:

@@ -34,6 +34,7 @@ from torch import Tensor
 import gppdm_pipeline
 from gppdm_pipeline.algorithm.diffusion.network import build_unet
 from gppdm_pipeline.algorithm.disk.shapes import UNET_WEIGHTS, misfits, without_private
+from gppdm_pipeline.algorithm.disk.writing import let_others_read, naming
 from gppdm_pipeline.algorithm.state import Condition, LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.pretrained.folder import EncoderError
@@ -65,7 +66,20 @@ def save_state(
         folder: its parents are made.
         configuration: what it was made with, kept beside it; plain JSON values.
         provenance: where it was made; plain JSON values.
+
+    Raises:
+        OSError: if it cannot be written; it names a file or the folder.
     """
+    with naming(folder):
+        _save(state, folder, configuration, provenance)
+
+
+def _save(
+    state: LearnerState,
+    folder: Path,
+    configuration: Mapping[str, Any] | None,
+    provenance: Mapping[str, Any] | None,
+) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
         shutil.rmtree(leftover)
@@ -146,6 +160,7 @@ def _write_tensors(state: LearnerState, folder: Path) -> None:
         _write(folder / "classifier.safetensors", state.classifier.tensors)
     if state.denoiser is not None:
         build_unet(state.denoiser).save_pretrained(folder / "denoiser")
+        let_others_read(folder / "denoiser")
     if state.condition is not None:
         condition = state.condition
         named = {"token_map": condition.token_map}

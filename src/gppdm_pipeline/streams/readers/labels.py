@@ -14,11 +14,15 @@ from gppdm_pipeline.streams.readers.base import ClassNames, check_labels
 from gppdm_pipeline.wording import listed
 
 
-def names_in(found: NDArray[Any]) -> ClassNames:
-    """The classes that text labels name, in alphabetical order; none if they are no text."""
+def names_in(found: NDArray[Any], file: Path, key: str) -> ClassNames:
+    """The classes that text labels name, in alphabetical order; none if they are no text.
+
+    Raises:
+        SourceError: as `texts`.
+    """
     if found.dtype.kind not in "SU":
         return ()
-    return tuple(sorted(set(_texts(found))))
+    return tuple(sorted(set(texts(found, file, key))))
 
 
 def as_labels(
@@ -46,7 +50,7 @@ def as_labels(
             else "Save the numbers or names of classes.",
         )
     if flat.dtype.kind in "SU":
-        return _looked_up(_texts(flat), class_names, file, key)
+        return _looked_up(texts(flat, file, key), class_names, file, key)
     whole = np.isfinite(flat) & (flat == np.round(flat))
     if not whole.all():
         row = int(np.argmin(whole))
@@ -72,12 +76,30 @@ def _hot(found: NDArray[Any]) -> NDArray[np.int64] | None:
     return places
 
 
-def _texts(found: NDArray[Any]) -> list[str]:
-    values = found.reshape(-1).tolist()
-    return [
-        composed(value.decode("utf-8", "replace") if isinstance(value, bytes) else value)
-        for value in values
-    ]
+def texts(found: NDArray[Any], file: Path, key: str) -> list[str]:
+    """Text, or bytes that are text in UTF-8, one for each element.
+
+    Args:
+        found: of any shape.
+        file: where it is from, for messages.
+        key: its name there.
+
+    Raises:
+        SourceError: of bytes in another encoding, of which one name could be read as another.
+    """
+    return [_text(each, row, file, key) for row, each in enumerate(found.reshape(-1).tolist())]
+
+
+def _text(value: str | bytes, row: int, file: Path, key: str) -> str:
+    try:
+        return composed(value.decode() if isinstance(value, bytes) else value)
+    except UnicodeDecodeError as error:
+        raise source_error(
+            file,
+            f"{key} {value!r} (row {row}), which is no UTF-8",
+            "names as text, or as bytes in UTF-8",
+            f"Save them as text: numpy.char.decode({key}, 'latin-1'), or whatever encoding it is.",
+        ) from error
 
 
 def _looked_up(

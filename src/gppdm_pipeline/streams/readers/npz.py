@@ -23,7 +23,7 @@ from gppdm_pipeline.streams.readers.base import (
     check_count,
     is_test,
 )
-from gppdm_pipeline.streams.readers.labels import as_labels, names_in
+from gppdm_pipeline.streams.readers.labels import as_labels, names_in, texts
 from gppdm_pipeline.streams.readers.rows import streamed
 
 Part = Literal["train", "val", "test", "all"]
@@ -76,9 +76,13 @@ class Npz(FileReader):
 
     def _names(self) -> ClassNames:
         if "class_names" in npy.keys(self.file):
-            return tuple(map(str, npy.array(self.file, "class_names").tolist()))
-        labels = [npy.array(self.file, key) for _, key in self._keys().values()]
-        names = {name for found in labels for name in names_in(found)}
+            found = npy.array(self.file, "class_names")
+            if found.dtype.kind == "S":
+                return tuple(texts(found, self.file, "class_names"))
+            return tuple(map(str, found.tolist()))
+        keys = [key for _, key in self._keys().values()]
+        labels = {key: npy.array(self.file, key) for key in keys}
+        names = {name for key in keys for name in names_in(labels[key], self.file, key)}
         return tuple(sorted(names)) or super()._names()
 
     def _files(self, split: Split) -> Iterable[Path]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from gppdm_pipeline.streams.errors import FETCH_AGAIN, SourceError, source_error
+from gppdm_pipeline.streams.folders.entries import Skipped, entries, is_folder
 from gppdm_pipeline.streams.preparing import Contents
 from gppdm_pipeline.streams.readers.base import (
     ClassNames,
@@ -22,7 +23,7 @@ from gppdm_pipeline.streams.readers.base import (
     Split,
     UserPath,
 )
-from gppdm_pipeline.streams.readers.labels import as_labels, names_in
+from gppdm_pipeline.streams.readers.labels import as_labels, names_in, texts
 
 TOGETHER = 256  # rows in memory at a time
 
@@ -61,7 +62,9 @@ class Parquet(FileReader):
             features = json.loads(metadata[b"huggingface"])["info"]["features"]
             return tuple(map(str, features[self.label]["names"]))
         except (KeyError, TypeError, ValueError):
-            names = {name for file in files for name in names_in(self._column(file))}
+            names = {
+                name for file in files for name in names_in(self._column(file), file, self.label)
+            }
             return tuple(sorted(names)) or super()._names()
 
     def _files(self, split: Split) -> list[Path]:
@@ -70,6 +73,7 @@ class Parquet(FileReader):
 
     def _parquets(self, split: Split) -> list[Path]:
         pattern = {"train": self.train, "test": self.test}[split]
+        _check_readable(self.folder)
         files = sorted(self.folder.rglob(pattern))
         if not files:
             found = "no such file" if self.folder.is_dir() else "no such folder"
@@ -106,8 +110,12 @@ class Parquet(FileReader):
             raise source_error(file, f"no label (row {row})", "a label in each row", FETCH_AGAIN)
         if pa.types.is_dictionary(kind):
             column = column.dictionary_decode()
+        if _is_text(column.type):  # which need not be UTF-8, though Parquet says so
+            column = column.cast(pa.large_binary())
         values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-        return values.astype(str) if values.dtype == object else values
+        if values.dtype != object:
+            return values
+        return np.array(texts(values, file, self.label), str)
 
     def _images(self, file: Path, rows: NDArray[np.int64]) -> Iterator[tuple[str, bytes | Path]]:
         first, paths = 0, self._paths(file)
@@ -165,7 +173,7 @@ class Parquet(FileReader):
                 "Set `image` to the column of the images.",
             )
         plain = label.value_type if label and pa.types.is_dictionary(label) else label
-        if not plain or not (_is_text(plain) or pa.types.is_primitive(plain)):
+        if not plain or not (_is_text(plain) or _is_binary(plain) or pa.types.is_primitive(plain)):
             raise source_error(
                 file,
                 f"columns {there}",
@@ -173,6 +181,14 @@ class Parquet(FileReader):
                 "Set `label` to the column of the labels.",
             )
         return image, label
+
+
+def _check_readable(folder: Path) -> None:
+    """A folder or one below that cannot be read, which a search passes over, is a SourceError."""
+    waiting = [str(folder)] if folder.is_dir() else []
+    while waiting:
+        inside = entries(waiting.pop(), Skipped())
+        waiting += [e.path for e in inside if is_folder(e) and not e.is_symlink()]
 
 
 def _all_held(parquet: Any, column: str) -> bool:
@@ -228,7 +244,7 @@ def opened(file: Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(file, buffer_size=1 << 20) as parquet:
             yield parquet
-    except (pa.ArrowException, EOFError) as error:
+    except (pa.ArrowException, EOFError, UnicodeDecodeError) as error:
         raise source_error(
             file, f"a damaged file ({error})", "a whole Parquet file", FETCH_AGAIN
         ) from error

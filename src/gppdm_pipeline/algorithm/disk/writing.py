@@ -1,0 +1,62 @@
+"""Files that are whole or not there, and errors of the system that say which file it was."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def naming(place: Path) -> Iterator[None]:
+    """Inside, an error of the system names `place` if it names nothing, as on a full disk.
+
+    Raises:
+        OSError: what the system refuses; safetensors makes an error of its own of it.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(place)) from error
+    except OSError as error:
+        if error.errno is not None and not isinstance(error.filename, str | bytes):
+            error.filename = str(place)
+        raise
+
+
+def let_others_read(folder: Path) -> None:
+    """Give the files of safetensors, which lets their writer alone read them, the usual rights."""
+    usual = folder / ".usual"
+    usual.touch()
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(usual.stat().st_mode)
+    usual.unlink()
+
+
+def replace_file(file: Path, content: bytes) -> None:
+    """Write a file; if that fails, or is stopped, what was there before stays.
+
+    Args:
+        file: in a folder that is there.
+        content: all of it.
+
+    Raises:
+        OSError: naming the file.
+    """
+    temporary = file.with_name(f".{file.name}.new")
+    with naming(file):
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
