@@ -81,14 +81,17 @@ def test_the_table_of_options_names_each_with_its_default():
 def test_settings_in_commands_are_valid(params, monkeypatch, tmp_path):
     tiny_encoder.install(monkeypatch, tmp_path)
     conf = ROOT / "conf/base"
-    presets = {
-        file.stem: Layer(yaml.safe_load(file.read_text())[file.stem], lambda _, f=file: f.name)
-        for file in (conf / "benchmarks").glob("*.yml")
-    }
+    presets, spaces = (
+        {
+            file.stem: Layer(yaml.safe_load(file.read_text())[file.stem], lambda _, f=file: f.name)
+            for file in (conf / kind).glob("*.yml")
+        }
+        for kind in ("benchmarks", "spaces")
+    )
     defaults = yaml.safe_load((conf / "parameters.yml").read_text())
     layers = [Layer(defaults, lambda _: "parameters.yml"), Layer(parse(params), lambda _: params)]
     try:
-        assert resolve(presets, layers).method in METHODS
+        assert resolve(presets, layers, spaces).method in METHODS
     except SourceError as error:  # its images are not here
         assert "data/01_raw" in str(error) or "/usr/share" in str(error)
 
