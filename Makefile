@@ -11,7 +11,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help dvc run inspect predict draw publish serve demo sweep compare ablation memory options results features gpu test test-slow test-browser audit lint ui viz clean
+.PHONY: help dvc run inspect predict draw publish serve demo sweep compare ablation memory options results features latents gpu test test-slow test-browser audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ results: .venv/run.stamp  ## All methods; runs what has no record: make results 
 
 features: .venv/run.stamp  ## Methods on features of CIFAR-100 (extra efficientnet); runs what has no record
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/features.yml $(ARGS)
+
+latents: .venv/run.stamp  ## Learning in latents of CIFAR-100 (data/01_raw/taef2); runs what has no record
+	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/latents.yml $(ARGS)
 
 gpu: .venv/run.stamp  ## Every image of Fashion-MNIST, with a GPU; runs what has no record
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/gpu.yml $(ARGS)
