@@ -87,6 +87,10 @@ def test_a_package_that_is_missing_is_told():
             sqlite3.OperationalError("attempt to write a readonly database"),
             "attempt to write a readonly database. Allow this user to write the database and its",
         ),
+        (
+            MlflowException("Failures of x:\n##### File a #####\n[Errno 28] No space left: 'a'\n"),
+            "No space left: 'a'. Free space on that disk, and give the command again.",
+        ),
         (MlflowException("Run 'x' not found"), "Run 'x' not found. Put that right, and give the"),
         (
             OSError(errno.ENOSPC, "No space left on device", "mlruns/x"),

@@ -33,4 +33,4 @@ def test_runs_at_once_train_one(tmp_path, monkeypatch):
     for each in runs:
         each.join()
     assert (found, len(trained)) == ([(0, 1)] * 2, 1)
-    assert len([place for place in (tmp_path / "o").iterdir() if place.is_dir()]) == 1
+    assert len([*(tmp_path / "o").iterdir()]) == 1

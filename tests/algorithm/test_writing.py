@@ -23,6 +23,9 @@ def test_an_error_without_a_name_gets_one_and_others_keep_theirs(tmp_path):
     with pytest.raises(FileNotFoundError) as kept, naming(tmp_path / "state"):
         (tmp_path / "other").read_bytes()
     assert kept.value.filename == str(tmp_path / "other")
+    with pytest.raises(PermissionError) as told, naming(tmp_path / "state"):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "by its last name")
+    assert told.value.filename == str(tmp_path / "state")
 
 
 def test_what_safetensors_is_refused_by_the_system_is_an_error_of_the_system(tmp_path):

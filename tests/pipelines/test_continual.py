@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import shutil
 import sqlite3
 import sys
@@ -286,6 +288,17 @@ def test_other_settings_do_not_overwrite():
     assert contents(outputs("06_models")) == before
     run({**other, "overwrite": True})
     assert contents(outputs("06_models")) != before
+
+
+def test_outputs_that_may_not_be_removed_are_named_with_their_folder(monkeypatch):
+    outputs("03_primary").mkdir(parents=True)
+
+    def refusing(folder):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "train.npz")
+
+    monkeypatch.setattr(shutil, "rmtree", refusing)
+    with refused(f"{outputs('03_primary').relative_to(Path.cwd())}: Permission denied. Allow this"):
+        run({"overwrite": True})
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ import pytest
 from click.testing import CliRunner
 from diffusers import DiffusionPipeline
 from kedro.runner import SequentialRunner
-from mlflow import MlflowClient
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 from PIL import Image
 from starlette.testclient import TestClient
@@ -262,10 +261,13 @@ def test_a_moved_project_publishes_and_serves_where_it_stands(
     done = CliRunner().invoke(serve.main, ["digits-gppdm"])
     assert "models:/digits-gppdm/" in done.output, done.output
     assert not copied.exists()
-    (moved / "mlflow.db").unlink()
-    use("publish")
-    experiment = MlflowClient(f"sqlite:///{moved}/mlflow.db").get_experiment_by_name("digits")
-    assert experiment.artifact_location == (moved / "mlruns").as_uri()
+
+
+def test_where_mlflow_has_no_experiment_files_go_where_they_are_meant_to(tmp_path, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    registry = ModelRegistry(f"sqlite:///{tmp_path}/mlflow.db", "digits", "file:///meant")
+    made = registry._run_of({"method": "gppdm", "variant": None, "seed": 0})
+    assert made.info.artifact_uri.startswith("file:///meant/")
 
 
 def test_what_the_system_refuses_a_service_is_told(monkeypatch):

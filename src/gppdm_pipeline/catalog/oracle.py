@@ -84,7 +84,7 @@ def trained_oracle(
     folder = cache / digest(data, json.dumps(settings, sort_keys=True))[:16]
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with locked(cache / f".lock_{folder.name}"):  # other runs at once wait for it
+        with locked(cache.with_name(f".{folder.name}.lock")):  # other runs at once wait for it
             if not folder.exists():
                 _train(train, config, device, folder, {"classifier": settings, "data": data})
     return TrainedOracle(load_state(folder), device)

@@ -16,6 +16,7 @@ from kedro.pipeline import Pipeline
 
 from gppdm_pipeline.algorithm.classifier import timm_net
 from gppdm_pipeline.algorithm.context import CPU, resolve_device
+from gppdm_pipeline.algorithm.disk.writing import naming
 from gppdm_pipeline.catalog.datasets import JsonDataset, OnDisk, StateDataset
 from gppdm_pipeline.catalog.retention import ReleasableImages
 from gppdm_pipeline.configuration.experiment import Experiment
@@ -52,7 +53,8 @@ def check_outputs(
     assert isinstance(record, JsonDataset)
     if whole and experiment.overwrite:
         for folder in _folders(experiment.run, pipeline, catalog):
-            shutil.rmtree(folder)
+            with naming(folder):
+                shutil.rmtree(folder)
     if record.exists():
         faults = differences(record.load(), experiment.record())
     else:

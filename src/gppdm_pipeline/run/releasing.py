@@ -18,6 +18,7 @@ from typing import Any
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
+from gppdm_pipeline.algorithm.disk.writing import naming
 from gppdm_pipeline.catalog.datasets import OnDisk, PictureDataset
 from gppdm_pipeline.catalog.retention import ReleasableImages, Retention
 from gppdm_pipeline.configuration.experiment import Experiment
@@ -148,7 +149,8 @@ def _release_folder(folder: Path, retention: Retention | None) -> None:
         return
     if retention is not None and not retention.stands(folder):
         retention.sign_off(folder, {})
-    shutil.rmtree(folder)
+    with naming(folder):
+        shutil.rmtree(folder)
     logger.info("Released %s.", folder)
 
 

@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 
 @contextmanager
 def naming(place: Path) -> Iterator[None]:
-    """Inside, an error of the system names `place` if it names nothing, as on a full disk.
+    """Inside, an error of the system names `place` if it does not say where it was.
+
+    On a full disk it names nothing; what removes a folder names what is within by the last name.
 
     Raises:
         OSError: what the system refuses; safetensors makes an error of its own of it.
@@ -26,7 +28,10 @@ def naming(place: Path) -> Iterator[None]:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(place)) from error
     except OSError as error:
-        if error.errno is not None and not isinstance(error.filename, str | bytes):
+        name = error.filename
+        if error.errno is not None and not (
+            isinstance(name, str | bytes) and os.path.dirname(name)
+        ):
             error.filename = str(place)
         raise
 
