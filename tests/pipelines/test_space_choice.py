@@ -131,8 +131,8 @@ def test_photographs_are_learnt_by_gppdm_with_its_own_networks(tmp_path, monkeyp
     name = "my_images/gppdm/seed_0"
     assert learnt(name) == ("features", 128)
     learner = json.loads((outputs("06_models", name) / "learner.json").read_text())
-    own = (learner["memory"], learner["texture"], learner["redraw"], learner["denoiser"]["patch"])
-    assert own == ("adapters", False, 0.0, 1)
+    own = (learner["memory"], learner["texture"], learner["denoiser"]["patch"])
+    assert own == ("adapters", False, 1)
     with np.load(outputs("05_model_input", name) / "task_02/replay.npz") as archive:
         assert archive["images"].shape == (2, 1, 1, 1280)
 

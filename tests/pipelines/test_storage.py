@@ -260,7 +260,11 @@ def test_urls_that_nothing_reads_and_unknown_keys(project):
 
 
 CONFIG = {
-    "config_patterns": {"benchmarks": ["benchmarks/*"], "storage": ["storage*"]},
+    "config_patterns": {
+        "benchmarks": ["benchmarks/*"],
+        "spaces": ["spaces/*"],
+        "storage": ["storage*"],
+    },
     "merge_strategy": {"storage": "soft"},
 }
 
