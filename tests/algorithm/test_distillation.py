@@ -1,5 +1,7 @@
 """Generative distillation: what the targets are, for which images, and of which denoiser."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -118,6 +120,19 @@ def test_real_images_of_a_class_that_comes_back_are_not_distilled(states, object
     _, rows, replayed = objective._examples
     assert replayed.tolist() == [False] * 12 + [True] * 6
     assert rows.tolist() == [0] * 6 + [2] * 6 + [0] * 3 + [1] * 3  # class 2 is row 0 of (2, 5, 7)
+
+
+def test_where_batches_are_of_new_classes_alone_it_has_nothing_to_teach(states, asks_all):
+    """Nor does it matter what replay shows."""
+    replay, train = images_of(5, 2), images_of(*TASKS[1])
+    learnt = [
+        gppdm(denoiser={"distillation": weight, "new_share": 1.0}).train_generator(
+            states[1], train, replace(replay, images=images), Context(0, 2)
+        )[0]
+        for weight, images in ((0.0, replay.images), (1.0, 255 - replay.images))
+    ]
+    assert differences(*learnt) == []
+    assert differences(learnt[0], states[1])
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from pydantic import ValidationError
 from tests.reference.tiny import SHAPE, gppdm, images_of, learn
 
 from gppdm_pipeline.algorithm.condition.table import ConditionTable
@@ -139,6 +140,9 @@ def test_any_number_of_steps(steps):
         (2, 2, 0.5, None),
         (0, 3, 0.5, None),
         (3, 0, 0.5, None),
+        (3, 2, 1.0, [0, 0, 0, 1, 1]),
+        (0, 3, 1.0, None),
+        (3, 0, 1.0, None),  # all that there is are classes that come back
     ],
 )
 def test_new_classes_have_their_share_of_batches_at_least(old, new, share, expected):
@@ -156,6 +160,19 @@ def test_half_of_what_is_drawn_is_new():
     shares = drawn.flatten().bincount() / drawn.numel()
     torch.testing.assert_close(shares[6:], torch.full((2,), 0.25), atol=0.01, rtol=0)
     torch.testing.assert_close(shares[:6], torch.full((6,), 0.5 / 6), atol=0.01, rtol=0)
+
+
+def test_all_of_what_is_drawn_may_be_new():
+    rows = torch.arange(8).repeat_interleave(10)
+    weights = class_weights(6, 2, 1.0, CPU)
+    drawn = rows[balanced_indices(rows, 50, 64, torch.Generator().manual_seed(0), weights)]
+    assert drawn.unique().tolist() == [6, 7]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_the_share_of_new_classes_is_one(share):
+    with pytest.raises(ValidationError, match=r"denoiser.new_share"):
+        gppdm(denoiser={"new_share": share})
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,10 @@ class DenoiserConfig(BaseModel):
     """Share of what the denoiser of the task before says in the targets of replayed images, the
     rest being the noise that was added; 1 is generative distillation (Masip et al. 2023, arXiv
     2311.14028)."""
-    new_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    new_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of images of this task's new classes that a batch draws at least, the rest being old
-    ones. 0: all classes alike, so that the more there are, the less is seen of new ones."""
+    ones. 0: all classes alike, so that the more there are, the less is seen of new ones. 1: new
+    ones alone, so that neither replay nor a class that comes back beside them is learnt from."""
 
     width: Width | None = None
     """Of vectors, whose network is a residual MLP (`mlp.py`) in place of a U-Net: units of its

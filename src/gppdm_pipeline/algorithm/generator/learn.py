@@ -238,13 +238,15 @@ def class_weights(old: int, new: int, new_share: float, device: torch.device) ->
         old: how many classes are old.
         new: how many are new.
         new_share: share of new ones, of all that is drawn, at least. (Experience replay draws as
-            many new images as old ones; Chaudhry et al. 2019, arXiv 1902.10486.) Nothing is raised
-            where all classes are old, or all are new.
+            many new images as old ones; Chaudhry et al. 2019, arXiv 1902.10486.) 1: old ones are
+            never drawn. Nothing is raised where all classes are old, or all are new.
         device: of what is returned.
 
     Returns:
         float32 [old + new], old ones first, or None.
     """
+    if old and new and new_share == 1:
+        return torch.tensor([0.0] * old + [1.0] * new, device=device)
     if not old or not new or new_share / (1 - new_share) * old / new <= 1:
         return None
     raised = new_share / (1 - new_share) * old / new
