@@ -70,6 +70,7 @@ class Reference:
         assert state.denoiser is not None
         assert state.condition is not None
         assert state.image_shape is not None
+        assert not state.condition.turns
         height, width, channels = state.image_shape
         condition = state.condition
         return cls(

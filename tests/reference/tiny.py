@@ -118,7 +118,7 @@ def tensors_of(state):
             named |= {f"{part}/{name}": tensor for name, tensor in weights.items()}
     if state.condition is not None:
         named["token_map"] = state.condition.token_map
-        for part in ("embeddings", "prototypes", "starts"):
+        for part in ("embeddings", "prototypes", "starts", "turns"):
             tensors = getattr(state.condition, part)
             named |= {f"{part}/{label}": tensor for label, tensor in tensors.items()}
     for part, weights in {**state.adapters, **state.extras}.items():

@@ -55,6 +55,12 @@ VARIANTS = {
         "replay": {"gaussians": 0.2, "images_per_class": 34, "batch_size": 33},
     },
     "from Gaussians": {"replay": {"gaussians": 0.2, "batch_size": 33}},
+    "turned tokens, with and without a label": {
+        "denoiser": {"label_dropout": 0.5},
+        "replay": {"guidance": 1.5, "sampler_steps": 3},
+        "prototypes": {"route": "tokens", "tokens": "turned"},
+        "condition": {"null_keeps_prototype": True},
+    },
     "no prototypes": {"prototypes": {"route": "none"}},
 }
 

@@ -36,12 +36,15 @@ class Condition:
             encoder made of some, whitened (`fitting/scale.py`); [0] where the denoiser is given
             none.
         starts: class -> its prototype before it was trained, of the same shape.
+        turns: class -> int32 [d], the fixed isometry that its prototype's tokens go through; those
+            of a class without one are as the map gives them.
     """
 
     embeddings: Mapping[int, Tensor]
     token_map: Tensor
     prototypes: Mapping[int, Tensor] = field(default_factory=dict)
     starts: Mapping[int, Tensor] = field(default_factory=dict)
+    turns: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,6 @@ class LearnerState:
         if self.condition:
             condition = self.condition
             groups += [condition.embeddings, condition.prototypes, condition.starts]
-            groups.append({0: condition.token_map})
+            groups += [condition.turns, {0: condition.token_map}]
         images = 0 if self.kept is None else self.kept.images.nbytes + self.kept.labels.nbytes
         return images + sum(tensor.nbytes for group in groups for tensor in group.values())

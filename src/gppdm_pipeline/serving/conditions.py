@@ -48,6 +48,9 @@ class Conditions:
         self._labels = torch.stack([tensors[f"embedding.{k}"] for k in labels]).to(device)
         self._prototypes = torch.stack([tensors[f"prototype.{k}"] for k in labels]).to(device)
         self._token_map = tensors["token_map"].to(device)
+        none = torch.arange(1, self._labels.shape[1] + 1, dtype=torch.int32)
+        turns = torch.stack([tensors.get(f"turn.{k}", none) for k in labels])
+        self._turns = turns.to(device) if any(f"turn.{k}" in tensors for k in labels) else None
         self._settings = settings
 
     def __call__(self, rows: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -55,13 +58,14 @@ class Conditions:
 
         Where `kept` is false, that of no class.
         """
-        labels, shown, which = self._labels, self._prototypes, rows
+        labels, shown, turns, which = self._labels, self._prototypes, self._turns, rows
         if len(labels) > len(rows):
             labels, shown = labels[rows], shown[rows]
+            turns = None if turns is None else turns[rows]
             which = torch.arange(len(rows), device=rows.device)
         tokens = labels[:, None]
         if len(self._token_map):
-            tokens = torch.cat([tokens, self._of_patches(shown)], dim=1)
+            tokens = torch.cat([tokens, self._of_patches(shown, turns)], dim=1)
         image = self._prototypes[rows] if self._settings["concatenates"] else None
         if kept is None:
             return tokens, which, image
@@ -73,11 +77,15 @@ class Conditions:
         null = torch.zeros_like(tokens[:1])
         return torch.cat([tokens, null]), which.where(kept, len(tokens)), image
 
-    def _of_patches(self, prototypes: Tensor) -> Tensor:
+    def _of_patches(self, prototypes: Tensor, turns: Tensor | None) -> Tensor:
         side = math.isqrt(len(self._token_map))
         height, width = prototypes.shape[2] // side, prototypes.shape[3] // side
         patches = nn.functional.unfold(prototypes, (height, width), stride=(height, width))
-        return torch.einsum("bfp,pdf->bpd", patches, self._token_map)
+        tokens = torch.einsum("bfp,pdf->bpd", patches, self._token_map)
+        if turns is None:
+            return tokens
+        entries = turns[:, None].expand_as(tokens)
+        return tokens.gather(2, entries.abs().long() - 1) * entries.sign()
 
 
 def of_gaussian(tensors: dict[str, Tensor], label: int, number: int, seed: int) -> Tensor:

@@ -37,7 +37,7 @@ from .conditions import Conditions, SharedConditions, generator_of, of_gaussian
 
 TENSORS = "conditions.safetensors"
 """prototype.<label>, embedding.<label>, token_map; adapter.<task>.<name> of later tasks;
-gaussian.<label>.<name> where drawing begins at those."""
+gaussian.<label>.<name> where drawing begins at those; turn.<label> where tokens are turned."""
 _LEAST = 16  # images of a part of a batch
 
 

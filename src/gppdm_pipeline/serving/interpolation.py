@@ -21,7 +21,8 @@ IMAGES = 4
 def interpolated(learned: Learned, label: int, goal: int, context: Context) -> NDArray[np.uint8]:
     """Prototypes (1 - s) a + s b for s from 0 to 1, and images drawn with them.
 
-    The label token stays that of the first class, so that what changes is the prototype's doing.
+    The label token stays that of the first class, and so does how tokens are turned, so that what
+    changes is the prototype's doing.
 
     Args:
         learned: by a method with prototypes.

@@ -147,6 +147,7 @@ def generator_pipeline(learned: Learned) -> GppdmPipeline | None:
         tensors[f"prototype.{label}"] = condition.prototypes[label]
         gaussian = gaussian_of(state, label) if learner.replay.gaussians else {}
         tensors |= {f"gaussian.{label}.{name}": each for name, each in gaussian.items()}
+    tensors |= {f"turn.{label}": turn for label, turn in condition.turns.items()}
     for task, adapter in state.adapters.items():
         tensors |= {f"adapter.{task}.{name}": each for name, each in adapter.tensors.items()}
     scheduler = solver_of(Process(learner.denoiser, CPU), learner.denoiser.prediction)

@@ -53,6 +53,7 @@ class ConditionTable(nn.Module):
     embeddings: Tensor
     token_map: Tensor
     old_prototypes: Tensor
+    turns: Tensor | None
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class ConditionTable(nn.Module):
         self.null_keeps_prototype = null_keeps_prototype
         self.register_buffer("embeddings", torch.stack([condition.embeddings[k] for k in classes]))
         self.register_buffer("token_map", condition.token_map)
+        self.register_buffer("turns", _turns(condition, classes))
         prototypes = torch.stack([condition.prototypes[k] for k in classes])
         old = len(classes) - learnable
         self.register_buffer("old_prototypes", prototypes[:old])
@@ -82,13 +84,14 @@ class ConditionTable(nn.Module):
                 so they need no basis).
         """
         prototypes = torch.cat([self.old_prototypes, self.new_prototypes])
-        labels, shown, which = self.embeddings, prototypes, rows
+        labels, shown, turns, which = self.embeddings, prototypes, self.turns, rows
         if len(labels) > len(rows):  # most classes are not in the batch
             labels, shown = labels[rows], prototypes[rows]
+            turns = None if turns is None else turns[rows]
             which = torch.arange(len(rows), device=rows.device)
         tokens = labels[:, None]
         if len(self.token_map):
-            tokens = torch.cat([tokens, prototype_tokens(shown, self.token_map)], dim=1)
+            tokens = torch.cat([tokens, prototype_tokens(shown, self.token_map, turns)], dim=1)
         image = prototypes[rows] if self.concatenates else None
         if kept is None:
             return Conditions(tokens, which, image)
@@ -101,16 +104,21 @@ class ConditionTable(nn.Module):
         return Conditions(torch.cat([tokens, null]), which.where(kept, len(tokens)), image)
 
 
-def prototype_tokens(prototypes: Tensor, token_map: Tensor) -> Tensor:
+def prototype_tokens(prototypes: Tensor, token_map: Tensor, turns: Tensor | None = None) -> Tensor:
     """Patches of prototypes through the fixed linear map; of vectors, parts of equal length.
 
     Args:
         prototypes: float32 [b, c, h, w].
         token_map: float32 [p, d, c * (h w / p)], one map per patch position.
+        turns: int [b, d], as of `make_turn`, by which tokens are turned behind it; None: they are
+            not.
 
     Returns:
         float32 [b, p, d].
     """
+    if turns is not None:
+        tokens, turns = prototype_tokens(prototypes, token_map), turns[:, None]
+        return tokens.gather(2, turns.abs().long().sub(1).expand_as(tokens)) * turns.sign()
     side = math.isqrt(len(token_map))
     height, width = prototypes.shape[2] // side, prototypes.shape[3] // side
     if prototypes.shape[2:] == (1, 1):
@@ -138,6 +146,33 @@ def make_token_map(
     features = height * width * channels // side**2 if side else 0
     noise = torch.randn(side**2, dim, features, generator=generator)
     return noise / math.sqrt(max(features, 1))
+
+
+def make_turn(dim: int, generator: torch.Generator) -> Tensor:
+    """A random signed permutation of a token's entries: an isometry, and small to keep.
+
+    Class means look alike, and so do their tokens behind one map. Two vectors of which each goes
+    through a permutation with signs of its own have a mean cosine of 0, with a standard deviation
+    of 1 / sqrt(d).
+
+    Args:
+        dim: d.
+        generator: on the CPU.
+
+    Returns:
+        int32 [d], each of 1 to d once, some of them negative: entry i of a turned token is entry
+        |turn[i]| (from 1) of the token, with the sign of turn[i].
+    """
+    signs = torch.randint(0, 2, (dim,), generator=generator) * 2 - 1
+    return ((torch.randperm(dim, generator=generator) + 1) * signs).int()
+
+
+def _turns(condition: Condition, classes: Sequence[int]) -> Tensor | None:
+    """Of each class, int32 [classes, d]; nothing is done to those that have none."""
+    if not condition.turns:
+        return None
+    none = torch.arange(1, condition.token_map.shape[1] + 1, dtype=torch.int32)
+    return torch.stack([condition.turns.get(label, none) for label in classes])
 
 
 def check_token_side(image_shape: tuple[int, int, int], side: int) -> None:

@@ -5,7 +5,8 @@
     classifier.safetensors
     denoiser/                config.json and weights as diffusers writes its networks
     adapters/task_<tt>/      config.json and weights.safetensors of what a later task adds to them
-    prototypes.safetensors   prototype.<class>, start.<class>, embedding.<class>, token_map
+    prototypes.safetensors   prototype.<class>, start.<class>, embedding.<class>, token_map; and
+                             turn.<class> where tokens are turned
     bases.safetensors        by the full name of the projected layer
     extras/<name>/           config.json and weights.safetensors of what only some methods carry
     kept.safetensors         uint8 images and their labels, of methods that keep them
@@ -186,15 +187,18 @@ def _parts(condition: Condition) -> dict[str, Mapping[int, Tensor]]:
         "prototype": condition.prototypes,
         "start": condition.starts,
         "embedding": condition.embeddings,
+        "turn": condition.turns,
     }
 
 
 def _unpack_condition(named: Mapping[str, Tensor]) -> Condition:
-    parts: dict[str, dict[int, Tensor]] = {"prototype": {}, "start": {}, "embedding": {}}
+    kinds = ("embedding", "prototype", "start", "turn")
+    parts: dict[str, dict[int, Tensor]] = {kind: {} for kind in kinds}
     for name in sorted(set(named) - {"token_map"}, key=lambda name: int(name.split(".")[1])):
         kind, label = name.split(".")
         parts[kind][int(label)] = named[name]
-    return Condition(parts["embedding"], named["token_map"], parts["prototype"], parts["start"])
+    embeddings, prototypes, starts, turns = parts.values()
+    return Condition(embeddings, named["token_map"], prototypes, starts, turns)
 
 
 def _unpack_images(content: bytes) -> LabelledImages:

@@ -113,7 +113,10 @@ class _OfClass:
         assert self.state.condition is not None
         condition, adapter = self.state.condition, self.state.adapter_of(self.label)
         weights = None if adapter is None else self.state.adapters[adapter]
-        told = (condition.embeddings[self.label], condition.prototypes[self.label])
+        told = tuple(
+            of.get(self.label)
+            for of in (condition.embeddings, condition.prototypes, condition.turns)
+        )
         begun = gaussian_of(self.state, self.label)
         how = (self.context.seed, self.context.device.type, self.context.precision)
         given = (self.settings, self.trunk, weights, told, begun, condition.token_map, how)

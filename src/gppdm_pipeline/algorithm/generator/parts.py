@@ -25,6 +25,7 @@ from gppdm_pipeline.algorithm.condition.table import (
     ConditionTable,
     check_token_side,
     make_token_map,
+    make_turn,
 )
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.diffusion.adapters import AdapterConfig, merged
@@ -182,7 +183,8 @@ def add_classes(
 ) -> LearnerState:
     """Give each class of the current task that the generator has not met a label and a prototype.
 
-    Labels and the token map depend on (seed, class) alone: they follow a class under any order.
+    Labels, the token map and turns depend on (seed, class) alone: they follow a class under any
+    order.
 
     Args:
         state: with the current task begun.
@@ -209,11 +211,14 @@ def add_classes(
     else:
         start = settings.prototypes.start
         starts = prototype_starts(start, train.of_classes(new), state, context)
+    turned = new if settings.prototypes.tokens == "turned" else []
+    turns = {k: make_turn(dim, context.fixed_generator(f"turn {k}")) for k in turned}
     condition = replace(
         condition,
         embeddings={**condition.embeddings, **labels},
         prototypes={**condition.prototypes, **starts},
         starts={**condition.starts, **starts},
+        turns={**condition.turns, **turns},
     )
     return replace(state, condition=condition)
 

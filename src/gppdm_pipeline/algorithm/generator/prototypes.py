@@ -7,11 +7,18 @@ the class is current, and never move again (Doan et al. 2024, arXiv 2312.06710).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import predict_logits
@@ -36,6 +43,10 @@ class PrototypeConfig(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     token_side: Annotated[int, Field(ge=1, le=16)] = 2
     """A prototype is cut into token_side x token_side patches, a token each."""
+    tokens: Literal["plain", "turned"] = "plain"
+    """As the one map gives them, nearly collinear between classes, as class means are; or turned by
+    an isometry of each class's own, made from (seed, class), so that a new class's tokens lie
+    almost wholly outside the span of old ones."""
 
     @property
     def concatenated(self) -> bool:
@@ -46,6 +57,20 @@ class PrototypeConfig(BaseModel):
     def shown_as_tokens(self) -> bool:
         """Whether prototypes enter as tokens."""
         return self.route in ("tokens", "both")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return {k: v for k, v in values.items() if k != "tokens" or self.tokens != "plain"}
+
+    @model_validator(mode="after")
+    def _tokens_are_shown(self) -> PrototypeConfig:
+        if self.tokens != "plain" and not self.shown_as_tokens:
+            raise ValueError(
+                f"prototypes.tokens is {self.tokens!r}, but prototypes.route is {self.route!r}, "
+                "which has no such token; use route: tokens or both, or tokens: plain"
+            )
+        return self
 
 
 def prototype_starts(
