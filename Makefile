@@ -11,7 +11,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help dvc run inspect predict draw publish serve demo sweep compare ablation memory options results features latents gpu test test-slow test-browser audit lint ui viz clean
+.PHONY: help dvc run inspect predict draw publish serve demo sweep compare ablation crossed memory options results features latents gpu test test-slow test-browser audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ compare: .venv/run.stamp  ## Compare finished runs: make compare ARGS="--params=
 
 ablation: .venv/run.stamp  ## What each part gives; runs what has no record: make ablation ARGS="--streams=digits"
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/ablation.yml $(ARGS)
+
+crossed: .venv/run.stamp  ## Prototypes x projection x distillation x replay; runs what has no record
+	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/crossed.yml $(ARGS)
 
 memory: .venv/run.stamp  ## One network or an adapter a task; runs what has no record
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/memory.yml $(ARGS)

@@ -100,7 +100,10 @@ def test_there_are_commands_to_hold():
     assert len(SHOWN) > 8
 
 
-@pytest.mark.parametrize("target", ["sweep", "ablation", "memory", "options", "results", "gpu"])
+TARGETS = ("sweep", "ablation", "crossed", "memory", "options", "results", "gpu")
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_makefile_starts_what_it_says(target):
     """Without an installed package."""
     lines = subprocess.run(

@@ -38,7 +38,7 @@ from gppdm_pipeline.streams.sources import moved
 
 REPLAYS = Path("data/05_model_input")
 RESULTS = Path("benchmarks/results")
-Setting = bool | int | float | str | None
+Setting = bool | int | float | str | list[str] | None
 
 
 class PlannedStream(BaseModel):
@@ -59,6 +59,7 @@ class Plan(BaseModel):
         streams: by name.
         variants: by name; their settings, the method among them.
         differences: pairs of variants whose paired difference has a table of its own.
+        slopes: whether tables have the Frechet distance gained per generation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
@@ -67,6 +68,7 @@ class Plan(BaseModel):
     streams: dict[str, PlannedStream]
     variants: dict[str, dict[str, Setting]]
     differences: tuple[tuple[str, str], ...] = ()
+    slopes: bool = False
 
     @model_validator(mode="after")
     def _names_are_of_variants(self) -> Plan:
@@ -132,7 +134,7 @@ def main(
     files = {name: _records(plan, folder, name) for name in plan.streams}
     text = differences({name: of for name, (of, _) in files.items()}, plan.differences)
     text += "\n".join(
-        section(folder, name, *files[name], plan.baseline, stream.seeds[0])
+        section(folder, name, *files[name], plan.baseline, stream.seeds[0], plan.slopes)
         for name, stream in plan.streams.items()
     )
     write_between(TABLES, file.stem, text)

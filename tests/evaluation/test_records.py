@@ -13,6 +13,7 @@ from gppdm_pipeline.plans.records import (
     as_markdown,
     cost_of,
     differences_as_markdown,
+    distance_slope,
     paired,
     record_of,
     replay_as_markdown,
@@ -159,6 +160,32 @@ def test_replay_of_the_first_two_classes_after_every_task():
     # of class 7 the third in `reference`, then of classes 7 and 2
     assert real == "| real training images | 98 %, 3.0 | 97 %, 2.0 | 97 %, 2.0 |"
     assert replay_as_markdown({"older": [record(0, 0.5)], "x": []}) == ""
+
+
+def test_the_distance_that_replay_gains_per_generation():
+    """One slope for all classes, each with a level of its own."""
+    one = quality(
+        {"7": (1.0, 1.0)},
+        {"7": (0.5, 3.0), "2": (0.9, 20.0)},
+        {"7": (0.4, 6.0), "2": (0.8, 22.0), "5": (0.0, 500.0)},
+    )
+    levels = np.array([[1, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 2], [0, 1, 0, 0], [0, 1, 0, 1]])
+    slope = np.linalg.lstsq(levels, np.array([1.0, 3.0, 6.0, 20.0, 22.0]))[0][3]
+    assert distance_slope({"replay_quality": one}) == pytest.approx(slope)
+    flat = quality({"7": (1.0, 1.0)}, {"7": (1.0, 1.0)})
+    once = quality({"7": (1.0, 1.0)}, {"2": (1.0, None)})
+    assert math.isnan(distance_slope({"replay_quality": once}))
+    runs = [
+        *(record(seed, 0.5) | {"replay_quality": of} for seed, of in enumerate((one, flat, once))),
+        record(3, 0.5),
+    ]
+    records = {"a": runs, "one": runs[:1], "none": runs[2:]}
+    rows = table(records, "a", slopes=True)
+    name = "distance per generation"
+    assert rows["a"][name] == f"{slope / 2:+.2f} ± {slope / math.sqrt(2):.2f}"
+    assert rows["one"][name] == f"{slope:+.2f}"
+    assert rows["none"][name] == ""
+    assert name not in table(records, "a")["a"]
 
 
 def test_a_record_keeps_measures_settings_and_what_stages_measured():

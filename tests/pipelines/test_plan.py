@@ -263,6 +263,18 @@ def test_experiments_read_together_are_those_read_alone():
     assert [experiment.seed for experiment in runs.experiments_of(params)] == [3, 1]
 
 
+def test_a_setting_may_be_a_list():
+    stream = {"benchmark": "digits", "seeds": [0]}
+    variants = {
+        name: {"method": "gppdm", "gppdm.projection.layers": layers}
+        for name, layers in (("a", []), ("b", ["k", "out"]))
+    }
+    settings = {"baseline": "a", "streams": {"s": stream}, "variants": variants}
+    runs_of = plan.runs_of(plan.Plan.model_validate(settings), ["s"], ["a", "b"])
+    layers = [experiment_of(run.params).learner.projection.layers for run in runs_of]
+    assert layers == [(), ("k", "out")]
+
+
 def test_a_setting_of_the_preset_may_be_null():
     assert experiment_of("benchmark=digits").learner.replay.sigma_max
     stream = {"benchmark": "digits", "seeds": [0], "params": {"gppdm.replay.sigma_max": None}}

@@ -52,7 +52,10 @@ def record_of(
 
 
 def as_markdown(
-    records: Mapping[str, Sequence[Record]], baseline: str, image_bytes: int | None = None
+    records: Mapping[str, Sequence[Record]],
+    baseline: str,
+    image_bytes: int | None = None,
+    slopes: bool = False,
 ) -> str:
     """A table of variants, one a row, without the columns that no record has.
 
@@ -64,12 +67,15 @@ def as_markdown(
         baseline: the name of a variant.
         image_bytes: the bytes of one image of the stream. With it, a column says how many images
             of each class take as many bytes as the state.
+        slopes: whether a column says how much Frechet distance replay gains per generation, in mean
+            and standard deviation (`distance_slope`).
     """
     columns: dict[str, Callable[[Sequence[Record]], str]] = {
         "average accuracy, %": lambda found: _spread(found, "average_accuracy"),
         f"difference to {baseline}": lambda found: paired(found, records[baseline]),
         "incremental, %": lambda found: _spread(found, "average_incremental_accuracy"),
         "forgetting, %": lambda found: _spread(found, "forgetting"),
+        **({"distance per generation": _slopes} if slopes else {}),
         "change of old keys and values": _change,
         "CPU seconds": _cpu_seconds,
         "GPU seconds": lambda found: _least([run for run in found if on_gpu(run)]),
@@ -158,6 +164,43 @@ def cost_of(record: Record) -> float:
     return _total(
         record["seconds"] if on_gpu(record) else record.get("cpu_seconds", record["seconds"])
     )
+
+
+def distance_slope(record: Record) -> float:
+    """How much farther from real test images replay of a class is with each task behind its own.
+
+    The slope of the least-squares lines through the Frechet distances of the classes after each
+    task (in the features of the first extractor asked for): one for all classes, each of which has
+    a level of its own. In each task the generator learns from what that of the task before has
+    drawn, so that a task is a generation.
+
+    Args:
+        record: with `replay_quality`.
+
+    Returns:
+        NaN if a distance is undefined, or no class was measured twice.
+    """
+    quality = record["replay_quality"]
+    extractor = quality["settings"]["extractors"][0]
+    distances: dict[str, list[float]] = {}
+    for after in quality["after_task"]:
+        for label, measured in after.items():
+            known = _known(measured["frechet_distance"][extractor])
+            distances.setdefault(label, []).append(known)
+    together = squares = 0.0
+    for found in distances.values():
+        middle = (len(found) - 1) / 2
+        together += sum((n - middle) * distance for n, distance in enumerate(found))
+        squares += sum((n - middle) ** 2 for n in range(len(found)))
+    return together / squares if squares else math.nan
+
+
+def _slopes(found: Sequence[Record]) -> str:
+    known = [distance_slope(run) for run in found if "replay_quality" in run]
+    known = [slope for slope in known if not math.isnan(slope)]
+    if not known:
+        return ""
+    return f"{fmean(known):+.2f}" + (f" ± {stdev(known):.2f}" if len(known) > 1 else "")
 
 
 def _first_classes(record: Record, *, of_real_images: bool = False) -> list[tuple[float, float]]:

@@ -34,6 +34,7 @@ def section(
     others: Mapping[str, Sequence[int]],
     baseline: str,
     pictured_seed: int,
+    slopes: bool,
 ) -> str:
     """Tables and pictures of a stream, as Markdown; the pictures are written.
 
@@ -44,11 +45,12 @@ def section(
         others: by variant, the seeds whose records are of other settings, and left out.
         baseline: what differences are taken to.
         pictured_seed: the seed whose replayed images are kept.
+        slopes: as of `as_markdown`.
     """
     records = _read(files)
     strips = _strips(files, pictured_seed)
     image_bytes = next((math.prod(strip.shape[-3:]) for strip in strips.values()), None)
-    table = as_markdown(records, baseline, image_bytes)
+    table = as_markdown(records, baseline, image_bytes, slopes)
     parts = [f"**{stream}**", table, replay_as_markdown(records)]
     if others:
         left = "; ".join(f"{name} {', '.join(map(str, seeds))}" for name, seeds in others.items())
