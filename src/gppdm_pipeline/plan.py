@@ -218,6 +218,7 @@ def keep(experiment: Experiment, file: Path, pictured: bool) -> None:
         runs.read(reports / "metrics.json"),
         {f"{log.parent.name}.{log.stem}": runs.read(log) for log in logs},
         {**runs.read(last), "date": datetime.now(UTC).date().isoformat()},
+        Path.cwd(),
     )
     if images := runs.learnt(experiment):
         record["images"] = images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,9 +190,12 @@ def test_the_distance_that_replay_gains_per_generation():
 
 
 def test_a_record_keeps_measures_settings_and_what_stages_measured():
-    report = {name: [name] for name in MEASURES} | {"configuration": {"seed": 3}, "curves": [1]}
+    settings = {"seed": 3, "space": {"weights": "/home/a/project/data/w"}, "other": ["/home/b", 1]}
+    report = {name: [name] for name in MEASURES} | {"configuration": settings, "curves": [1]}
     logs = {"task_01.a": {"metrics": {"m": 1.0}, "curves": {"c": []}}, "task_01.b": {"seconds": 1}}
-    made = record_of(report, logs, {"git_commit": "x"})
+    made = record_of(report, logs, {"git_commit": "x"}, Path("/home/a/project"))
+    told = {"seed": 3, "space": {"weights": "data/w"}, "other": ["/home/b", 1]}
+    assert made["configuration"] == told
     assert made["stages"] == {"task_01.a": {"m": 1.0}}
     assert made["made"] == {"git_commit": "x"}
     assert set(made) == {*MEASURES, "configuration", "stages", "made"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -28,7 +29,10 @@ MEASURES = (
 
 
 def record_of(
-    report: Mapping[str, Any], logs: Mapping[str, Mapping[str, Any]], made: Mapping[str, Any]
+    report: Mapping[str, Any],
+    logs: Mapping[str, Mapping[str, Any]],
+    made: Mapping[str, Any],
+    project: Path,
 ) -> dict[str, Any]:
     """A run's record.
 
@@ -36,6 +40,7 @@ def record_of(
         report: the content of its metrics.json.
         logs: of its stages, by `<task>.<stage>`, with `metrics`.
         made: when, of which code and on which machine.
+        project: its folder; paths in there are told from it on.
 
     Returns:
         The settings, the measures, `stages` (what the stages measured besides, by
@@ -44,11 +49,20 @@ def record_of(
     measures = {name: report[name] for name in MEASURES if name in report}
     stages = {name: log["metrics"] for name, log in logs.items() if log.get("metrics")}
     return {
-        "configuration": report["configuration"],
+        "configuration": _told_from(project, report["configuration"]),
         **measures,
         "stages": stages,
         "made": dict(made),
     }
+
+
+def _told_from(project: Path, value: Any) -> Any:
+    """JSON values, with paths within the project told from there on."""
+    if isinstance(value, Mapping):
+        return {key: _told_from(project, each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_told_from(project, each) for each in value]
+    return value.removeprefix(f"{project}/") if isinstance(value, str) else value
 
 
 def as_markdown(
