@@ -6,12 +6,12 @@ import torch
 from tests.algorithm.test_replay import MEANS, SHAPE, BestDenoiser, draw
 from tests.reference.tiny import gppdm, images_of, learn
 
+from gppdm_pipeline.algorithm.classifier.gaussians import A_DIRECTION
 from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.generator.gaussians import (
-    A_DIRECTION,
     DIRECTIONS,
     OfGaussians,
     gaussian_of,

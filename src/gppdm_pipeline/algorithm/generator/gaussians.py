@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gppdm_pipeline.algorithm.classifier.gaussians import A_DIRECTION
 from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.fitting.scale import scale_of
@@ -25,8 +26,6 @@ from gppdm_pipeline.images.labelled import LabelledImages
 
 DIRECTIONS = 64
 """Principal directions of a class, at most."""
-A_DIRECTION = 8
-"""Images that there are of a class for each of its directions, at least: none is one image's."""
 MOST = 2000
 """Images of a class that its Gaussian is of, at most."""
 _NAME = "gaussians"  # in a state's extras
