@@ -30,8 +30,7 @@ from gppdm_pipeline.evaluation.pictures import Picture
 # classifier sees drawn images alone, so that it is as private as they are.
 _SMALL = ",".join(
     [
-        "method=gppdm,gppdm.redraw=0,gppdm.replay.gaussians=0,gppdm.prototypes.start=noise",
-        "gppdm.denoiser.channels=[8,16]",
+        "method=gppdm,gppdm.redraw=0,gppdm.prototypes.start=noise,gppdm.denoiser.channels=[8,16]",
         "gppdm.denoiser.condition_dim=32,gppdm.denoiser.optimiser=adamw,gppdm.denoiser.steps=100",
         "gppdm.denoiser.first_task=1.0,gppdm.denoiser.batch_size=96,gppdm.adapters.batch_size=96",
         "gppdm.adapters.rank=1,gppdm.adapters.learning_rate=0.01",
@@ -40,13 +39,11 @@ _SMALL = ",".join(
 _PRIVATE = f"{_SMALL},gppdm.private.max_grad_norm=0.2,gppdm.private.noise_multiplier"
 VARIANTS = {
     "gppdm": "method=gppdm",
-    "gppdm, half the steps": "method=gppdm,gppdm.denoiser.steps=55",
-    "gppdm, three times the steps": "method=gppdm,gppdm.denoiser.steps=330",
+    "gppdm, half the steps": "method=gppdm,gppdm.denoiser.steps=110",
+    "gppdm, three times the steps": "method=gppdm,gppdm.denoiser.steps=660",
     "gppdm, rank 1": "method=gppdm,gppdm.adapters.rank=1",
     "gppdm, weight decay 0.1": "method=gppdm,gppdm.denoiser.weight_decay=0.1",
-    "gppdm, prototypes from noise": (
-        "method=gppdm,gppdm.prototypes.start=noise,gppdm.replay.gaussians=0"
-    ),
+    "gppdm, prototypes from noise": "method=gppdm,gppdm.prototypes.start=noise",
     "diffusion_replay": "method=diffusion_replay",
     "vae_replay": "method=vae_replay",
     "exemplar": "method=exemplar",

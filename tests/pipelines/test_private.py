@@ -15,7 +15,7 @@ GPPDM = {
     "adapters": {"batch_size": 4},
     "redraw": 0,
     "denoiser": {"steps": 4, "channels": [8, 16], "batch_size": 8},
-    "replay": {"images_per_class": 2, "sampler_steps": 2, "gaussians": 0.0},
+    "replay": {"images_per_class": 2, "sampler_steps": 2},
     "prototypes": {"start": "noise"},
     "private": {"noise_multiplier": 1.5, "delta": 1e-4},
 }

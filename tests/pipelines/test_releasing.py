@@ -345,16 +345,13 @@ def test_a_run_that_is_refused_leaves_nothing_prepared_and_no_record(files, tmp_
     assert not retention.path.exists()
 
 
-FROM_NOISE = {"prototypes": {"start": "noise"}, "replay": {"gaussians": 0.0}}
-
-
 @pytest.mark.parametrize(
     ("params", "kept"),
     [
         ({"method": "gppdm"}, True),
         ({"method": "nearest_mean"}, True),
         ({"method": "diffusion_replay", "diffusion_replay": {"replay": {"gaussians": 0.5}}}, True),
-        ({"method": "gppdm", "gppdm": FROM_NOISE}, False),
+        ({"method": "gppdm", "gppdm": {"prototypes": {"start": "noise"}}}, False),
         ({"method": "vae_replay"}, False),
         ({"method": "gppdm", "retention": "keep"}, False),
     ],
