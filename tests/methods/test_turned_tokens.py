@@ -1,6 +1,7 @@
 """Each class's prototype tokens through an isometry of their own (`prototypes.tokens: turned`)."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,13 +13,14 @@ from tests.reference import gpm
 from tests.reference.tiny import differences, gppdm, images_of, learn
 
 from gppdm_pipeline.algorithm.condition.table import ConditionTable, make_turn, prototype_tokens
-from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.disk.states import load_state, save_state
 from gppdm_pipeline.algorithm.generator.parts import add_classes
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import learn_task
+from gppdm_pipeline.serving.conditions import Conditions
 
 TASKS = ((5, 2), (0,), (2, 7))  # class 2 comes back
 LIVELY = {"steps": 20, "learning_rate": 3e-2, "weight_decay": 0.2, "ema_decay": 0.8}
@@ -39,6 +41,21 @@ def tokens_of(state, label):
 @pytest.fixture(scope="module")
 def states():
     return learn(turned(denoiser=LIVELY), TASKS)
+
+
+@pytest.mark.parametrize("rows", [[2], [1, 0, 1, 2, 0]])
+def test_tokens_are_those_of_their_class_whatever_is_asked_for_with_it(states, rows):
+    condition, classes = states[-1].condition, (5, 2, 0)
+    named = {"embedding": condition.embeddings, "prototype": condition.prototypes}
+    named["turn"] = condition.turns
+    tensors = {f"{kind}.{k}": of[k] for kind, of in named.items() for k in classes}
+    tensors["token_map"] = condition.token_map
+    published = Conditions(tensors, classes, {"concatenates": False}, CPU)
+    for table in (ConditionTable(condition, classes, 0, False), partial(published, kept=None)):
+        tokens, which, _ = table(torch.tensor(rows))
+        for row, of_row in zip(rows, tokens[which], strict=True):
+            expected = tokens_of(states[-1], classes[row])
+            torch.testing.assert_close(of_row[1:].detach(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dim", [1, 9, 384])
