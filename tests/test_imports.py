@@ -1,5 +1,6 @@
-"""What is imported, and what is not."""
+"""What is imported, and what is not; and how long files are."""
 
+import ast
 import json
 import os
 import subprocess
@@ -52,3 +53,17 @@ def test_a_run_begins_without_what_takes_long_and_is_not_needed_yet():
     assert "gppdm_pipeline.pipelines.continual.nodes" in loaded
     assert roots(loaded).isdisjoint({"diffusers", "transformers", "sklearn", "dvc", "mlflow"})
     assert "scipy.spatial" not in loaded
+
+
+def test_files_have_at_most_300_lines_and_functions_40():
+    """Docstrings of functions are not counted."""
+    long = []
+    for file in Path(gppdm_pipeline.__file__).parent.rglob("*.py"):
+        text = file.read_text()
+        long += [file.name] * (text.count("\n") > 300)
+        for found in ast.walk(ast.parse(text)):
+            if isinstance(found, ast.FunctionDef):
+                first = found.body[bool(ast.get_docstring(found)) :] or found.body
+                lines = (found.end_lineno or 0) - first[0].lineno + 1
+                long += [f"{file.name}: {found.name}"] * (lines > 40)
+    assert not long

@@ -13,21 +13,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import click
 import numpy as np
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from gppdm_pipeline.algorithm.disk.writing import replace_file
 from gppdm_pipeline.catalog.datasets import ImagesDataset
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.configuration.params import TypedLoader, written
+from gppdm_pipeline.configuration.params import written
 from gppdm_pipeline.faults import PlainCommand
 from gppdm_pipeline.grids import executors, runs
 from gppdm_pipeline.grids.executors import Executor
 from gppdm_pipeline.grids.making import Wanted, make_all
+from gppdm_pipeline.plans.plan_files import Plan, read_plan
 from gppdm_pipeline.plans.record_pictures import strip_of
 from gppdm_pipeline.plans.records import record_of
 from gppdm_pipeline.plans.retired import what_counts, without_retired
@@ -38,50 +38,6 @@ from gppdm_pipeline.streams.sources import moved
 
 REPLAYS = Path("data/05_model_input")
 RESULTS = Path("benchmarks/results")
-Setting = bool | int | float | str | list[str] | None
-
-
-class PlannedStream(BaseModel):
-    """A benchmark, how its preset is changed, and the seeds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    benchmark: str
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    params: dict[str, Setting] = {}
-
-
-class Plan(BaseModel):
-    """Streams, variants and seeds to run.
-
-    Attributes:
-        baseline: the variant that the others' paired differences are taken to.
-        streams: by name.
-        variants: by name; their settings, the method among them.
-        differences: pairs of variants whose paired difference has a table of its own.
-        slopes: whether tables have the Frechet distance gained per generation.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
-
-    baseline: str
-    streams: dict[str, PlannedStream]
-    variants: dict[str, dict[str, Setting]]
-    differences: tuple[tuple[str, str], ...] = ()
-    slopes: bool = False
-
-    @model_validator(mode="after")
-    def _names_are_of_variants(self) -> Plan:
-        named = [("baseline", self.baseline)]
-        named += [("differences:", name) for pair in self.differences for name in pair]
-        for key, name in named:
-            if name not in self.variants:
-                raise ValueError(
-                    f"{key} {name!r} is no variant: use one of {', '.join(self.variants)}"
-                )
-        if nameless := [name for name, own in self.variants.items() if "method" not in own]:
-            raise ValueError(f"variants without a method: {', '.join(nameless)}; give each one")
-        return self
 
 
 @dataclass(frozen=True)
@@ -142,18 +98,6 @@ def main(
     if failed:
         names = "\n".join(f"  {name}" for name in failed)
         raise click.ClickException(f"{len(failed)} of {len(wanted)} runs failed:\n{names}")
-
-
-def read_plan(file: Path) -> Plan:
-    """The plan in a YAML file.
-
-    Raises:
-        click.ClickException: saying what is wrong where.
-    """
-    try:
-        return Plan.model_validate(yaml.load(file.read_text(encoding="utf-8"), TypedLoader))
-    except (ValidationError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise click.ClickException(f"{file} is no plan: {error}") from error
 
 
 def runs_of(

@@ -9,16 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gppdm_pipeline.plans.records import (
-    MEASURES,
+from gppdm_pipeline.plans.markdown import (
     as_markdown,
-    cost_of,
     differences_as_markdown,
-    distance_slope,
-    paired,
-    record_of,
     replay_as_markdown,
 )
+from gppdm_pipeline.plans.records import MEASURES, cost_of, distance_slope, paired, record_of
 
 
 def record(seed, accuracy, drift=None, gpu=None):

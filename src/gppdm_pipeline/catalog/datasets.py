@@ -12,7 +12,6 @@ import shutil
 import zipfile
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NewType, TypeVar
 from urllib.parse import quote, unquote
@@ -20,7 +19,7 @@ from urllib.parse import quote, unquote
 from kedro.io import AbstractDataset, DatasetError
 
 from gppdm_pipeline.algorithm.disk.states import StateError, load_state, save_state, verify_state
-from gppdm_pipeline.algorithm.disk.writing import let_others_read, naming
+from gppdm_pipeline.algorithm.disk.writing import naming
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.places import place_of
 from gppdm_pipeline.evaluation.pictures import Picture
@@ -178,25 +177,6 @@ class TextDataset(_File[str, str]):
 
     def _write(self, data: str, file: BinaryIO) -> None:
         file.write(data.encode())
-
-
-class AutoencoderDataset(OnDisk[Any, Path]):
-    """A run's own autoencoder: a folder as diffusers' `save_pretrained` writes it."""
-
-    def load(self) -> Path:
-        """Where it lies."""
-        if not self.path.is_dir():
-            raise self.damaged("is missing")
-        return self.path
-
-    def save(self, data: Any) -> None:
-        """Write the folder."""
-        self.replace_folder(partial(_write_pretrained, data))
-
-
-def _write_pretrained(network: Any, folder: Path) -> None:
-    network.save_pretrained(folder)
-    let_others_read(folder)
 
 
 class _BytesDataset(_File[bytes, bytes]):

@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, SerializeAsAny, create_model
+from pydantic import BaseModel, SerializeAsAny
 
-from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
 from gppdm_pipeline.algorithm.classifier.timm_net import content_of
 from gppdm_pipeline.configuration.budget import Fit, with_steps
 from gppdm_pipeline.configuration.choices import Choices
@@ -29,6 +28,7 @@ from gppdm_pipeline.configuration.layers import (
     flatten,
     merged,
 )
+from gppdm_pipeline.configuration.sections import sections_by_name, shared
 from gppdm_pipeline.configuration.space_choice import AUTO, Choice, choice_of
 from gppdm_pipeline.configuration.uses import USES, DrawConfig, PredictConfig, PublishConfig
 from gppdm_pipeline.evaluation.replay_quality import EvaluationConfig
@@ -185,7 +185,7 @@ def resolve(
     choice = choice_of(layers, begun) if named and name == AUTO else Choice(name, None)
     preset = (spaces or {}).get(choice.name)
     layers = [layers[0], *([preset] if preset else []), *layers[1:]]
-    sections = _sections()
+    sections = sections_by_name()
     problems = Problems(layers)
     choices = _choices(problems, layers, sections)
     in_space = merged(layers, "space")
@@ -198,16 +198,15 @@ def resolve(
     learners = {
         name: problems.validate(
             kind,
-            merged(layers, name, partial(_shared, kind)),
+            merged(layers, name, partial(shared, kind)),
             [(name,), *([("generator",)] * kind.shares_generator), ()],
             together=name == method,
         )
         for name, kind in METHODS.items()
     }
     problems.check()
-    assert choices and stream and evaluation and space
     learner = learners[method]
-    assert learner is not None
+    assert choices and stream and evaluation and space and learner
     learner = learner.with_class_names(stream.class_names)
     return Experiment(
         **dict(choices),
@@ -226,19 +225,6 @@ def _sizes(space: SpaceConfig | None) -> dict[str, int]:
         return {} if space is None else {"side": space.side_of_images()}
     except EncoderError:  # which is told when the encoder is looked for
         return {}
-
-
-def _sections() -> dict[str, type[BaseModel]]:
-    """What each section may hold, by its name."""
-    return {
-        "stream": StreamConfig,
-        "classifier": ClassifierConfig,
-        "evaluation": EvaluationConfig,
-        "space": SpaceConfig,
-        **USES,
-        **METHODS,
-        "generator": _generator(),
-    }
 
 
 def _choices(
@@ -286,23 +272,3 @@ def _usable(space: SpaceConfig, choices: Choices, learner: Method, told: str | N
     except EncoderError as error:
         how = told or f"space.name = {space.name}:"
         raise ConfigurationError(f"{how} {error}") from error
-
-
-def _generator() -> type[BaseModel]:
-    """What `generator` may hold: any setting of the methods that share it."""
-    fields: dict[str, Any] = {
-        name: (field.annotation, field)
-        for kind in METHODS.values()
-        for name, field in kind.model_fields.items()
-        if kind.shares_generator and name not in Method.model_fields
-    }
-    return create_model("Generator", __config__=Method.model_config, **fields)
-
-
-def _shared(kind: type[Method], values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a layer says to a method in the sections that methods share."""
-    generator = values.get("generator") if kind.shares_generator else None
-    own = kind.model_fields.keys() - Method.model_fields
-    given = generator if isinstance(generator, Mapping) else {}
-    shared = {key: value for key, value in given.items() if key in own}
-    return {**shared, **{key: values[key] for key in ("classifier",) if key in values}}

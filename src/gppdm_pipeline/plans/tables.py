@@ -12,17 +12,17 @@ import numpy as np
 
 from gppdm_pipeline.algorithm.disk.writing import replace_file
 from gppdm_pipeline.evaluation.pictures import Picture
+from gppdm_pipeline.plans.markdown import (
+    as_markdown,
+    differences_as_markdown,
+    replay_as_markdown,
+)
 from gppdm_pipeline.plans.record_pictures import (
     Strip,
     accuracy_against_cost_picture,
     first_classes_picture,
 )
-from gppdm_pipeline.plans.records import (
-    Record,
-    as_markdown,
-    differences_as_markdown,
-    replay_as_markdown,
-)
+from gppdm_pipeline.plans.records import Record
 
 TABLES = Path("docs/results.md")
 

@@ -21,7 +21,6 @@ from gppdm_pipeline.catalog.datasets import OnDisk
 from gppdm_pipeline.catalog.registry_dataset import RegistryDataset
 from gppdm_pipeline.catalog.scratch import Scratch
 from gppdm_pipeline.configuration.experiment import Experiment
-from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.evaluation.replay_quality import numbers_of
 from gppdm_pipeline.pipelines.audit.pipeline import RESULTS as AUDIT
 from gppdm_pipeline.pipelines.compare.pipeline import FROM_MLFLOW
@@ -41,6 +40,7 @@ from gppdm_pipeline.run.mlflow_places import (
     follow_move_or_tell,
 )
 from gppdm_pipeline.run.reports import MlflowReports
+from gppdm_pipeline.run.so_far import number_of, so_far
 from gppdm_pipeline.run.storage import Storage
 from gppdm_pipeline.run.summary import print_summary
 from gppdm_pipeline.stopping import stop_at_signals
@@ -186,11 +186,11 @@ class ExperimentHooks:
                     self._experiment.stream.source.model_dump(mode="json"),
                 )
             elif dataset.endswith("_log"):
-                self._tracker.log_stage(_number(namespace), dataset.removesuffix("_log"), value)
+                self._tracker.log_stage(number_of(namespace), dataset.removesuffix("_log"), value)
             elif dataset == "evaluation":
-                self._tracker.log_metrics(_number(namespace), _so_far(namespace, value, catalog))
+                self._tracker.log_metrics(number_of(namespace), so_far(namespace, value, catalog))
             elif dataset == "replay_quality":
-                self._tracker.log_metrics(_number(namespace), numbers_of(value))
+                self._tracker.log_metrics(number_of(namespace), numbers_of(value))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, node: Node) -> None:
@@ -268,7 +268,7 @@ class ExperimentHooks:
         for number in range(1, first):
             task = task_name(number)
             evaluation = catalog.load(f"{task}.evaluation")
-            self._tracker.log_metrics(number, _so_far(task, evaluation, catalog))
+            self._tracker.log_metrics(number, so_far(task, evaluation, catalog))
 
     def _keep_comparison(self, catalog: DataCatalog) -> None:
         from gppdm_pipeline.run.tracking import log_comparison  # noqa: PLC0415 (MLflow: slow)
@@ -286,30 +286,3 @@ def _path(catalog: DataCatalog, name: str) -> Path:
     dataset = catalog[name]
     assert isinstance(dataset, OnDisk)
     return dataset.path
-
-
-def _number(namespace: str) -> int:
-    return int(namespace.removeprefix("task_"))
-
-
-def _so_far(
-    namespace: str, evaluation: metrics.TaskEvaluation, catalog: DataCatalog
-) -> dict[str, float | None]:
-    """The measures after this task; those over several tasks where the earlier ones are known."""
-    earlier = [f"{task_name(n)}.evaluation" for n in range(1, _number(namespace))]
-    numbers: dict[str, float | None] = {
-        f"accuracy/{task_name(n)}": accuracy
-        for n, accuracy in enumerate(metrics.accuracy_matrix([evaluation])[0], start=1)
-    }
-    numbers |= {
-        f"accuracy/class_{label}": accuracy
-        for label, accuracy in metrics.per_class_accuracy(evaluation).items()
-    }
-    numbers["average_accuracy"] = metrics.average_accuracy([evaluation])[0]
-    numbers["calibration_error"] = evaluation["calibration_error"]  # type: ignore[typeddict-item]
-    if all(catalog.exists(name) for name in earlier):
-        summary = metrics.summarise([*map(catalog.load, earlier), evaluation])
-        for key in ("average_incremental_accuracy", "forgetting", "backward_transfer"):
-            numbers[key] = summary[key]
-        numbers["task_masked_accuracy"] = summary["task_masked_accuracy"]
-    return numbers

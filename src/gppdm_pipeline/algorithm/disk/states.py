@@ -35,7 +35,7 @@ from torch import Tensor
 import gppdm_pipeline
 from gppdm_pipeline.algorithm.diffusion.network import build_unet
 from gppdm_pipeline.algorithm.disk.shapes import UNET_WEIGHTS, misfits, without_private
-from gppdm_pipeline.algorithm.disk.writing import let_others_read, naming
+from gppdm_pipeline.algorithm.disk.writing import let_others_read, naming, replace_folder, sync
 from gppdm_pipeline.algorithm.state import Condition, LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.pretrained.folder import EncoderError
@@ -99,8 +99,8 @@ def _save(
         if provenance is not None:
             (temporary / _PROVENANCE).write_text(json.dumps(dict(provenance), indent=2) + "\n")
         for path in [*temporary.rglob("*"), temporary]:
-            _sync(path)
-        _replace(temporary, folder)
+            sync(path)
+        replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -289,27 +289,3 @@ def _canonical(manifest: Mapping[str, Any]) -> bytes:
 
 def _checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _replace(temporary: Path, folder: Path) -> None:
-    """Put the new folder in place; a folder cannot be renamed over one that has files."""
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
-        folder.rename(old)
-        try:
-            temporary.rename(folder)
-        except BaseException:
-            old.rename(folder)
-            raise
-        shutil.rmtree(old)
-    else:
-        temporary.rename(folder)
-    _sync(folder.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,3 +66,31 @@ def replace_file(file: Path, content: bytes) -> None:
             temporary.replace(file)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or what a folder names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_folder(temporary: Path, folder: Path) -> None:
+    """Put a new folder in the place of one that may be there, which stays if that fails.
+
+    A folder cannot be renamed over one that has files.
+    """
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old.{os.getpid()}")
+        folder.rename(old)
+        try:
+            temporary.rename(folder)
+        except BaseException:
+            old.rename(folder)
+            raise
+        shutil.rmtree(old)
+    else:
+        temporary.rename(folder)
+    sync(folder.parent)

@@ -12,9 +12,8 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import accumulate, pairwise
-from statistics import median
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
+from gppdm_pipeline.pipelines.inspect.stopwatch import Loop, Stopwatch
 from gppdm_pipeline.spaces.encoders import BATCH
 from gppdm_pipeline.spaces.space import SpaceConfig
 from gppdm_pipeline.streams.repetition import first_seen
@@ -37,46 +37,11 @@ SAMPLER_STEPS = 2
 PER_CLASS = 64  # real images that are learnt from
 
 
-@dataclass
-class _Loop:
-    """One loop, as its progress bar would see it."""
-
-    total: int
-    seconds: float = 0.0
-    marks: list[float] = field(default_factory=list)
-
-    def advance(self, n: int = 1, **metrics: float) -> None:
-        """`n` more are done."""
-        self.marks.append(time.perf_counter())
-
-    @property
-    def per_unit(self) -> float:
-        """Seconds; the first half of the steps, in which memory is found, does not count."""
-        late = self.marks[len(self.marks) // 2 - 1 :]
-        if len(self.marks) > 3:
-            return median(b - a for a, b in pairwise(late))
-        return self.seconds / max(self.total, 1)
-
-
-@dataclass
-class _Stopwatch:
-    """The loops of one stage, by title."""
-
-    loops: dict[str, _Loop] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, total: int, title: str) -> Iterator[_Loop]:
-        loop = self.loops[title] = _Loop(total)
-        start = time.perf_counter()
-        yield loop
-        loop.seconds = time.perf_counter() - start
-
-
 @dataclass(frozen=True)
 class _Trial:
     """What one task took, by stage: its loops, and seconds besides them."""
 
-    loops: dict[str, dict[str, _Loop]]
+    loops: dict[str, dict[str, Loop]]
     besides: dict[str, float]
     state_bytes: int
     replayed: int
@@ -234,12 +199,12 @@ def _try_task(
     context: Context,
     earlier: Sequence[LabelledImages],
 ) -> tuple[LearnerState, _Trial]:
-    loops: dict[str, dict[str, _Loop]] = {}
+    loops: dict[str, dict[str, Loop]] = {}
     besides: dict[str, float] = {}
 
     @contextmanager
     def timed(stage: str) -> Iterator[Context]:
-        watch = _Stopwatch(loops.setdefault(stage, {}))
+        watch = Stopwatch(loops.setdefault(stage, {}))
         start = time.perf_counter()
         yield replace(context, progress=watch)
         inside = sum(loop.seconds for loop in watch.loops.values())
