@@ -157,7 +157,7 @@ def test_a_full_disk_is_told_plainly_and_the_same_command_goes_on(whole, monkeyp
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_sync", full)
+        patch.setattr(storage, "sync", full)
         with refused("task_02/midway_state cannot be written (No space left", "same command then"):
             run()
     assert not list(outputs("06_models").rglob("task_02/*"))
