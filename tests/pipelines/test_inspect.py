@@ -18,12 +18,15 @@ from tests.reference.runs import (
     refused,
     run,
 )
+from tests.reference.tiny import gppdm, images_of, learn
 
+from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.methods import METHODS, Method
-from gppdm_pipeline.pipelines.inspect import estimate
+from gppdm_pipeline.methods.gppdm import Gppdm
+from gppdm_pipeline.pipelines.inspect import estimate, stopwatch
 from gppdm_pipeline.pipelines.inspect.estimate import estimate_costs
 from gppdm_pipeline.run.session import Session
-from gppdm_pipeline.streams.scenario import StreamConfig
+from gppdm_pipeline.streams.scenario import StreamConfig, TaskSplit
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -196,3 +199,36 @@ def test_the_trial_keeps_networks_and_shapes():
     assert small.denoiser.batch_size == learner.denoiser.batch_size
     assert small.denoiser.steps == small.classifier.steps == estimate.STEPS
     assert (small.replay.images_per_class, small.replay.sampler_steps) == (16, 2)
+
+
+def test_a_loop_is_timed_by_its_units_however_many_are_done_at_once(monkeypatch):
+    """Batches of 10, 10, 10 and 5 images, of which each takes half a second."""
+    clock = iter([0.0, 9.0, 14.0, 19.0, 24.0, 26.5, 27.0])
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(clock))
+    watch = stopwatch.Stopwatch()
+    with watch(45, "draw") as bar:
+        for images in (10, 10, 10, 10, 5):
+            bar.advance(images)
+    assert watch.loops["draw"].per_unit == pytest.approx(0.5)
+
+
+def test_what_is_drawn_class_by_class_is_timed_in_batches(monkeypatch):
+    """Of 64 classes a trial has two images each, which would be all beginnings."""
+    asked = []
+
+    def drawn(self, state, classes, per_class, context):
+        asked.append((len(classes), per_class))
+        with context.progress(len(classes) * per_class, "draw") as bar:
+            bar.advance(len(classes) * per_class)
+
+    monkeypatch.setattr(Gppdm, "draw", drawn)
+    state, trial = estimate._try_task(
+        gppdm(memory="adapters"),
+        learn(gppdm(memory="adapters"), [(5, 2, 0)])[-1],
+        TaskSplit(images_of(1), images_of(1), images_of(1)),
+        Context(0, 2),
+        (),
+    )
+    assert asked == [(2, estimate.IMAGES // 2)]
+    assert trial.loops["synthesise_replay"]["synthesise_replay"].total == estimate.IMAGES
+    assert set(state.classes) == {0, 1, 2, 5}

@@ -212,6 +212,10 @@ def _try_task(
 
     with timed("synthesise_replay") as watched:
         replay, _ = learner.synthesise_replay(state, watched, earlier)
+    if learner.draws_once and len(replay):  # class by class: a few images would be all beginnings
+        watch, few = Stopwatch(), replay.classes[:2]
+        learner.draw(state, few, IMAGES // len(few), replace(context, progress=watch))
+        loops["synthesise_replay"] = {"synthesise_replay": watch.loops["draw"]}
     order = ["train_classifier", "train_generator"]
     for stage in reversed(order) if learner.generator_first else order:
         with timed(stage) as watched:

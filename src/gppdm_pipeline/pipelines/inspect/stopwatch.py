@@ -16,18 +16,18 @@ class Loop:
 
     total: int
     seconds: float = 0.0
-    marks: list[float] = field(default_factory=list)
+    marks: list[tuple[float, int]] = field(default_factory=list)
 
     def advance(self, n: int = 1, **metrics: float) -> None:
         """`n` more are done."""
-        self.marks.append(time.perf_counter())
+        self.marks.append((time.perf_counter(), n))
 
     @property
     def per_unit(self) -> float:
         """Seconds; the first half of the steps, in which memory is found, does not count."""
         late = self.marks[len(self.marks) // 2 - 1 :]
         if len(self.marks) > 3:
-            return median(b - a for a, b in pairwise(late))
+            return median((end - begin) / max(n, 1) for (begin, _), (end, n) in pairwise(late))
         return self.seconds / max(self.total, 1)
 
 
