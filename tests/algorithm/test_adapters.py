@@ -7,7 +7,13 @@ from tests.reference.tiny import SHAPE, gppdm, images_of
 from torch import nn
 
 from gppdm_pipeline.algorithm.context import Context, autocast
-from gppdm_pipeline.algorithm.diffusion.adapters import adapter_of, adapter_shapes, attach, merged
+from gppdm_pipeline.algorithm.diffusion.adapters import (
+    AdapterConfig,
+    adapter_of,
+    adapter_shapes,
+    attach,
+    merged,
+)
 from gppdm_pipeline.algorithm.diffusion.network import (
     DenoiserConfig,
     build_unet,
@@ -21,6 +27,11 @@ from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 
 RANK = 3
+KINDS = {
+    "low": AdapterConfig(rank=RANK),
+    "full": AdapterConfig(rank="full"),
+    "four bits": AdapterConfig(rank="full", bits=4),
+}
 
 
 def muon(parameters):
@@ -85,11 +96,11 @@ def test_it_begins_as_the_trunk(trunk):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
-@pytest.mark.parametrize("rank", [RANK, "full"])
-def test_nothing_but_the_adapter_learns(trunk, rank, optimiser, precision):
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_but_the_adapter_learns(trunk, kind, optimiser, precision):
     before = {name: tensor.clone() for name, tensor in trunk.tensors.items()}
-    unet = trained(trunk, rank, optimiser, precision=precision)
-    adapter = adapter_of(unet, trunk, rank)
+    unet = trained(trunk, KINDS[kind].rank, optimiser, precision=precision)
+    adapter = adapter_of(unet, trunk, KINDS[kind])
     assert trunk.tensors.keys() == before.keys()
     assert all(torch.equal(trunk.tensors[name], tensor) for name, tensor in before.items())
     for name, module in unet.named_modules():
@@ -103,18 +114,34 @@ def test_nothing_but_the_adapter_learns(trunk, rank, optimiser, precision):
     assert not still
 
 
-@pytest.mark.parametrize("rank", [RANK, "full"])
-def test_merged_weights_say_what_was_learnt(trunk, rank):
-    unet = trained(trunk, rank)
-    alone = build_unet(merged(trunk, adapter_of(unet, trunk, rank)))
+@pytest.mark.parametrize(("kind", "off"), [("low", 0.01), ("full", 0.01), ("four bits", 0.1)])
+def test_merged_weights_say_what_was_learnt(trunk, kind, off):
+    unet = trained(trunk, KINDS[kind].rank)
+    alone = build_unet(merged(trunk, adapter_of(unet, trunk, KINDS[kind])))
     moved = (said(alone) - said(build_unet(trunk))).abs().max()
     # float16 has 11 bits: of what was learnt, no more than a hundredth may be off.
-    assert (said(alone) - said(unet)).abs().max() <= 0.01 * moved
+    assert (said(alone) - said(unet)).abs().max() <= off * moved
     assert moved > 0.1
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_has_the_tensors_that_are_expected_of_it(trunk, kind):
+    adapter = adapter_of(trained(trunk, KINDS[kind].rank), trunk, KINDS[kind])
+    shapes = {name: list(tensor.shape) for name, tensor in adapter.tensors.items()}
+    assert adapter_shapes(build_unet(trunk), adapter.config) == shapes
+    kinds = {tensor.dtype for tensor in adapter.tensors.values()}
+    assert kinds == {torch.float16, *([torch.uint8] if kind == "four bits" else [])}
+
+
+def test_layers_that_meet_pixels_or_the_noise_level_are_kept_in_16_bits(trunk):
+    adapter = adapter_of(trained(trunk, "full"), trunk, KINDS["four bits"])
+    whole = {n for n, t in adapter.tensors.items() if t.dtype == torch.float16 and t.ndim > 1}
+    ends = {f"conv_{end}.weight" for end in ("in", "out")}
+    assert whole == ends | {f"time_embedding.linear_{i}.weight" for i in (1, 2)}
+
+
 def test_an_update_has_the_rank_asked_for(trunk):
-    adapter = adapter_of(trained(trunk, RANK), trunk, RANK)
+    adapter = adapter_of(trained(trunk, RANK), trunk, KINDS["low"])
     for name, tensor in merged(trunk, adapter).tensors.items():
         if tensor.ndim > 1:
             update = (tensor - trunk.tensors[name]).flatten(1).double()
@@ -125,14 +152,12 @@ def test_an_update_has_the_rank_asked_for(trunk):
     factors = {name: tensor for name, tensor in adapter.tensors.items() if tensor.ndim > 1}
     assert {name.rpartition(".")[2] for name in factors} == {"up", "down"}
     assert factors["conv_out.up"].shape == (1, 1)  # no more than the matrix has
-    shapes = {name: list(tensor.shape) for name, tensor in adapter.tensors.items()}
-    assert adapter_shapes(build_unet(trunk), RANK) == shapes
 
 
 def test_what_learns_is_of_unit_size_and_what_is_kept_is_the_factor_itself(trunk):
     unet = build_unet(trunk)
     attach(unet, RANK, torch.Generator().manual_seed(0))
-    kept = adapter_of(unet, trunk, RANK).tensors
+    kept = adapter_of(unet, trunk, KINDS["low"]).tensors
     for name, layer in unet.named_modules():
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             continue
@@ -143,20 +168,15 @@ def test_what_learns_is_of_unit_size_and_what_is_kept_is_the_factor_itself(trunk
 
 
 def test_one_adapter_begins_where_another_ended(trunk):
-    for rank in (RANK, "full"):
-        first = adapter_of(trained(trunk, rank), trunk, rank)
+    for kind in KINDS.values():
+        first = adapter_of(trained(trunk, kind.rank), trunk, kind)
         unet = build_unet(trunk)
-        attach(unet, rank, torch.Generator().manual_seed(3), first)
-        again = adapter_of(unet, trunk, rank)
+        attach(unet, kind.rank, torch.Generator().manual_seed(3), first)
+        again = adapter_of(unet, trunk, kind)
         assert again.tensors.keys() == first.tensors.keys()
         for name, tensor in first.tensors.items():
             # W_0 + d - W_0 is d but for the rounding of W_0, and that of d to float16 once more.
             torch.testing.assert_close(again.tensors[name], tensor, rtol=1e-3, atol=1e-6)
-
-
-def test_it_is_kept_in_half_precision(trunk):
-    tensors = adapter_of(trained(trunk, RANK), trunk, RANK).tensors
-    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
 
 
 def test_only_layers_and_vectors_have_weights(trunk):

@@ -23,6 +23,10 @@ ADAPTERS = {"rank": 2, "batch_size": 8, "learning_rate": 1e-2}
 OPTIONS = {
     "the default": {},
     "experts": {"adapters": {**ADAPTERS, "rank": "full"}},
+    "four bits by Muon": {
+        "adapters": {**ADAPTERS, "rank": "full", "bits": 4},
+        "denoiser": {"optimiser": "muon", "heads": 2},
+    },
     "Muon and decay": {"denoiser": {"optimiser": "muon", "heads": 2, "weight_decay": 5.0}},
     "guided": {"denoiser": {"label_dropout": 0.3}, "replay": {"guidance": 1.0}},
     "labels alone, the classifier first": {
@@ -137,7 +141,10 @@ def test_an_adapter_begins_as_the_one_before_or_as_nothing(rank):
     state = learn(with_adapters(adapters=adapters), ((9,), (5,)))[-1]
     begins = {}
     for start in ("previous", "anew"):
-        still = with_adapters(adapters={**adapters, "learning_rate": 1e-12, "start": start})
+        still = with_adapters(
+            adapters={**adapters, "learning_rate": 1e-12, "start": start},
+            denoiser={"learning_rate": 1e-12},
+        )
         given = (state, images_of(3), LabelledImages.empty((8, 8, 1)), Context(0, 3))
         begins[start] = still.train_generator(*given)[0].adapters[3].tensors
     for name, tensor in state.adapters[2].tensors.items():
@@ -237,15 +244,28 @@ def test_every_task_adds_as_many_bytes(method):
     assert LearnerState.empty().bytes() == 0
 
 
+@pytest.mark.parametrize("config", [AdapterConfig(), AdapterConfig(rank="full", bits=4)])
 @pytest.mark.parametrize(
     ("benchmark", "shape"), [("digits", (8, 8, 1)), ("fashion_mnist", (28, 28, 1))]
 )
-def test_an_adapter_has_at_most_15_percent_of_the_denoisers_bytes(benchmark, shape):
+def test_an_adapter_has_at_most_15_percent_of_the_denoisers_bytes(benchmark, shape, config):
     file = Path("conf/base/benchmarks") / f"{benchmark}.yml"
     section = yaml.safe_load(file.read_text())[benchmark]["generator"]
-    config = DenoiserConfig.model_validate(section["denoiser"])
+    denoiser = DenoiserConfig.model_validate(section["denoiser"])
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**unet_config(config, shape, True))
-    shapes = adapter_shapes(unet, AdapterConfig().rank).values()
-    kept = sum(2 * int(np.prod(shape)) for shape in shapes)  # float16
+        unet = UNet2DConditionModel(**unet_config(denoiser, shape, True))
+    bytes_of = {"codes": 1}  # of a number; else float16
+    kept = sum(
+        bytes_of.get(name.rpartition(".")[2], 2) * int(np.prod(shape))
+        for name, shape in adapter_shapes(unet, config.model_dump()).items()
+    )
     assert kept <= 0.15 * sum(4 * parameter.numel() for parameter in unet.parameters())
+
+
+def test_full_adapters_learn_as_the_denoiser_does_and_others_by_adamw():
+    denoiser = DenoiserConfig(optimiser="muon", learning_rate=3e-3, muon_learning_rate=0.02)
+    full = AdapterConfig(rank="full", muon_learning_rate=0.015, batch_size=8).learning(denoiser)
+    assert (full.optimiser, full.learning_rate) == ("muon", 3e-3)
+    assert (full.muon_learning_rate, full.batch_size) == (0.015, 8)
+    low = AdapterConfig(rank=2, learning_rate=4e-2).learning(denoiser)
+    assert (low.optimiser, low.learning_rate, low.batch_size) == ("adamw", 4e-2, 32)

@@ -38,6 +38,7 @@ CALIBRATION = {
 }
 TOLD = {"run": "digits/gppdm/seed_3", "state": "task_02", "validation_accuracy": 0.5}
 VARIANTS = {
+    "four bits": {"memory": "adapters", "adapters": {"rank": "full", "bits": 4}},
     "adapters": {"memory": "adapters", "replay": {"images_per_class": 34, "batch_size": 33}},
     "guided": {
         "denoiser": {"label_dropout": 0.5},

@@ -172,7 +172,7 @@ class GppdmPipeline(DiffusionPipeline):  # type: ignore[misc]
         return solver, first
 
     def _unet_of(self, label: int) -> UNet2DConditionModel:
-        """The U-Net with the adapter of a class: W + B A of matrices, W + D of all else."""
+        """The U-Net with the adapter of a class: W + B A of matrices of a low rank, else W + D."""
         task = self.config.settings["adapters"].get(str(label))
         if task is None:
             return self.unet
@@ -180,12 +180,15 @@ class GppdmPipeline(DiffusionPipeline):  # type: ignore[misc]
         found = {name: tensor.cpu() for name, tensor in self.unet.state_dict().items()}
         for name, tensor in self._tensors.items():
             layer, _, part = name.removeprefix(adapter).rpartition(".")
-            if not name.startswith(adapter) or part == "down":
+            if not name.startswith(adapter) or part in {"down", "step"}:
                 continue
             if part == "up":
                 update = tensor.float() @ self._tensors[f"{adapter}{layer}.down"].float()
                 weight = found[f"{layer}.weight"]
                 found[f"{layer}.weight"] = weight + update.view_as(weight)
+            elif part == "codes":
+                step = self._tensors[f"{adapter}{layer}.step"].float()
+                found[layer] = found[layer] + _unpacked(tensor, step, found[layer].shape)
             else:
                 found[f"{layer}.{part}"] = found[f"{layer}.{part}"] + tensor.float()
         unet = copy.deepcopy(self.unet)
@@ -233,6 +236,12 @@ class GppdmPipeline(DiffusionPipeline):  # type: ignore[misc]
                 output = said(x, tau)
             x = solver.step(output, tau, x, return_dict=False)[0]
         return x
+
+
+def _unpacked(codes: Tensor, step: Tensor, shape: torch.Size) -> Tensor:
+    """What two numbers a byte stand for, (k - 7.5) step of their row: float32 of `shape`."""
+    numbers = torch.stack([codes & 15, codes >> 4], 2).flatten(1)[:, : shape[1:].numel()]
+    return ((numbers.float() - 7.5) * step[:, None]).view(shape)
 
 
 def _in_threads(solve: Any, pieces: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -12,11 +12,15 @@ function of B and A the weight is made once a step, which takes three quarters o
 What learns in place of A is sqrt(in_features) A, whose numbers are of about unit size as A's are of
 1 / sqrt(in_features): AdamW moves every number by about its rate, and A, moved as far as that,
 grows out of proportion within some hundred steps (Hayou et al. 2024, LoRA+, arXiv 2402.12354).
+
+With rank full all weights learn, W(c) = W_0 + D, and of every matrix of D four bits a number can be
+kept (`four_bits.py`): as many bytes as a low rank, and what Muon has learnt of every direction.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -24,24 +28,37 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gppdm_pipeline.algorithm.diffusion.four_bits import FourBits, packed, unpacked
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.state import Weights
 
 Rank = Annotated[int, Field(ge=1)] | Literal["full"]
 _UP, _DOWN = "up", "down"  # B and A, as files call them
+_CODES, _STEP = "codes", "step"  # of a matrix in four bits
+_WHOLE = ("conv_in.", "conv_out.", "proj_in.", "proj_out.", "time_embedding.", "gates.")
+"""What is kept in 16 bits in any case: layers that meet pixels or the noise level, which are small
+and by which all others go."""
 
 
 class AdapterConfig(BaseModel):
     """How large the adapters of later tasks are, and how they learn.
 
-    By AdamW, in as many steps as `denoiser.steps` says.
+    In as many steps as `denoiser.steps` says: of a low rank by AdamW; full ones as the denoiser
+    does, by `denoiser.optimiser`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: Rank = 4
-    """r of every layer, or full: a copy of all weights for each task (experts)."""
+    """r of every layer, or full: all weights learn for each task."""
+    bits: Literal[16, 4] = 16
+    """Of each number of a full adapter's matrices, as it is kept; other tensors, and low ranks, are
+    kept in 16 bits (float16)."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-2
+    """Of AdamW, at its peak, which moves low ranks; full ones have the denoiser's."""
+    muon_learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-2
+    """Of Muon, likewise, where it moves full ones: half of what a network that begins with nothing
+    asks for."""
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Images of a step; all of them are of the task's own classes."""
     start: Literal["previous", "anew"] = "previous"
@@ -54,8 +71,12 @@ class AdapterConfig(BaseModel):
 
     def learning(self, denoiser: DenoiserConfig) -> DenoiserConfig:
         """The denoiser's settings with these in their places."""
-        own = {"learning_rate": self.learning_rate, "batch_size": self.batch_size}
-        return denoiser.model_copy(update={"optimiser": "adamw", **own})
+        own: dict[str, Any] = {"batch_size": self.batch_size}
+        if self.rank == "full":
+            own |= {"muon_learning_rate": self.muon_learning_rate}
+        else:
+            own |= {"optimiser": "adamw", "learning_rate": self.learning_rate}
+        return denoiser.model_copy(update=own)
 
 
 class LowRankUpdate(nn.Module):
@@ -114,33 +135,40 @@ def attach(
                 factor.requires_grad_(True)
     if start is None:
         return
+    differs = _differences(start, {name: p.shape for name, p in _free(unet).items()})
     with torch.no_grad():
         for name, parameter in _free(unet).items():
-            parameter.add_(start.tensors[name].to(parameter))
+            parameter.add_(differs[name].to(parameter))
 
 
-def adapter_of(unet: nn.Module, trunk: Weights, rank: Rank) -> Weights:
+def adapter_of(unet: nn.Module, trunk: Weights, config: AdapterConfig) -> Weights:
     """The adapter that a network has learnt since it was attached.
 
     Args:
         unet: of `attach`, after training.
         trunk: what it began as.
-        rank: as it was attached with.
+        config: with the rank that it was attached with.
 
     Returns:
         `<layer>.up` and `<layer>.down` for each low-rank update, and under their own names what
-        free parameters differ by from the trunk's: float16, on the CPU.
+        free parameters differ by from the trunk's: float16, on the CPU. Of matrices in four bits,
+        `<name>.codes` and `<name>.step` (see `four_bits.py`).
     """
-    tensors = {
-        name: parameter.detach().cpu() - trunk.tensors[name]
-        for name, parameter in _free(unet).items()
-    }
+    four = config.rank == "full" and config.bits == 4
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in _free(unet).items():
+        differs = parameter.detach().cpu() - trunk.tensors[name]
+        if four and _in_four_bits(name, differs.shape):
+            kept = packed(differs.flatten(1))
+            tensors |= {f"{name}.{_CODES}": kept.codes, f"{name}.{_STEP}": kept.step}
+        else:
+            tensors[name] = differs.half()
     for name, layer in _layers(unet).items():
         if parametrize.is_parametrized(layer, "weight"):
             up, down = (factor.detach().cpu() for factor in _factors(layer))
-            tensors[f"{name}.{_UP}"] = up
-            tensors[f"{name}.{_DOWN}"] = down / math.sqrt(down.shape[1])
-    return Weights({"rank": rank}, {name: kept.half() for name, kept in tensors.items()})
+            tensors[f"{name}.{_UP}"] = up.half()
+            tensors[f"{name}.{_DOWN}"] = (down / math.sqrt(down.shape[1])).half()
+    return Weights({"rank": config.rank, **({"bits": 4} if four else {})}, tensors)
 
 
 def merged(trunk: Weights, adapter: Weights | None) -> Weights:
@@ -153,29 +181,53 @@ def merged(trunk: Weights, adapter: Weights | None) -> Weights:
     if adapter is None:
         return trunk
     found: dict[str, Tensor] = dict(trunk.tensors)
+    differs = _differences(adapter, {name: tensor.shape for name, tensor in found.items()})
+    return Weights(
+        trunk.config, found | {name: found[name] + each for name, each in differs.items()}
+    )
+
+
+def _differences(adapter: Weights, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """What an adapter adds to the parameters of `shapes`, float32 and of their shapes."""
+    found: dict[str, Tensor] = {}
     for name, tensor in adapter.tensors.items():
-        layer, _, part = name.rpartition(".")
-        if part == _UP:
-            weight = found[f"{layer}.weight"]
-            down = adapter.tensors[f"{layer}.{_DOWN}"].float()
-            update = tensor.float() @ down
-            found[f"{layer}.weight"] = weight + update.view_as(weight)
-        elif part != _DOWN:
-            found[name] = found[name] + tensor.float()
-    return Weights(trunk.config, found)
+        of, _, part = name.rpartition(".")
+        if part == _UP and (weight := f"{of}.weight") in shapes:
+            update = tensor.float() @ adapter.tensors[f"{of}.{_DOWN}"].float()
+            found[weight] = update.view(shapes[weight])
+        elif part == _CODES:
+            kept = FourBits(tensor, adapter.tensors[f"{of}.{_STEP}"])
+            found[of] = unpacked(kept, shapes[of][1:].numel()).view(shapes[of])
+        elif name in shapes:
+            found[name] = tensor.float()
+    return found
 
 
-def adapter_shapes(unet: nn.Module, rank: Rank) -> dict[str, list[int]]:
-    """By name, the shapes of what an adapter of such a network holds; its weights may be plain."""
+def adapter_shapes(unet: nn.Module, config: Mapping[str, Any]) -> dict[str, list[int]]:
+    """By name, the shapes of what an adapter of such a network holds; its weights may be plain.
+
+    Args:
+        unet: that it belongs to.
+        config: of an adapter: its rank, and the bits of its matrices.
+    """
     found = {name: list(parameter.shape) for name, parameter in unet.named_parameters()}
-    if rank == "full":
+    for name, parameter in unet.named_parameters():
+        if config.get("bits") == 4 and _in_four_bits(name, parameter.shape):
+            rows, columns = parameter.flatten(1).shape
+            del found[name]
+            found |= {f"{name}.{_CODES}": [rows, (columns + 1) // 2], f"{name}.{_STEP}": [rows]}
+    if config["rank"] == "full":
         return found
     for name, layer in _layers(unet).items():
         rows, columns = layer.weight.flatten(1).shape
-        r = min(rank, rows, columns)
+        r = min(config["rank"], rows, columns)
         del found[f"{name}.weight"]
         found |= {f"{name}.{_UP}": [rows, r], f"{name}.{_DOWN}": [r, columns]}
     return found
+
+
+def _in_four_bits(name: str, shape: torch.Size) -> bool:
+    return len(shape) > 1 and not name.startswith(_WHOLE)
 
 
 def _layers(unet: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:

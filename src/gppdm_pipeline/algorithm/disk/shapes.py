@@ -51,9 +51,8 @@ def _expected(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> dict[s
             found[f"denoiser/{UNET_WEIGHTS}"] = _of(unet)
             for name in files:
                 if name.startswith("adapters/") and name.endswith(".json"):
-                    rank = json.loads(files[name])["rank"]
                     weights = name.replace("config.json", "weights.safetensors")
-                    found[weights] = adapter_shapes(unet, rank)
+                    found[weights] = adapter_shapes(unet, json.loads(files[name]))
     return found
 
 

@@ -118,7 +118,7 @@ def train_adapter(
     budget = _budget(config, config.steps, back, new, context)
     given = (unet, table, examples, config, settings.prototypes, context)
     log = _fit(*given, budget=budget, private=settings.private)
-    adapter = adapter_of(unet, state.denoiser, settings.adapters.rank)
+    adapter = adapter_of(unet, state.denoiser, settings.adapters)
     adapters = {**state.adapters, context.task: adapter}
     after = replace(_learnt(state, new, table), adapters=adapters)
     serving = {after.adapter_of(label) for label in after.classes}
@@ -161,9 +161,9 @@ def _warn_if_it_rose(curve: Sequence[tuple[int, float]], task: int) -> None:
     if part and fmean(last) > ROSE * fmean(first):
         logger.warning(
             "the generator of task %d has not learnt: its loss rose from %.2f to %.2f, so that "
-            "what it draws may be noise. Use a lower learning rate (adapters.learning_rate with "
-            "memory: adapters; else denoiser.learning_rate, and denoiser.muon_learning_rate where "
-            "Muon moves it).",
+            "what it draws may be noise. Use a lower learning rate: adapters.learning_rate for "
+            "adapters of a low rank, else denoiser.learning_rate and, where Muon moves them, "
+            "denoiser.muon_learning_rate, of full adapters adapters.muon_learning_rate.",
             *(task, fmean(first), fmean(last)),
         )
 
