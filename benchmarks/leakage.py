@@ -39,8 +39,8 @@ _SMALL = ",".join(
 _PRIVATE = f"{_SMALL},gppdm.private.max_grad_norm=0.2,gppdm.private.noise_multiplier"
 VARIANTS = {
     "gppdm": "method=gppdm",
-    "gppdm, half the steps": "method=gppdm,gppdm.denoiser.steps=110",
-    "gppdm, three times the steps": "method=gppdm,gppdm.denoiser.steps=660",
+    "gppdm, half the steps": "method=gppdm,gppdm.denoiser.steps=100",
+    "gppdm, three times the steps": "method=gppdm,gppdm.denoiser.steps=600",
     "gppdm, rank 1": "method=gppdm,gppdm.adapters.rank=1",
     "gppdm, weight decay 0.1": "method=gppdm,gppdm.denoiser.weight_decay=0.1",
     "gppdm, prototypes from noise": "method=gppdm,gppdm.prototypes.start=noise",
