@@ -211,18 +211,18 @@ def adapter_shapes(unet: nn.Module, config: Mapping[str, Any]) -> dict[str, list
         config: of an adapter: its rank, and the bits of its matrices.
     """
     found = {name: list(parameter.shape) for name, parameter in unet.named_parameters()}
-    for name, parameter in unet.named_parameters():
-        if config.get("bits") == 4 and _in_four_bits(name, parameter.shape):
-            rows, columns = parameter.flatten(1).shape
-            del found[name]
-            found |= {f"{name}.{_CODES}": [rows, (columns + 1) // 2], f"{name}.{_STEP}": [rows]}
-    if config["rank"] == "full":
-        return found
-    for name, layer in _layers(unet).items():
-        rows, columns = layer.weight.flatten(1).shape
-        r = min(config["rank"], rows, columns)
-        del found[f"{name}.weight"]
-        found |= {f"{name}.{_UP}": [rows, r], f"{name}.{_DOWN}": [r, columns]}
+    if config["rank"] != "full":
+        for name, layer in _layers(unet).items():
+            rows, columns = layer.weight.flatten(1).shape
+            r = min(config["rank"], rows, columns)
+            del found[f"{name}.weight"]
+            found |= {f"{name}.{_UP}": [rows, r], f"{name}.{_DOWN}": [r, columns]}
+    elif config.get("bits") == 4:
+        for name, parameter in unet.named_parameters():
+            if _in_four_bits(name, parameter.shape):
+                rows, columns = parameter.flatten(1).shape
+                del found[name]
+                found |= {f"{name}.{_CODES}": [rows, (columns + 1) // 2], f"{name}.{_STEP}": [rows]}
     return found
 
 
