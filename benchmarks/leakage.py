@@ -33,12 +33,13 @@ _SMALL = ",".join(
         "method=gppdm,gppdm.redraw=0,gppdm.prototypes.start=noise,gppdm.denoiser.channels=[8,16]",
         "gppdm.denoiser.condition_dim=32,gppdm.denoiser.optimiser=adamw,gppdm.denoiser.steps=100",
         "gppdm.denoiser.first_task=1.0,gppdm.denoiser.batch_size=96,gppdm.adapters.batch_size=96",
-        "gppdm.adapters.rank=1,gppdm.adapters.learning_rate=0.01",
+        "gppdm.adapters.rank=1,gppdm.adapters.learning_rate=0.01,gppdm.analytic.filters=0",
     ]
 )
 _PRIVATE = f"{_SMALL},gppdm.private.max_grad_norm=0.2,gppdm.private.noise_multiplier"
 VARIANTS = {
     "gppdm": "method=gppdm",
+    "gppdm, no sums": "method=gppdm,gppdm.analytic.filters=0",
     "gppdm, half the steps": "method=gppdm,gppdm.denoiser.steps=100",
     "gppdm, three times the steps": "method=gppdm,gppdm.denoiser.steps=600",
     "gppdm, rank 1": "method=gppdm,gppdm.adapters.rank=1",
@@ -58,7 +59,7 @@ HEADER = [
     *("copied of held-out, %", "authentic, %", "epsilon", "runs"),
 ]
 DEVICE = "device=cpu"
-MARKERS = "osD^v<>pXP*hd"  # one for each variant
+MARKERS = "osD^v<>pXP*hd8"  # one for each variant
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 METHODS = (
-    "cpdm ddgr diffusion_replay ewc exemplar finetune gaussian_replay gppdm joint lwf nearest_mean "
-    "ranpac slda vae_replay"
+    "analytic cpdm ddgr diffusion_replay ewc exemplar finetune gaussian_replay gppdm joint lwf "
+    "nearest_mean ranpac slda vae_replay"
 ).split()
 BENCHMARKS = ("digits", "digits_repetition")
 DIFFUSION = ("gppdm", "cpdm", "diffusion_replay", "ddgr")

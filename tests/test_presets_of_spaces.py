@@ -71,6 +71,10 @@ OF_BENCHMARKS = {
 def test_every_method_can_learn_every_benchmark_in_every_space(folders, benchmark, space):
     for method in METHODS:
         chosen = resolved(folders, benchmark, space, f",method={method}")
+        if (method, space) == ("analytic", "features"):
+            with pytest.raises(ValueError, match="vectors of 1280 numbers"):
+                chosen.learner.check(SHAPES[space], len(chosen.stream.class_names))
+            continue
         chosen.learner.check(SHAPES[space], len(chosen.stream.class_names))
     # What was measured on CIFAR-100 is what every benchmark gets.
     one, other = (

@@ -31,6 +31,7 @@ from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import METHODS, Method, learn_task, method_class
 
 SETTINGS = {
+    "analytic": {"name": "analytic", "filters": 2},
     "cpdm": {"name": "cpdm", **PARTS},
     "ddgr": {"name": "ddgr", **PARTS},
     "diffusion_replay": {"name": "diffusion_replay", **PARTS},
@@ -67,7 +68,12 @@ VARIANTS = {
         "denoiser": {**DENOISER, "distillation": 0.8, "label_dropout": 0.2},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
     },
-    "gppdm, adapters": {**GPPDM, "memory": "adapters", "adapters": {"rank": 2, "batch_size": 8}},
+    "gppdm, adapters and sums": {
+        **GPPDM,
+        "memory": "adapters",
+        "adapters": {"rank": 2, "batch_size": 8},
+        "analytic": {"filters": 2},
+    },
     "ddgr, adapters": {
         "name": "ddgr",
         **PARTS,
@@ -91,7 +97,12 @@ VARIANTS = {
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 CODE, IN_METHODS, IN_SETTINGS = re.findall("```python\n(.*?)```", PAGE, flags=re.DOTALL)
 EXAMPLE = eval(f"{{{IN_SETTINGS}}}", {"CLASSIFIER": CLASSIFIER})
-COMPUTED = ("nearest_mean", "ranpac", "slda")  # from sums: there is no loop to be stopped in
+COMPUTED = (
+    "analytic",
+    "nearest_mean",
+    "ranpac",
+    "slda",
+)  # from sums: there is no loop to be stopped in
 UNSEEDED = ("nearest_mean", "slda")
 TASKS = ((9, 2), (5,), (2, 0))  # class 2 comes back
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gppdm_pipeline.methods.analytic import Analytic
 from gppdm_pipeline.methods.base import Method, learn_task
 from gppdm_pipeline.methods.cpdm import Cpdm
 from gppdm_pipeline.methods.ddgr import Ddgr
@@ -21,6 +22,7 @@ from gppdm_pipeline.methods.vae_replay import VaeReplay
 from gppdm_pipeline.wording import nearest
 
 METHODS: dict[str, type[Method]] = {
+    "analytic": Analytic,
     "cpdm": Cpdm,
     "ddgr": Ddgr,
     "diffusion_replay": DiffusionReplay,

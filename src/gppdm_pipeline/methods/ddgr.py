@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from gppdm_pipeline.algorithm.classifier.analytic import AnalyticConfig
 from gppdm_pipeline.algorithm.classifier.network import build_classifier
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.diffusion.process import Process
@@ -77,6 +78,7 @@ class Ddgr(DiffusionReplay):
     texture: ClassVar[Literal[False]] = False  # type: ignore[misc]
     redraw: ClassVar[float] = 0.0  # type: ignore[misc]
     redraw_images: ClassVar[int] = 400  # type: ignore[misc]
+    analytic: ClassVar[AnalyticConfig] = AnalyticConfig()  # type: ignore[misc]
 
     name: Literal["ddgr"] = "ddgr"  # type: ignore[assignment]
     guide: GuideConfig = GuideConfig()

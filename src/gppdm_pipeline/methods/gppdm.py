@@ -15,7 +15,13 @@ import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 
+from gppdm_pipeline.algorithm.classifier.analytic import (
+    AnalyticConfig,
+    check_maps,
+    with_analytic,
+)
 from gppdm_pipeline.algorithm.classifier.network import Loss, cross_entropy, fit_classifier
+from gppdm_pipeline.algorithm.classifier.networks import trained_part
 from gppdm_pipeline.algorithm.classifier.regularisation import with_soft_labels
 from gppdm_pipeline.algorithm.classifier.texture import texture_of
 from gppdm_pipeline.algorithm.condition.labels import ConditionConfig
@@ -41,6 +47,7 @@ from gppdm_pipeline.algorithm.generator.parts import (
     Memory,
     ReplayConfig,
     add_classes,
+    check_guidance,
     check_images,
     warn_if_tokens_fill,
 )
@@ -81,6 +88,8 @@ class Gppdm(Method):
     They look as replay does and vary as real images do. 0: images drawn from noise alone."""
     redraw_images: Annotated[int, Field(ge=1)] = 400
     """How many of each class are drawn anew at most, each from another real image."""
+    analytic: AnalyticConfig = AnalyticConfig()
+    """What sums over all images ever learnt say beside the classifier."""
     condition: ConditionConfig = ConditionConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     adapters: AdapterConfig = AdapterConfig()
@@ -122,6 +131,8 @@ class Gppdm(Method):
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """Refuse images that the generator cannot draw."""
         check_images(self, image_shape, classes)
+        if self.analytic.on:
+            check_maps(f"analytic.filters = {self.analytic.filters}", image_shape)
         if self.memory == "shared":
             warn_if_tokens_fill(self, classes)
 
@@ -209,7 +220,7 @@ class Gppdm(Method):
         context: Context,
     ) -> tuple[LearnerState, StageLog]:
         """On the replay, and on images of this task's classes: generated or real (`order`)."""
-        before = state.classifier
+        before = state.classifier and trained_part(state.classifier)
         state = state.begin(context.task, train.classes, train.image_shape)
         if not self.generator_first:
             images = all_images(train, replay)
@@ -223,9 +234,13 @@ class Gppdm(Method):
         if self.texture:
             residuals = denoising_residuals(state, train, self, context)
             alter = texture_of(residuals, scale_of(state, context.device))
-        return fit_classifier(
+        state, log = fit_classifier(
             state, self.classifier, images, validation, context, loss=loss, alter=alter
         )
+        if not self.analytic.on:
+            return state, log
+        state, both = with_analytic(state, train, validation, self.analytic, context)
+        return state, StageLog({**log.metrics, **both.metrics}, log.curves)
 
     def _of_this_task(
         self, state: LearnerState, train: LabelledImages, context: Context
@@ -248,42 +263,19 @@ class Gppdm(Method):
     @model_serializer(mode="wrap")
     def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        return {k: v for k, v in values.items() if k != "private" or self.private.on}
+        off = {"private": not self.private.on, "analytic": not self.analytic.on}
+        return {name: value for name, value in values.items() if not off.get(name)}
 
     @model_validator(mode="after")
     def _of_images_that_may_be_used(self) -> Gppdm:
         check_private(self)
+        check_guidance(self)
         for name, off in (("texture", "false"), ("redraw", "0")):
             if getattr(self, name) and not self.generator_first:
                 raise ValueError(
                     f"{name} is set, but order is 'classifier_first', where the classifier sees "
                     f"real images; use order: generator_first, or {name}: {off}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _null_is_asked(self) -> Gppdm:
-        if self.replay.guidance_interval is not None and not self.replay.guidance:
-            raise ValueError(
-                f"replay.guidance_interval is {list(self.replay.guidance_interval)}, but "
-                "replay.guidance is 0, so that nothing is guided; set replay.guidance, or leave "
-                "the interval out"
-            )
-        if self.condition.null_keeps_prototype and not self.denoiser.label_dropout:
-            raise ValueError(
-                "condition.null_keeps_prototype is true, but denoiser.label_dropout is 0, so that "
-                "there is no null condition; use denoiser.label_dropout: 0.1, or leave it false"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _null_is_learnt(self) -> Gppdm:
-        if self.replay.guidance and not self.denoiser.label_dropout:
-            raise ValueError(
-                f"replay.guidance is {self.replay.guidance:g}, which asks what the denoiser says "
-                "without a label, but denoiser.label_dropout is 0, so that it never learns that; "
-                "use denoiser.label_dropout: 0.1, or replay.guidance: 0"
-            )
         return self
 
     @model_validator(mode="after")

@@ -175,6 +175,32 @@ def ridge(moments: Moments, strength: float) -> tuple[Tensor, Tensor]:
     return weight, torch.zeros(len(weight), dtype=torch.float64)
 
 
+def ridge_by_gcv(moments: Moments) -> tuple[Tensor, Tensor]:
+    """As `ridge`, with the lambda that the sums themselves say is the best.
+
+    Generalised cross-validation (Golub, Heath & Wahba 1979, Technometrics 21, eq. 1.4): n |y - W
+    phi|^2 / (n - tr H)^2, summed over the images, is about what leaving one image out would cost.
+    With the products' eigenvalues e_j, sums say all of it: tr H = sum_j e_j / (e_j + lambda).
+
+    Args:
+        moments: with products.
+    """
+    products, n = moments.products.double(), moments.counts.sum()
+    values, vectors = torch.linalg.eigh(products)
+    values = values.clamp_min(0)  # negative ones are rounding
+    turned = vectors.T @ moments.sums.T
+    power = turned.square().sum(1)
+    strengths = values.mean() * torch.logspace(-3, 3, 25, dtype=torch.float64) / n
+    inverse = 1 / (values + strengths[:, None])
+    missed = n - (power * (2 * inverse - values * inverse.square())).sum(1)
+    free = n - (values * inverse).sum(1)
+    # Where no direction is free, there is nothing to tell by, and rounding makes them fewer.
+    costs = torch.where(free > 0.01 * n, missed / free.square(), torch.inf)
+    best = inverse[costs.argmin()]
+    weight = (vectors @ (best[:, None] * turned)).T
+    return weight, torch.zeros(len(weight), dtype=torch.float64)
+
+
 def with_head(
     state: LearnerState,
     head: tuple[Tensor, Tensor],

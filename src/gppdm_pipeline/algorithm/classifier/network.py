@@ -25,7 +25,7 @@ from pydantic import (
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
-from gppdm_pipeline.algorithm.classifier.networks import Network, untrained
+from gppdm_pipeline.algorithm.classifier.networks import Network, trained_part, untrained
 from gppdm_pipeline.algorithm.classifier.timm_net import SMALL, TIMM, TimmNet, described, folder_of
 from gppdm_pipeline.algorithm.classifier.vectors import Head
 from gppdm_pipeline.algorithm.context import Context, autocast
@@ -95,7 +95,7 @@ def _grown(
     with context.initialisation("classifier"):
         network = untrained(config)
     if state.classifier is not None and settings.start == "previous":
-        load_grown(network, state.classifier.tensors)
+        load_grown(network, trained_part(state.classifier).tensors)
     elif isinstance(network, TimmNet) and not settings.network.startswith(TIMM):
         network.begin(folder_of(settings.network))
     return network
@@ -115,12 +115,19 @@ def as_seen(images: NDArray[Any], config: Mapping[str, Any], context: Context) -
     return context.decode(images)
 
 
+def as_classified(
+    data: LabelledImages, config: Mapping[str, Any], context: Context
+) -> LabelledImages:
+    """As `as_seen`, with their labels."""
+    return replace(data, images=as_seen(data.images, config, context))
+
+
 def _described(
     state: LearnerState, config: ClassifierConfig, image_shape: tuple[int, int, int]
 ) -> dict[str, Any]:
     """What builds the network: plain JSON values."""
     if config.network != SMALL:
-        before = {} if state.classifier is None else state.classifier.config
+        before = {} if state.classifier is None else trained_part(state.classifier).config
         network = before.get("network") or described(config.network)
         return {"image_shape": [*image_shape], "classes": len(state.classes), "network": network}
     head = config.head or ("linear" if image_shape[:2] == (1, 1) else None)

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gppdm_pipeline.algorithm.classifier.random_maps import MapsNet
 from gppdm_pipeline.algorithm.classifier.timm_net import TimmNet
 from gppdm_pipeline.algorithm.classifier.vectors import VectorNet
+from gppdm_pipeline.algorithm.state import Weights
 
 
 class SmallConvNet(nn.Module):
@@ -53,7 +55,46 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
     ]
 
 
-Network = SmallConvNet | VectorNet | TimmNet
+class Together(nn.Module):
+    """A network that is trained, and one that is computed from sums (see `analytic.py`).
+
+    Args:
+        image_shape: (height, width, channels).
+        classes: number of outputs of either.
+        weight: what the computed one's outputs are multiplied with.
+        trained: what builds the one.
+        computed: what builds the other.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        classes: int,
+        weight: float,
+        trained: Mapping[str, Any],
+        computed: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.trained, self.computed = untrained(trained), untrained(computed)
+        self.weight = weight
+
+    @property
+    def head(self) -> nn.Linear:
+        """Of the trained one."""
+        return self.trained.head
+
+    def features(self, images: Tensor) -> Tensor:
+        """Of the trained one: float32 [n, c, h, w] in [-1, 1] -> [n, d, h', w']."""
+        found: Tensor = self.trained.features(images)
+        return found
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float32 [n, c, h, w] in [-1, 1] -> logits [n, k]."""
+        logits: Tensor = self.trained(images) + self.weight * self.computed(images)
+        return logits
+
+
+Network = SmallConvNet | VectorNet | TimmNet | MapsNet | Together
 
 
 def untrained(config: Mapping[str, Any]) -> Network:
@@ -62,6 +103,23 @@ def untrained(config: Mapping[str, Any]) -> Network:
     Raises:
         EncoderError: if it is of timm, which is missing.
     """
+    if "trained" in config:
+        return Together(**config)
+    if "filters" in config:
+        return MapsNet(**config)
     if "network" in config:
         return TimmNet(config["image_shape"], config["classes"], **config["network"])
     return VectorNet(**config) if "head" in config else SmallConvNet(**config)
+
+
+def trained_part(weights: Weights) -> Weights:
+    """A classifier without what is computed beside it."""
+    if "trained" not in weights.config:
+        return weights
+    prefix = "trained."
+    tensors = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in weights.tensors.items()
+        if name.startswith(prefix)
+    }
+    return Weights(weights.config["trained"], tensors)

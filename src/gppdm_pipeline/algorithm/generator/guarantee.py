@@ -36,6 +36,9 @@ def check_private(settings: GeneratorSettings) -> None:
         fault = "memory is 'shared', which has no private training; use memory: adapters"
     elif settings.prototypes.route != "none" and start != "noise":
         fault = f"prototypes.start is {start!r}, made of real images; use prototypes.start: noise"
+    elif settings.analytic.on:
+        filters = settings.analytic.filters
+        fault = f"analytic.filters is {filters}, which keeps sums over real images; use 0"
     elif gaussians:
         fault = f"replay.gaussians is {gaussians:g}, which keeps means of real images; use 0"
     if fault:

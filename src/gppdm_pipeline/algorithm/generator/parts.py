@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
+from gppdm_pipeline.algorithm.classifier.analytic import AnalyticConfig
 from gppdm_pipeline.algorithm.condition.labels import (
     ConditionConfig,
     check_embeddings,
@@ -127,8 +128,38 @@ class GeneratorSettings(Protocol):
         """How images are drawn."""
 
     @property
+    def analytic(self) -> AnalyticConfig:
+        """What sums are kept beside it."""
+
+    @property
     def private(self) -> PrivateConfig:
         """How much its training may tell of a single image."""
+
+
+def check_guidance(settings: GeneratorSettings) -> None:
+    """Whether what guides has been learnt, and what has been learnt is asked.
+
+    Raises:
+        ValueError: naming the setting, and what would do.
+    """
+    replay, dropout = settings.replay, settings.denoiser.label_dropout
+    if replay.guidance_interval is not None and not replay.guidance:
+        raise ValueError(
+            f"replay.guidance_interval is {list(replay.guidance_interval)}, but "
+            "replay.guidance is 0, so that nothing is guided; set replay.guidance, or leave "
+            "the interval out"
+        )
+    if settings.condition.null_keeps_prototype and not dropout:
+        raise ValueError(
+            "condition.null_keeps_prototype is true, but denoiser.label_dropout is 0, so that "
+            "there is no null condition; use denoiser.label_dropout: 0.1, or leave it false"
+        )
+    if replay.guidance and not dropout:
+        raise ValueError(
+            f"replay.guidance is {replay.guidance:g}, which asks what the denoiser says "
+            "without a label, but denoiser.label_dropout is 0, so that it never learns that; "
+            "use denoiser.label_dropout: 0.1, or replay.guidance: 0"
+        )
 
 
 def check_images(
