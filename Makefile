@@ -11,7 +11,7 @@ BIN := .venv/bin
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
 
-.PHONY: help dvc run inspect predict draw publish serve demo sweep compare ablation crossed memory options results features latents gpu test test-slow test-browser audit lint ui viz clean
+.PHONY: help dvc run inspect predict draw publish serve demo sweep compare ablation crossed memory sums options results features latents gpu test test-slow test-browser audit lint ui viz clean
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ crossed: .venv/run.stamp  ## Prototypes x projection x distillation x replay; ru
 
 memory: .venv/run.stamp  ## One network or an adapter a task; runs what has no record
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/memory.yml $(ARGS)
+
+sums: .venv/run.stamp  ## What a generator gives beside sums; runs what has no record
+	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/sums.yml $(ARGS)
 
 options: .venv/run.stamp  ## What options do that are off by default; runs what has no record
 	PYTHONPATH=src $(BIN)/python -m gppdm_pipeline.plan benchmarks/options.yml $(ARGS)

@@ -100,7 +100,7 @@ def test_there_are_commands_to_hold():
     assert len(SHOWN) > 8
 
 
-TARGETS = ("sweep", "ablation", "crossed", "memory", "options", "results", "gpu")
+TARGETS = ("sweep", "ablation", "crossed", "memory", "sums", "options", "results", "gpu")
 
 
 @pytest.mark.parametrize("target", TARGETS)
