@@ -350,8 +350,16 @@ def test_a_run_that_is_refused_leaves_nothing_prepared_and_no_record(files, tmp_
     [
         ({"method": "gppdm"}, True),
         ({"method": "nearest_mean"}, True),
+        ({"method": "analytic"}, True),
         ({"method": "diffusion_replay", "diffusion_replay": {"replay": {"gaussians": 0.5}}}, True),
-        ({"method": "gppdm", "gppdm": {"prototypes": {"start": "noise"}}}, False),
+        ({"method": "gppdm", "gppdm": {"prototypes": {"start": "noise"}}}, True),  # by its sums
+        (
+            {
+                "method": "gppdm",
+                "gppdm": {"prototypes": {"start": "noise"}, "analytic": {"filters": 0}},
+            },
+            False,
+        ),
         ({"method": "vae_replay"}, False),
         ({"method": "gppdm", "retention": "keep"}, False),
     ],

@@ -35,8 +35,9 @@ _REPORTED = ("report.drift", "report.replay", "report.nearest_pairs")
 """Pictures with real images in them, and so is the report's page."""
 _BESIDE = ("audit.page", "inspection.images")
 """Likewise, of other pipelines."""
-_OF_MEANS = ("gaussian_replay", "nearest_mean", "slda")
-"""Methods whose states have means of classes; others do by a setting."""
+_OF_MEANS = ("analytic", "gaussian_replay", "nearest_mean", "ranpac", "slda")
+"""Methods whose states have means of classes, or of what is computed of images; others do by a
+setting."""
 
 
 class Releasing:
@@ -202,15 +203,18 @@ def check_means(experiment: Experiment, pipeline: Pipeline) -> None:
     learner: Any = experiment.learner
     starts_from_mean = learner.has_prototypes and learner.prototypes.start == "class_mean"
     gaussians = getattr(getattr(learner, "replay", None), "gaussians", 0) > 0
-    means = starts_from_mean or gaussians or experiment.method in _OF_MEANS
+    sums = hasattr(learner, "analytic") and learner.analytic.on
+    means = starts_from_mean or gaussians or sums or experiment.method in _OF_MEANS
     reads = any(node.name.endswith(".split") for node in pipeline.nodes)
     if experiment.retention == "keep" or not (means and reads):
         return
     if names := classes_of_one_image(experiment.stream, experiment.seed):
         other = f"set {experiment.method}.prototypes.start=noise, " * starts_from_mean
+        other += f"set {experiment.method}.analytic.filters=0, " * sums
         raise RefusedError(
             f"retention is release, but a task learns class {listed(names)} from one image, and "
-            f"the mean of one image, which {experiment.method} keeps in its states, is that image: "
+            f"the mean of one image, which {experiment.method} keeps in its states, is that image "
+            f"(or tells it): "
             f"{other}give the class more images, leave it out, or set retention to keep."
         )
 
