@@ -68,12 +68,8 @@ VARIANTS = {
         "denoiser": {**DENOISER, "distillation": 0.8, "label_dropout": 0.2},
         "replay": {**PARTS["replay"], "guidance": 1.0, "guidance_interval": (0.3, 3.0)},
     },
-    "gppdm, adapters and sums": {
-        **GPPDM,
-        "memory": "adapters",
-        "adapters": {"rank": 2, "batch_size": 8},
-        "analytic": {"filters": 2},
-    },
+    "gppdm, adapters": {**GPPDM, "memory": "adapters", "adapters": {"rank": 2, "batch_size": 8}},
+    "cpdm, sums": {"name": "cpdm", **PARTS, "analytic": {"filters": 2}},
     "ddgr, adapters": {
         "name": "ddgr",
         **PARTS,

@@ -63,7 +63,10 @@ def decode(maps):
     return np.repeat(np.repeat(grey, 2, 1), 2, 2).astype(np.uint8)
 
 
-SEEING = ("ewc", "exemplar", "gaussian_replay", "gppdm, adapters", "joint", "lwf", "vae_replay")
+SEEING = (
+    *("cpdm, sums", "ewc", "exemplar", "gaussian_replay", "gppdm, adapters", "joint", "lwf"),
+    "vae_replay",
+)
 
 
 @pytest.mark.parametrize("name", SEEING)

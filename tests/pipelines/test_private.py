@@ -12,6 +12,7 @@ pytestmark = pytest.mark.usefixtures("project")
 
 GPPDM = {
     "memory": "adapters",
+    "analytic": {"filters": 0},
     "adapters": {"batch_size": 4},
     "redraw": 0,
     "denoiser": {"steps": 4, "channels": [8, 16], "batch_size": 8},
@@ -62,6 +63,7 @@ def test_epsilon_is_in_the_metrics_and_in_the_audit(project):
     [
         ({"prototypes": {}}, "prototypes.start"),
         ({"memory": "shared"}, "memory"),
+        ({"analytic": {"filters": 2}}, "analytic.filters"),
     ],
 )
 def test_settings_that_would_leak_are_refused_before_it_begins(project, gppdm, told):
