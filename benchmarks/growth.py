@@ -45,6 +45,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no limit": {},
     f"replay.images: {CAP}": {"replay": {"images": CAP}},
     "memory: adapters": {"memory": "adapters"},
+    "memory: adapters, full in four bits, and sums": {
+        "memory": "adapters",
+        "adapters": {"rank": "full", "bits": 4},
+        "analytic": {"filters": 8},
+    },
 }
 
 
