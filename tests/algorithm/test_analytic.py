@@ -7,17 +7,24 @@ import numpy as np
 import pytest
 import torch
 from scipy.signal import correlate2d
+from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 from tests.reference.tiny import GPPDM, SHAPE, differences, gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.classifier.analytic import with_analytic
+from gppdm_pipeline.algorithm.classifier.analytic import leverages, with_analytic
 from gppdm_pipeline.algorithm.classifier.moments import Moments, moments_of, ridge_by_gcv
-from gppdm_pipeline.algorithm.classifier.network import build_classifier, predict_logits
+from gppdm_pipeline.algorithm.classifier.network import (
+    ClassifierConfig,
+    _described,
+    accuracy,
+    build_classifier,
+    predict_logits,
+)
 from gppdm_pipeline.algorithm.classifier.networks import trained_part
 from gppdm_pipeline.algorithm.classifier.random_maps import RandomMaps, random_filters
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.disk.states import load_state, save_state
-from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method, learn_task
 
@@ -89,12 +96,12 @@ def test_lambda_is_that_of_generalised_cross_validation(n, d):
     weight, bias = ridge_by_gcv(sums)
     unit = np.trace(x.T @ x) / d / n
     costs = {}
-    for strength in unit * np.logspace(-3, 3, 25):
+    for strength in unit * np.logspace(0, 3, 13):
         hat = x @ np.linalg.solve(x.T @ x + strength * np.eye(d), x.T)
         missed = ((hot - hat @ hot) ** 2).sum()
         costs[strength] = n * missed / (n - np.trace(hat)) ** 2
     best = min(costs, key=costs.get)
-    assert unit * 1e-3 < best < unit * 1e3  # neither end of what is tried
+    assert best < unit * 1e3  # not the end of what is tried
     expected = Ridge(alpha=best, fit_intercept=False).fit(x, hot).coef_
     np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-5, atol=1e-7)
     assert not bias.any()
@@ -103,6 +110,74 @@ def test_lambda_is_that_of_generalised_cross_validation(n, d):
 def test_a_lambda_that_rounding_decides_on_is_not_taken():
     exact, found = (ridge_by_gcv(moments(40, 300, rounded)[2])[0] for rounded in (0, 2e-4))
     torch.testing.assert_close(found, exact, rtol=0.05, atol=1e-3)
+
+
+def test_images_that_come_again_do_no_harm():
+    """Copies are told right by the least lambda best, and others are not."""
+    digits = load_digits()
+    every = LabelledImages((digits.images * 15).astype(np.uint8)[..., None], digits.target)
+    some, others = every.select(np.arange(500)), every.select(np.arange(500, 1500))
+    right = []
+    for copies in (1, 8):
+        train = LabelledImages.concatenate([some] * copies)
+        state = learn_task(analytic(15), LearnerState.empty(), train, NONE, Context(0, 1))
+        right.append(accuracy(state, others, Context(0, 1)))
+    assert right[0] > 0.9
+    assert right[1] > right[0] - 0.06
+
+
+def test_what_was_not_summed_from_the_first_task_on_is_refused():
+    before, train = learn(analytic(2), TASKS[:1])[1], images_of(*TASKS[1])
+    without = replace(before, extras={})
+    with pytest.raises(ValueError, match="before task 2 kept no sums"):
+        learn_task(analytic(2), without, train, NONE, Context(0, 2))
+    with pytest.raises(ValueError, match="sums of 2 filters of 1 channels, not of 3"):
+        learn_task(analytic(3), before, train, NONE, Context(0, 2))
+
+
+def test_filters_are_those_of_the_first_task():
+    before, train = learn(analytic(2), TASKS[:1])[1], images_of(*TASKS[1])
+    states = [learn_task(analytic(2), before, train, NONE, Context(seed, 2)) for seed in (0, 7)]
+    assert differences(*states) == []
+
+
+def test_few_images_in_many_sums_are_told_from_others(caplog):
+    shape, rng = (12, 12, 1), np.random.default_rng(0)
+
+    def some(n):
+        images = rng.integers(0, 256, (n, *shape), dtype=np.uint8)
+        return LabelledImages(images, np.arange(n) % 2)
+
+    def summed(images, filters):
+        return learn_task(
+            analytic(filters),
+            LearnerState.empty(),
+            images,
+            LabelledImages.empty(shape),
+            Context(0, 1),
+        )
+
+    mine, others, many = some(40), some(40), some(4000)
+    few = summed(mine, 2)
+    assert "fewer than 5 times as many" in caplog.text
+    inside, outside = (leverages(few, images, Context(0, 1)) for images in (mine, others))
+    assert inside.max() < outside.min()  # each is found
+    caplog.clear()
+    hidden = summed(LabelledImages.concatenate([mine, many]), 2)
+    assert not caplog.text
+    inside, outside = (leverages(hidden, images, Context(0, 1)) for images in (mine, others))
+    share = (inside[:, None] < outside[None]).double().mean()  # the AUC
+    assert 0.35 < share < 0.65
+    assert leverages(learn(gppdm(), TASKS[:1])[1], images_of(0), Context(0, 1)) is None
+
+
+def test_what_builds_a_network_of_timm_is_taken_from_what_is_trained():
+    body = {"architecture": "resnet18", "arguments": {}, "scale": None}
+    trained = {"image_shape": [*SHAPE], "classes": 2, "network": body}
+    both = {"image_shape": [*SHAPE], "classes": 2, "weight": 1.0, "trained": trained}
+    state = LearnerState(tasks=((0, 1),), image_shape=SHAPE, classifier=Weights(both, {}))
+    described = _described(state, ClassifierConfig(network="timm:other"), SHAPE)
+    assert described["network"] == body
 
 
 def test_task_by_task_is_all_at_once():
@@ -125,14 +200,14 @@ def test_task_by_task_is_all_at_once():
 @pytest.fixture(scope="module")
 def both():
     """States of the tiny GPPDM with sums, and without."""
-    return [learn(gppdm(analytic={"filters": f}), TASKS) for f in (2, 0)]
+    return [learn(gppdm(soft_labels=0.5, analytic={"filters": f}), TASKS) for f in (2, 0)]
 
 
 def test_what_is_trained_is_the_same_beside_sums(both):
     for state, without in zip(*both, strict=True):
         if state.classifier is not None:
             bare = replace(state, classifier=trained_part(state.classifier))
-            extras = {k: v for k, v in bare.extras.items() if k != "moments"}
+            extras = {k: v for k, v in bare.extras.items() if k not in ("moments", "analytic")}
             assert differences(replace(bare, extras=extras), without) == []
             assert trained_part(without.classifier) is without.classifier
 

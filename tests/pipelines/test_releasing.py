@@ -350,16 +350,8 @@ def test_a_run_that_is_refused_leaves_nothing_prepared_and_no_record(files, tmp_
     [
         ({"method": "gppdm"}, True),
         ({"method": "nearest_mean"}, True),
-        ({"method": "analytic"}, True),
         ({"method": "diffusion_replay", "diffusion_replay": {"replay": {"gaussians": 0.5}}}, True),
-        ({"method": "gppdm", "gppdm": {"prototypes": {"start": "noise"}}}, True),  # by its sums
-        (
-            {
-                "method": "gppdm",
-                "gppdm": {"prototypes": {"start": "noise"}, "analytic": {"filters": 0}},
-            },
-            False,
-        ),
+        ({"method": "gppdm", "gppdm": {"prototypes": {"start": "noise"}}}, False),
         ({"method": "vae_replay"}, False),
         ({"method": "gppdm", "retention": "keep"}, False),
     ],
@@ -372,3 +364,26 @@ def test_the_mean_of_one_image_is_not_kept(params, kept, files):
         return
     with pytest.raises(RefusedError, match=r"learns class 'b' from one image.*retention to keep"):
         check_means(asked, pipeline)
+
+
+@pytest.mark.parametrize(
+    ("params", "numbers"),
+    [
+        ({"method": "analytic", "analytic": {"filters": 2}}, 64),
+        ({"method": "ranpac", "ranpac": {"features": 7}}, 7),
+        ({"method": "cpdm", "cpdm": {"analytic": {"filters": 1}}}, 32),
+    ],
+)
+def test_sums_over_few_images_are_not_kept(params, numbers, files):
+    asked = experiment(**{"stream": {**files, "classes_per_task": 2}, **RELEASE, **params})
+    pipeline = create_pipeline(asked.learner, 1)
+    told = f"task 1 has 5 images, and sums of {numbers} numbers.*fewer than {5 * numbers}"
+    with pytest.raises(RefusedError, match=told):
+        check_means(asked, pipeline)
+    check_means(asked.model_copy(update={"retention": "keep"}), pipeline)
+
+
+def test_sums_over_enough_images_are_kept(files):
+    ranpac = {"method": "ranpac", "ranpac": {"features": 1}}
+    asked = experiment(**{"stream": {**files, "classes_per_task": 2}, **RELEASE, **ranpac})
+    check_means(asked, create_pipeline(asked.learner, 1))

@@ -11,7 +11,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gppdm_pipeline.algorithm.classifier.analytic import check_maps, computed, with_accuracy
+from gppdm_pipeline.algorithm.classifier.analytic import (
+    NUMBERS,
+    check_maps,
+    computed,
+    with_accuracy,
+)
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -23,9 +28,15 @@ class Analytic(Finetune):
     """Sums over random maps; the settings of `classifier` are not used."""
 
     name: Literal["analytic"] = "analytic"  # type: ignore[assignment]
-    filters: Annotated[int, Field(ge=1, le=500)] = 60
-    """f, which make 32 f numbers of an image; a state keeps the square of as many numbers of four
-    bytes (60: 15 MB)."""
+    filters: Annotated[int, Field(ge=1, le=250)] = 60
+    """f, which make 32 f numbers of an image. A state keeps the square of as many numbers of four
+    bytes (60: 15 MB), and what a task computes of them takes f^3 (60: one second, 250: one or two
+    minutes)."""
+
+    @property
+    def summed_numbers(self) -> int:
+        """Of the maps."""
+        return NUMBERS * self.filters
 
     def check(self, image_shape: tuple[int, int, int], classes: int) -> None:
         """Refuse vectors."""

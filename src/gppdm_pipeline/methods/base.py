@@ -60,6 +60,11 @@ class Method(BaseModel, ABC):
         return False
 
     @property
+    def summed_numbers(self) -> int:
+        """How many numbers of each real image states have sums of products of; 0: none."""
+        return 0
+
+    @property
     def measures_keys_and_values(self) -> bool:
         """Whether tasks say how keys and values of old classes change."""
         return False

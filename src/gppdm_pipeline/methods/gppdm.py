@@ -16,6 +16,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.analytic import (
+    NUMBERS,
     AnalyticConfig,
     check_maps,
     with_analytic,
@@ -117,6 +118,11 @@ class Gppdm(Method):
     def draws_once(self) -> bool:
         """With adapters, whose replay is exact."""
         return self.memory == "adapters"
+
+    @property
+    def summed_numbers(self) -> int:
+        """Of sums beside the classifier."""
+        return NUMBERS * self.analytic.filters
 
     @property
     def measures_keys_and_values(self) -> bool:

@@ -32,6 +32,11 @@ class Ranpac(Finetune):
     strength: Annotated[float, Field(gt=0)] = 100.0
     """Lambda of the ridge; features are of about unit scale, and summed over images."""
 
+    @property
+    def summed_numbers(self) -> int:
+        """The features."""
+        return self.features
+
     def train_classifier(
         self,
         state: LearnerState,

@@ -18,6 +18,7 @@ from typing import Any
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
+from gppdm_pipeline.algorithm.classifier.analytic import ENOUGH
 from gppdm_pipeline.algorithm.disk.writing import naming
 from gppdm_pipeline.catalog.datasets import OnDisk, PictureDataset
 from gppdm_pipeline.catalog.retention import ReleasableImages, Retention
@@ -25,7 +26,7 @@ from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.pipelines.continual.pipeline import task_name
 from gppdm_pipeline.run.command import RefusedError
 from gppdm_pipeline.streams.prepared import alone_in
-from gppdm_pipeline.streams.scenario import classes_of_one_image
+from gppdm_pipeline.streams.scenario import classes_of_one_image, images_of_tasks
 from gppdm_pipeline.streams.sources import Split
 from gppdm_pipeline.wording import listed
 
@@ -35,9 +36,8 @@ _REPORTED = ("report.drift", "report.replay", "report.nearest_pairs")
 """Pictures with real images in them, and so is the report's page."""
 _BESIDE = ("audit.page", "inspection.images")
 """Likewise, of other pipelines."""
-_OF_MEANS = ("analytic", "gaussian_replay", "nearest_mean", "ranpac", "slda")
-"""Methods whose states have means of classes, or of what is computed of images; others do by a
-setting."""
+_OF_MEANS = ("gaussian_replay", "nearest_mean", "slda")
+"""Methods whose states have means of classes; others do by a setting."""
 
 
 class Releasing:
@@ -192,30 +192,46 @@ def check_retention(experiment: Experiment, environment: Mapping[str, str] = os.
 def check_means(experiment: Experiment, pipeline: Pipeline) -> None:
     """No state has the mean of a class that is learnt from one image: it is that image.
 
+    Nor sums over few images, which tell each of them.
+
     Args:
         experiment: says what is released.
         pipeline: of which some node reads the source, or nothing is learnt.
 
     Raises:
-        RefusedError: naming the classes.
+        RefusedError: naming the classes, or the task.
         SourceError: if the source cannot be read.
     """
     learner: Any = experiment.learner
     starts_from_mean = learner.has_prototypes and learner.prototypes.start == "class_mean"
     gaussians = getattr(getattr(learner, "replay", None), "gaussians", 0) > 0
-    sums = hasattr(learner, "analytic") and learner.analytic.on
-    means = starts_from_mean or gaussians or sums or experiment.method in _OF_MEANS
+    means = starts_from_mean or gaussians or experiment.method in _OF_MEANS
     reads = any(node.name.endswith(".split") for node in pipeline.nodes)
-    if experiment.retention == "keep" or not (means and reads):
+    if experiment.retention == "keep" or not reads:
+        return
+    if learner.summed_numbers:
+        _check_sums(experiment)
+    if not means:
         return
     if names := classes_of_one_image(experiment.stream, experiment.seed):
         other = f"set {experiment.method}.prototypes.start=noise, " * starts_from_mean
-        other += f"set {experiment.method}.analytic.filters=0, " * sums
         raise RefusedError(
             f"retention is release, but a task learns class {listed(names)} from one image, and "
-            f"the mean of one image, which {experiment.method} keeps in its states, is that image "
-            f"(or tells it): "
+            f"the mean of one image, which {experiment.method} keeps in its states, is that image: "
             f"{other}give the class more images, leave it out, or set retention to keep."
+        )
+
+
+def _check_sums(experiment: Experiment) -> None:
+    images = images_of_tasks(experiment.stream, experiment.seed)
+    numbers, few = experiment.learner.summed_numbers, min(images)
+    if few < ENOUGH * numbers:
+        raise RefusedError(
+            f"retention is release, but task {images.index(few) + 1} has {few} images, and sums of "
+            f"{numbers} numbers of each, which {experiment.method} keeps in its states, tell "
+            f"single ones where there are fewer than {ENOUGH * numbers}: sum fewer numbers "
+            "(analytic.filters, ranpac.features), take a method without sums, give the task more "
+            "images, or set retention to keep."
         )
 
 

@@ -80,6 +80,13 @@ def read_tasks(
         )
 
 
+def images_of_tasks(config: StreamConfig, seed: int) -> list[int]:
+    """How many training images each task has; arguments and errors as `classes_of_one_image`."""
+    tasks, labels = config.planned_by_task(seed), config.read("train").labels
+    numbers = range(1, config.number_of_tasks + 1)
+    return [len(_training_images(config, labels, tasks, seed, number)[0]) for number in numbers]
+
+
 def classes_of_one_image(config: StreamConfig, seed: int) -> list[str]:
     """The names of classes that a task learns from a single training image.
 

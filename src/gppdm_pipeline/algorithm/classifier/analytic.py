@@ -9,6 +9,7 @@ to the logits of the trained classifier, which has seen images of this task and 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Annotated
 
@@ -16,16 +17,32 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from gppdm_pipeline.algorithm.classifier.moments import ridge_by_gcv, with_moments
-from gppdm_pipeline.algorithm.classifier.network import accuracy, as_classified
-from gppdm_pipeline.algorithm.classifier.networks import trained_part
+from gppdm_pipeline.algorithm.classifier.moments import (
+    moments_of,
+    ridge_by_gcv,
+    with_moments,
+)
+from gppdm_pipeline.algorithm.classifier.network import (
+    accuracy,
+    as_classified,
+    given_to_head,
+)
+from gppdm_pipeline.algorithm.classifier.networks import computed_part, trained_part
 from gppdm_pipeline.algorithm.classifier.random_maps import RandomMaps, random_filters
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.images.labelled import LabelledImages
 
+logger = logging.getLogger(__name__)
+
+NUMBERS = 32
+"""That a filter makes of an image of four pixels a side or more."""
+ENOUGH = 5
+"""Images of a task for each number that sums are kept of, with which these tell little of one."""
 _BATCH = 128
+_SLIGHT = 1e-4
+_NAME = "analytic"  # in a state's extras
 
 
 class AnalyticConfig(BaseModel):
@@ -33,9 +50,10 @@ class AnalyticConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    filters: Annotated[int, Field(ge=0, le=500)] = 0
-    """f random filters, which make 32 f numbers of an image; a state keeps the square of as many
-    numbers of four bytes (60: 15 MB). 0: no sums."""
+    filters: Annotated[int, Field(ge=0, le=250)] = 0
+    """f random filters, which make 32 f numbers of an image. A state keeps the square of as many
+    numbers of four bytes (60: 15 MB), and what a task computes of them takes f^3 (60: one second,
+    250: one or two minutes). 0: no sums."""
     weight: Annotated[float, Field(gt=0)] = 32.0
     """What they are multiplied with before they are added to logits; alone they lie about between 0
     and 1."""
@@ -118,12 +136,19 @@ def computed(
         images: real ones, not added before.
         filters: f, the same in every task.
         context: seed, progress.
+
+    Raises:
+        ValueError: if earlier tasks kept no sums, or those of another number of filters.
     """
     shape = images.image_shape
-    config = {"image_shape": [*shape], "filters": filters, "classes": len(state.classes)}
-    noise = random_filters(filters, shape[2], context.fixed_generator("analytic"))
-    maps = RandomMaps(shape, filters)
-    maps.filters.copy_(noise)
+    maps = _maps_of(state, shape, filters, context)
+    if len(images) < ENOUGH * maps.numbers:
+        logger.warning(
+            "Sums are kept of %d numbers of each image, and task %d has %d images, fewer than %d "
+            "times as many: who has the states can tell which images these were. Use fewer "
+            "filters, or none, where nobody may.",
+            *(maps.numbers, context.task, len(images), ENOUGH),
+        )
 
     @torch.no_grad()
     def lift(x: Tensor) -> Tensor:
@@ -132,6 +157,59 @@ def computed(
 
     state, moments = with_moments(state, images, context, lift=lift, products=torch.float32)
     weight, bias = ridge_by_gcv(moments)
-    tensors = {"maps.filters": noise}
+    config = {"image_shape": [*shape], "filters": filters, "classes": len(state.classes)}
+    tensors = {"maps.filters": maps.filters}
+    state = replace(state, extras={**state.extras, _NAME: Weights({}, {"filters": maps.filters})})
     tensors |= {"head.weight": weight.float().contiguous(), "head.bias": bias.float()}
     return state, Weights(config, tensors)
+
+
+def _maps_of(
+    state: LearnerState, shape: tuple[int, int, int], filters: int, context: Context
+) -> RandomMaps:
+    """Those of the tasks before, or new ones in the first."""
+    maps = RandomMaps(shape, filters)
+    known = state.extras.get(_NAME)
+    if known is None and state.classes_before(context.task):
+        raise ValueError(
+            f"analytic.filters is {filters}, but the tasks before task {context.task} kept no "
+            "sums, so that their classes would be in none: learn them again with it, or use 0"
+        )
+    noise = random_filters(filters, shape[2], context.fixed_generator("analytic"))
+    found = noise if known is None else known.tensors["filters"]
+    if found.shape != maps.filters.shape:
+        raise ValueError(
+            f"the tasks before task {context.task} kept sums of {len(found)} filters of "
+            f"{found.shape[1]} channels, not of {filters} of {shape[2]}: use as many"
+        )
+    maps.filters.copy_(found)
+    return maps
+
+
+def leverages(state: LearnerState, images: LabelledImages, context: Context) -> Tensor | None:
+    """How far each image lies out of what a state has sums of; less for an image that is in them.
+
+    phi' (G + lambda I)^-1 phi: what is in the sums pulls them its own way, so that one image in few
+    is told from all others. It is what an attacker may ask of a state; learning does not.
+
+    Args:
+        state: after a task.
+        images: n of its shape.
+        context: its device and its team are used.
+
+    Returns:
+        float64 [n]; None if the state has no sums of products of what its classifier is given.
+    """
+    if "moments" not in state.extras or state.classifier is None:
+        return None
+    products = moments_of(state).products.double()
+    part = computed_part(state.classifier)
+    if part is None:
+        return None
+    numbers = given_to_head(replace(state, classifier=part), images.images, context).double().cpu()
+    if numbers.shape[1] != len(products):
+        return None
+    slight = products.diagonal().mean() * _SLIGHT
+    factor = torch.linalg.cholesky(products + slight * torch.eye(len(products)).double())
+    solved: Tensor = torch.linalg.solve_triangular(factor, numbers.T, upper=False)
+    return solved.square().sum(0)

@@ -190,9 +190,11 @@ def ridge_by_gcv(moments: Moments) -> tuple[Tensor, Tensor]:
     values = values.clamp_min(0)  # negative ones are rounding
     turned = vectors.T @ moments.sums.T
     power = turned.square().sum(1)
-    strengths = values.mean() * torch.logspace(-3, 3, 25, dtype=torch.float64) / n
+    # From the mean eigenvalue of one image on: images that come twice are no new ones to test by,
+    # so that with a smaller lambda all of them would seem to be told right.
+    strengths = values.mean() * torch.logspace(0, 3, 13, dtype=torch.float64) / n
     inverse = 1 / (values + strengths[:, None])
-    missed = n - (power * (2 * inverse - values * inverse.square())).sum(1)
+    missed = (n - (power * (2 * inverse - values * inverse.square())).sum(1)).clamp_min(0)
     free = n - (values * inverse).sum(1)
     # Where no direction is free, there is nothing to tell by, and rounding makes them fewer.
     costs = torch.where(free > 0.01 * n, missed / free.square(), torch.inf)

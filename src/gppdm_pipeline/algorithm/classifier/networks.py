@@ -114,12 +114,23 @@ def untrained(config: Mapping[str, Any]) -> Network:
 
 def trained_part(weights: Weights) -> Weights:
     """A classifier without what is computed beside it."""
-    if "trained" not in weights.config:
-        return weights
-    prefix = "trained."
+    return _part(weights, "trained") if "trained" in weights.config else weights
+
+
+def computed_part(weights: Weights) -> Weights | None:
+    """What is computed from sums, alone or beside what is trained; None: nothing is."""
+    if "trained" in weights.config:
+        return _part(weights, "computed")
+    is_of_sums = "filters" in weights.config or "head" in weights.config
+    return weights if is_of_sums else None
+
+
+def _part(weights: Weights, name: str) -> Weights:
+    """Of `Together`."""
+    prefix = f"{name}."
     tensors = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in weights.tensors.items()
-        if name.startswith(prefix)
+        key.removeprefix(prefix): tensor
+        for key, tensor in weights.tensors.items()
+        if key.startswith(prefix)
     }
-    return Weights(weights.config["trained"], tensors)
+    return Weights(weights.config[name], tensors)

@@ -50,10 +50,16 @@ class RandomMaps(nn.Module):
         x = nn.functional.pad(x, (_SIDE // 2,) * 4, mode="replicate")
         averages = []
         for some in self.filters.split(_TOGETHER):
-            maps = nn.functional.conv2d(x, some)
+            maps = self._answers(x, some)
             rising = self._averaged(maps.relu())
             averages += [rising, rising - self._averaged(maps)]  # relu(-x) = relu(x) - x
         return torch.cat(averages, 1).clamp_min(_LEAST).sqrt()
+
+    def _answers(self, x: Tensor, filters: Tensor) -> Tensor:
+        """A GPU would round to 10 bits (TF32), and a filter of flat parts answer by more than 0."""
+        if not x.is_cuda:
+            return nn.functional.conv2d(x, filters)
+        return nn.functional.conv2d(x.double(), filters.double()).float()
 
     def _averaged(self, maps: Tensor) -> Tensor:
         """[n, f, h, w] -> [n, f g g]."""

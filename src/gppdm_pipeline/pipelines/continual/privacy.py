@@ -13,6 +13,7 @@ import numpy as np
 from kedro.pipeline import Node, node
 from numpy.typing import NDArray
 
+from gppdm_pipeline.algorithm.classifier.analytic import leverages
 from gppdm_pipeline.algorithm.classifier.network import predict_logits
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
@@ -189,6 +190,9 @@ def _scores(
     losses = on_all_ranks(learner.generator_losses, context, state=state, images=images)
     if losses is not None:
         scores["generator"] = summed(losses.cpu().numpy())
+    out = on_all_ranks(leverages, context, state=state, images=images)
+    if out is not None:
+        scores["sums"] = -out.numpy()
     for name, near in _images_in(state, images, context).items():
         scores[name] = -_nearest(images, near, context)
     return scores
