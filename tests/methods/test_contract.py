@@ -99,7 +99,7 @@ COMPUTED = (
     "ranpac",
     "slda",
 )  # from sums: there is no loop to be stopped in
-UNSEEDED = ("nearest_mean", "slda")
+UNSEEDED = ("analytic", "nearest_mean", "slda")  # or seeded in the first task alone
 TASKS = ((9, 2), (5,), (2, 0))  # class 2 comes back
 
 
