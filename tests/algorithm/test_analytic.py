@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 from tests.reference.tiny import GPPDM, SHAPE, differences, gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.classifier.analytic import leverages, with_analytic
+from gppdm_pipeline.algorithm.classifier.analytic import AnalyticConfig, leverages, with_analytic
 from gppdm_pipeline.algorithm.classifier.moments import Moments, moments_of, ridge_by_gcv
 from gppdm_pipeline.algorithm.classifier.network import (
     ClassifierConfig,
@@ -135,6 +135,21 @@ def test_what_was_not_summed_from_the_first_task_on_is_refused():
         learn_task(analytic(3), before, train, NONE, Context(0, 2))
 
 
+def test_auto_is_as_many_filters_as_the_first_task_has_images_for():
+    auto = AnalyticConfig(filters="auto")
+    assert [auto.count(n) for n in (159, 160, 900, 10_800, 10**6)] == [0, 1, 5, 60, 60]
+    assert [auto.weight_of(f) for f in (1, 5, 60)] == [3, 15, 32]
+    assert AnalyticConfig(filters=7, weight=2).weight_of(AnalyticConfig(filters=7).count(1)) == 2
+    method = gppdm(analytic={"filters": "auto"})
+    few = learn(method, TASKS[:2])
+    assert differences(few[2], learn(gppdm(), TASKS[:2])[2]) == []  # 12 images: none
+    state = LearnerState.empty()
+    for number, per_class in ((1, 160), (2, 6)):
+        train = images_of(*TASKS[number - 1], per_class=per_class)
+        state = learn_task(method, state, train, NONE, Context(0, number))
+        assert len(state.extras["analytic"].tensors["filters"]) == 2  # for 320 images
+
+
 def test_filters_are_those_of_the_first_task():
     before, train = learn(analytic(2), TASKS[:1])[1], images_of(*TASKS[1])
     states = [learn_task(analytic(2), before, train, NONE, Context(seed, 2)) for seed in (0, 7)]
@@ -218,7 +233,7 @@ def test_what_is_computed_is_what_the_method_analytic_computes(both):
     logits = [
         predict_logits(states[3], images, Context(0, 3)) for states in (both[0], both[1], alone)
     ]
-    np.testing.assert_allclose(logits[0], logits[1] + 32 * logits[2], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(logits[0], logits[1] + 6 * logits[2], rtol=1e-5, atol=1e-4)
 
 
 def test_a_state_with_both_is_read_as_it_was_written(both, tmp_path):

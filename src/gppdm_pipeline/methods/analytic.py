@@ -33,8 +33,7 @@ class Analytic(Finetune):
     bytes (60: 15 MB), and what a task computes of them takes f^3 (60: one second, 250: one or two
     minutes)."""
 
-    @property
-    def summed_numbers(self) -> int:
+    def summed_numbers(self, first: int) -> int:
         """Of the maps."""
         return NUMBERS * self.filters
 

@@ -59,9 +59,12 @@ class Method(BaseModel, ABC):
         """Whether images of a class that were drawn for one task serve all later ones."""
         return False
 
-    @property
-    def summed_numbers(self) -> int:
-        """How many numbers of each real image states have sums of products of; 0: none."""
+    def summed_numbers(self, first: int) -> int:
+        """How many numbers of each real image states have sums of products of; 0: none.
+
+        Args:
+            first: images of the first task.
+        """
         return 0
 
     @property

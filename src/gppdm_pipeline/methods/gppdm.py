@@ -119,10 +119,9 @@ class Gppdm(Method):
         """With adapters, whose replay is exact."""
         return self.memory == "adapters"
 
-    @property
-    def summed_numbers(self) -> int:
+    def summed_numbers(self, first: int) -> int:
         """Of sums beside the classifier."""
-        return NUMBERS * self.analytic.filters
+        return NUMBERS * self.analytic.count(first)
 
     @property
     def measures_keys_and_values(self) -> bool:

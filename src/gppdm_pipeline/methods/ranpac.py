@@ -32,8 +32,7 @@ class Ranpac(Finetune):
     strength: Annotated[float, Field(gt=0)] = 100.0
     """Lambda of the ridge; features are of about unit scale, and summed over images."""
 
-    @property
-    def summed_numbers(self) -> int:
+    def summed_numbers(self, first: int) -> int:
         """The features."""
         return self.features
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -209,8 +210,7 @@ def check_means(experiment: Experiment, pipeline: Pipeline) -> None:
     reads = any(node.name.endswith(".split") for node in pipeline.nodes)
     if experiment.retention == "keep" or not reads:
         return
-    if learner.summed_numbers:
-        _check_sums(experiment)
+    _check_sums(experiment)
     if not means:
         return
     if names := classes_of_one_image(experiment.stream, experiment.seed):
@@ -223,8 +223,10 @@ def check_means(experiment: Experiment, pipeline: Pipeline) -> None:
 
 
 def _check_sums(experiment: Experiment) -> None:
+    if not experiment.learner.summed_numbers(sys.maxsize):
+        return
     images = images_of_tasks(experiment.stream, experiment.seed)
-    numbers, few = experiment.learner.summed_numbers, min(images)
+    numbers, few = experiment.learner.summed_numbers(images[0]), min(images)
     if few < ENOUGH * numbers:
         raise RefusedError(
             f"retention is release, but task {images.index(few) + 1} has {few} images, and sums of "

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,6 +40,8 @@ NUMBERS = 32
 """That a filter makes of an image of four pixels a side or more."""
 ENOUGH = 5
 """Images of a task for each number that sums are kept of, with which these tell little of one."""
+_MOST = 60
+_HEAVIEST, _OF_A_FILTER = 32.0, 3.0
 _BATCH = 128
 _SLIGHT = 1e-4
 _NAME = "analytic"  # in a state's extras
@@ -50,18 +52,29 @@ class AnalyticConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    filters: Annotated[int, Field(ge=0, le=250)] = 0
+    filters: Annotated[int, Field(ge=0, le=250)] | Literal["auto"] = 0
     """f random filters, which make 32 f numbers of an image. A state keeps the square of as many
     numbers of four bytes (60: 15 MB), and what a task computes of them takes f^3 (60: one second,
-    250: one or two minutes). 0: no sums."""
-    weight: Annotated[float, Field(gt=0)] = 32.0
+    250: one or two minutes). 0: no sums. auto: as many as the first task has enough images for,
+    five for each number, and 60 at most."""
+    weight: Annotated[float, Field(gt=0)] | None = None
     """What they are multiplied with before they are added to logits; alone they lie about between 0
-    and 1."""
+    and 1. None: 3 for each filter, 32 at most."""
 
     @property
     def on(self) -> bool:
-        """Whether any sums are kept."""
-        return self.filters > 0
+        """Whether any sums are asked for."""
+        return self.filters != 0
+
+    def count(self, first: int) -> int:
+        """f, where the first task has so many images."""
+        if self.filters != "auto":
+            return self.filters
+        return min(_MOST, first // (ENOUGH * NUMBERS))
+
+    def weight_of(self, filters: int) -> float:
+        """Of the sums of so many filters."""
+        return min(_HEAVIEST, _OF_A_FILTER * filters) if self.weight is None else self.weight
 
 
 def check_maps(setting: str, image_shape: tuple[int, int, int]) -> None:
@@ -99,22 +112,33 @@ def with_analytic(
         context: seed, device, progress.
 
     Returns:
-        The state, and the log: metric `validation_accuracy`.
+        The state, and the log: metric `validation_accuracy`. Where the first task had images
+        enough for no filter, the state as it is.
     """
     assert state.classifier is not None
     trained = trained_part(state.classifier)
     train = as_classified(train, trained.config, context)
-    state, exact = computed(state, train, settings.filters, context)
+    filters = _count(state, len(train), settings, context)
+    if not filters:
+        return state, StageLog()
+    state, exact = computed(state, train, filters, context)
     both = {
         "image_shape": [*train.image_shape],
         "classes": len(state.classes),
-        "weight": settings.weight,
+        "weight": settings.weight_of(filters),
         "trained": trained.config,
         "computed": exact.config,
     }
     tensors = {f"trained.{name}": tensor for name, tensor in trained.tensors.items()}
     tensors |= {f"computed.{name}": tensor for name, tensor in exact.tensors.items()}
     return with_accuracy(state, Weights(both, tensors), validation, context)
+
+
+def _count(state: LearnerState, images: int, settings: AnalyticConfig, context: Context) -> int:
+    if settings.filters != "auto" or not state.classes_before(context.task):
+        return settings.count(images)
+    known = state.extras.get(_NAME)
+    return 0 if known is None else len(known.tensors["filters"])
 
 
 def with_accuracy(
