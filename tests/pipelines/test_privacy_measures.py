@@ -108,3 +108,14 @@ def test_every_method_can_be_asked(name):
     method = Method.model_validate({"name": name, "classifier": {"steps": 5, "width": 8}, **parts})
     found = told(method, learnt(method, train), train, test)
     assert set(found) == {"confidence", *(["generator"] if parts else [])}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("analytic", {"filters": 4}), ("ranpac", {"features": 200}), ("slda", {})]
+)
+def test_sums_over_fewer_images_than_numbers_tell_each(name, settings):
+    train, test = split(25, 500)
+    method = Method.model_validate({"name": name, **settings})
+    found = told(method, learnt(method, train), train, test)
+    assert set(found) == {"confidence", "sums"}
+    assert found["sums"]["auc"] > 0.99
