@@ -223,6 +223,7 @@ def check_means(experiment: Experiment, pipeline: Pipeline) -> None:
 
 
 def _check_sums(experiment: Experiment) -> None:
+    """Errors as `check_means`."""
     if not experiment.learner.summed_numbers(sys.maxsize):
         return
     images = images_of_tasks(experiment.stream, experiment.seed)

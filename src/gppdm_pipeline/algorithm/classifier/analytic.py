@@ -1,10 +1,11 @@
 """Analytic learning: what sums over all images learnt say, beside a classifier that is trained.
 
-Ridge regression on fixed features needs two sums over the images, from which no image can be read,
-and which do not depend on the tasks that the images came in: what is computed after the last task
-is what all images at once would give (Zhuang et al. 2022, ACIL, arXiv 2205.14922; McDonnell et al.
-2023, RanPAC, arXiv 2307.02251). Features here are maps of random filters. What is computed is added
-to the logits of the trained classifier, which has seen images of this task and replay.
+Ridge regression on fixed features needs two sums over the images, which do not depend on the tasks
+that these came in: what is computed after the last task is what all images at once would give
+(Zhuang et al. 2022, ACIL, arXiv 2205.14922; McDonnell et al. 2023, RanPAC, arXiv 2307.02251).
+Features here are maps of random filters. What is computed is added to the logits of the trained
+classifier, which has seen images of this task and replay. Sums over many images tell little of one;
+sums over few tell each (`leverages`).
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ def with_analytic(
 
 
 def _count(state: LearnerState, images: int, settings: AnalyticConfig, context: Context) -> int:
+    """How many filters a task has, which has so many images."""
     if settings.filters != "auto" or not state.classes_before(context.task):
         return settings.count(images)
     known = state.extras.get(_NAME)
