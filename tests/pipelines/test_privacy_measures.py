@@ -111,7 +111,8 @@ def test_every_method_can_be_asked(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("analytic", {"filters": 4}), ("ranpac", {"features": 200}), ("slda", {})]
+    ("name", "settings"),
+    [("analytic", {"filters": 4}), ("ranpac", {"features": 200}), ("slda", {})],
 )
 def test_sums_over_fewer_images_than_numbers_tell_each(name, settings):
     train, test = split(25, 500)
