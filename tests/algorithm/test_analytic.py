@@ -11,7 +11,12 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 from tests.reference.tiny import GPPDM, SHAPE, differences, gppdm, images_of, learn
 
-from gppdm_pipeline.algorithm.classifier.analytic import AnalyticConfig, leverages, with_analytic
+from gppdm_pipeline.algorithm.classifier.analytic import (
+    AnalyticConfig,
+    leverages,
+    weight_of,
+    with_analytic,
+)
 from gppdm_pipeline.algorithm.classifier.moments import Moments, moments_of, ridge_by_gcv
 from gppdm_pipeline.algorithm.classifier.network import (
     ClassifierConfig,
@@ -138,8 +143,10 @@ def test_what_was_not_summed_from_the_first_task_on_is_refused():
 def test_auto_is_as_many_filters_as_the_first_task_has_images_for():
     auto = AnalyticConfig(filters="auto")
     assert [auto.count(n) for n in (159, 160, 900, 10_800, 10**6)] == [0, 1, 5, 60, 60]
-    assert [auto.weight_of(f) for f in (1, 5, 60)] == [3, 15, 32]
-    assert AnalyticConfig(filters=7, weight=2).weight_of(AnalyticConfig(filters=7).count(1)) == 2
+    weights = [AnalyticConfig(filters=f).weight for f in (1, 5, 60)]
+    assert weights == [weight_of(f) for f in (1, 5, 60)] == [3, 15, 32]
+    assert AnalyticConfig(filters=7, weight=2).weight == 2
+    assert auto.weight is None  # until the number is known
     method = gppdm(analytic={"filters": "auto"})
     few = learn(method, TASKS[:2])
     assert differences(few[2], learn(gppdm(), TASKS[:2])[2]) == []  # 12 images: none

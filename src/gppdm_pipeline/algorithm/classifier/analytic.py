@@ -11,11 +11,12 @@ sums over few tell each (`leverages`).
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.moments import (
@@ -62,6 +63,15 @@ class AnalyticConfig(BaseModel):
     """What they are multiplied with before they are added to logits; alone they lie about between 0
     and 1. None: 3 for each filter, 32 at most."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _weighs(cls, values: Any) -> Any:
+        """A number of filters has a weight, so that both are told."""
+        filters = values.get("filters") if isinstance(values, Mapping) else None
+        if not isinstance(filters, int) or not filters or values.get("weight") is not None:
+            return values
+        return {**values, "weight": weight_of(filters)}
+
     @property
     def on(self) -> bool:
         """Whether any sums are asked for."""
@@ -73,9 +83,10 @@ class AnalyticConfig(BaseModel):
             return self.filters
         return min(_MOST, first // (ENOUGH * NUMBERS))
 
-    def weight_of(self, filters: int) -> float:
-        """Of the sums of so many filters."""
-        return min(_HEAVIEST, _OF_A_FILTER * filters) if self.weight is None else self.weight
+
+def weight_of(filters: int) -> float:
+    """What the sums of so many filters count for, unless it is said."""
+    return min(_HEAVIEST, _OF_A_FILTER * filters)
 
 
 def check_maps(setting: str, image_shape: tuple[int, int, int]) -> None:
@@ -126,7 +137,7 @@ def with_analytic(
     both = {
         "image_shape": [*train.image_shape],
         "classes": len(state.classes),
-        "weight": settings.weight_of(filters),
+        "weight": settings.weight or weight_of(filters),
         "trained": trained.config,
         "computed": exact.config,
     }
