@@ -16,10 +16,16 @@ from kedro.runner import SequentialRunner
 from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_param_name
 from PIL import Image
+from sqlalchemy import create_engine
 from tests.reference.runs import ROOT, TINY, outputs, refused, run
 
 from gppdm_pipeline.cli import run as kedro_run
-from gppdm_pipeline.run.mlflow_places import artifact_location, database_uri, follow_move
+from gppdm_pipeline.run.mlflow_places import (
+    artifact_location,
+    database_uri,
+    follow_move,
+    make_database,
+)
 from gppdm_pipeline.run.session import Session
 from gppdm_pipeline.run.summary import print_summary
 from gppdm_pipeline.run.tracking import LONGEST_KEY, _experiment, _key
@@ -155,6 +161,33 @@ def test_a_database_that_is_not_the_projects_is_left_alone(tmp_path, caplog):
     assert (
         client.get_experiment_by_name("digits").artifact_location == (tmp_path / "files").as_uri()
     )
+
+
+def test_a_database_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    uri = f"sqlite:///{folder}/mlflow.db"
+
+    def stopped(begun):
+        MlflowClient(begun).search_experiments()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow.MlflowClient", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make_database(uri)
+    assert not list(folder.iterdir())
+    monkeypatch.undo()
+    make_database(uri)
+    assert [file.name for file in folder.iterdir()] == ["mlflow.db"]
+    with create_engine(uri).connect() as connection:
+        assert connection.exec_driver_sql("SELECT name FROM experiments").all() == [("Default",)]
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # waits for the disk
+    before = (folder / "mlflow.db").read_bytes()
+    make_database(uri)
+    assert (folder / "mlflow.db").read_bytes() == before
+    for other in (f"sqlite:///{folder}/other.db?timeout=1", "https://server:5000"):
+        make_database(other)
+    assert [file.name for file in folder.iterdir()] == ["mlflow.db"]
 
 
 def test_a_server_keeps_the_files_of_runs():

@@ -12,9 +12,11 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from gppdm_pipeline.algorithm.disk.writing import sync
 from gppdm_pipeline.faults import of_mlflow
 from gppdm_pipeline.locks import locked
 
@@ -60,6 +62,44 @@ def alone(uri: str) -> AbstractContextManager[object]:
     if not uri.startswith(SQLITE):
         return nullcontext()
     return locked(Path(f"{uri.removeprefix(SQLITE)}.lock"))
+
+
+def make_database(uri: str) -> None:
+    """Make MLflow's database in a file, if it is not there: beside its place, and put there whole.
+
+    MLflow makes it by three hundred statements, after each of which SQLite waits for the disk. Here
+    the disk is waited for once, at the end; a command that is stopped leaves no part of it there.
+
+    Args:
+        uri: of one writer at a time (see `alone`); others than those of SQLite's files are left to
+            MLflow, as are those that have more in them than a path.
+
+    Raises:
+        MlflowException, SQLAlchemyError, sqlite3.Error, OSError: if it cannot be made.
+    """
+    file = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE) or {*uri} & {*_OF_URLS} or file.exists():
+        return
+    from mlflow import MlflowClient  # noqa: PLC0415 (slow)
+    from sqlalchemy import Engine, event  # noqa: PLC0415 (slow)
+
+    connections: list[sqlite3.Connection] = []
+
+    def connected(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA synchronous = OFF")
+        connections.append(connection)
+
+    with TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+        begun = Path(folder) / file.name
+        event.listen(Engine, "connect", connected)
+        try:
+            MlflowClient(f"{SQLITE}{begun}")
+        finally:
+            event.remove(Engine, "connect", connected)
+            for connection in connections:
+                connection.close()
+        sync(begun)
+        begun.replace(file)
 
 
 def follow_move(settings: Mapping[str, str], project: Path) -> None:

@@ -35,6 +35,7 @@ from gppdm_pipeline.run.mlflow_places import (
     artifact_location,
     database_uri,
     follow_move,
+    make_database,
 )
 from gppdm_pipeline.stopping import stops_held
 
@@ -82,6 +83,7 @@ class Tracker:
             uri = database_uri(settings, project)
             follow_move(settings, project)
             with alone(uri):
+                make_database(uri)
                 client = MlflowClient(uri)
                 run_id = (
                     os.getenv("MLFLOW_RUN_ID")
