@@ -266,13 +266,18 @@ def test_experiments_read_together_are_those_read_alone():
 def test_a_setting_may_be_a_list():
     stream = {"benchmark": "digits", "seeds": [0]}
     variants = {
-        name: {"method": "gppdm", "gppdm.projection.layers": layers}
-        for name, layers in (("a", []), ("b", ["k", "out"]))
+        name: {
+            "method": "gppdm",
+            "gppdm.projection.layers": layers,
+            "gppdm.denoiser.channels": channels,
+        }
+        for name, layers, channels in (("a", [], [8, 8]), ("b", ["k", "out"], [8, 16]))
     }
     settings = {"baseline": "a", "streams": {"s": stream}, "variants": variants}
     runs_of = plan.runs_of(plan.Plan.model_validate(settings), ["s"], ["a", "b"])
-    layers = [experiment_of(run.params).learner.projection.layers for run in runs_of]
-    assert layers == [(), ("k", "out")]
+    learners = [experiment_of(run.params).learner for run in runs_of]
+    assert [each.projection.layers for each in learners] == [(), ("k", "out")]
+    assert [each.denoiser.channels for each in learners] == [(8, 8), (8, 16)]
 
 
 def test_a_setting_of_the_preset_may_be_null():

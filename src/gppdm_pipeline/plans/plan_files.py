@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gppdm_pipeline.configuration.params import TypedLoader
 
-Setting = bool | int | float | str | list[str] | None
+Setting = bool | int | float | str | list[str] | list[int] | None
 
 
 class PlannedStream(BaseModel):
