@@ -236,6 +236,9 @@ def test_versions_follow_each_other_and_can_be_taken_back(published, recwarn):
     use("publish", version=1)
     assert published.version_of("digits-gppdm", "champion") == 1
     run_id = published._client.get_model_version("digits-gppdm", "2").run_id
+    assert published._client.get_model_version("digits-gppdm", "2").description == (
+        "digits/gppdm/seed_0 after task_02."
+    )
     run = published._client.get_run(run_id)  # MLflow links a run with the versions that name it
     assert (run.info.run_name, run.data.tags["method"]) == ("gppdm seed 0", "gppdm")
     assert "average_accuracy" in run.data.metrics

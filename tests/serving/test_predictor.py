@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -15,12 +16,13 @@ from tests.reference.tiny import CLASSIFIER, SHAPE, images_of, learn
 from gppdm_pipeline.algorithm.classifier.network import predict_logits
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.disk.states import StateError, save_state
+from gppdm_pipeline.algorithm.state import Weights
 from gppdm_pipeline.images.files import write_images
 from gppdm_pipeline.methods import Method
 from gppdm_pipeline.serving import classify
 from gppdm_pipeline.serving.classify import classified
 from gppdm_pipeline.serving.predictor import Calibration, Predictor
-from gppdm_pipeline.serving.trained import TrainedRun, UntrainedError
+from gppdm_pipeline.serving.trained import Learned, TrainedRun, UntrainedError
 from gppdm_pipeline.streams.conversion import Conversion, UndecodableError
 
 NAMES = ("cat", "dog", "fox")
@@ -49,6 +51,27 @@ def png(pixels):
     file = BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("method", "keeps"),
+    [
+        ({"name": "finetune", "classifier": CLASSIFIER}, ""),
+        ({"name": "slda"}, "sums over training images"),
+        ({"name": "exemplar", "classifier": CLASSIFIER, "images": 2}, "training images"),
+    ],
+)
+def test_a_state_says_what_it_keeps_of_images_and_what_packages_it_needs(
+    method, keeps, monkeypatch
+):
+    state = learn(Method.model_validate(method), [(0, 1)])[-1]
+    settings = {"classifier": {"network": "timm:resnet18"}}  # which slda does not use
+    learned = Learned(Path("state"), {"configuration": settings}, state)
+    assert learned.keeps == keeps
+    assert learned.requirements == []
+    monkeypatch.setattr("gppdm_pipeline.serving.trained.requirements_of", lambda kind: [kind])
+    of_timm = replace(state, classifier=Weights({"network": {}}, {}))
+    assert replace(learned, state=of_timm).requirements == ["timm"]
 
 
 def test_logits_are_those_of_the_learner_and_of_no_batch(states, predictor):

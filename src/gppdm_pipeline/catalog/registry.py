@@ -103,6 +103,7 @@ class ModelRegistry:
                 name,
                 source,
                 run.info.run_id,
+                description=_description(trained),
                 tags={
                     DIGEST: digest,
                     "run": trained.run,
@@ -223,6 +224,15 @@ def folder_digest(folder: Path) -> str:
             content = hashlib.sha256(file.read_bytes()).hexdigest()
             found.update(f"{file.relative_to(folder).as_posix()}\0{content}\n".encode())
     return found.hexdigest()
+
+
+def _description(trained: TrainedRun) -> str:
+    """What a version is, and what is to know before it is given away."""
+    what = f"{trained.run} after {trained.newest.parent.name}."
+    keeps = trained.learned.keeps
+    if not keeps:
+        return what
+    return f"{what} Its state keeps {keeps}, which can tell of single ones: docs/privacy.md."
 
 
 def _save(place: Path, beside: Path, learned: Learned, calibration: Mapping[str, Any]) -> None:

@@ -15,8 +15,8 @@ from gppdm_pipeline.algorithm.classifier.analytic import (
     NUMBERS,
     check_maps,
     computed,
-    with_accuracy,
 )
+from gppdm_pipeline.algorithm.classifier.moments import with_accuracy
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gppdm_pipeline.algorithm.classifier.networks import trained_part
 from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.algorithm.disk.states import StateError, load_state, verify_state
 from gppdm_pipeline.algorithm.state import LearnerState
@@ -83,13 +84,20 @@ class Learned:
     @property
     def classifies_by_timm(self) -> bool:
         """Whether its classifier is a model of timm."""
-        return "network" in self.configuration["classifier"]
+        assert self.state.classifier is not None
+        return "network" in trained_part(self.state.classifier).config
 
     @property
     def requirements(self) -> list[str]:
         """The packages that it needs besides the project's own, as pip takes them."""
         own = requirements_of("timm") if self.classifies_by_timm else []
         return sorted({*own, *self.space.requirements})
+
+    @property
+    def keeps(self) -> str:
+        """What its state has of training images besides networks; empty: nothing."""
+        found = ["sums over training images"] if "moments" in self.state.extras else []
+        return " and ".join([*found, *(["training images"] if self.state.kept is not None else [])])
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -22,10 +22,10 @@ from torch import Tensor
 from gppdm_pipeline.algorithm.classifier.moments import (
     moments_of,
     ridge_by_gcv,
+    with_accuracy,
     with_moments,
 )
 from gppdm_pipeline.algorithm.classifier.network import (
-    accuracy,
     as_classified,
     given_to_head,
 )
@@ -152,15 +152,6 @@ def _count(state: LearnerState, images: int, settings: AnalyticConfig, context: 
         return settings.count(images)
     known = state.extras.get(_NAME)
     return 0 if known is None else len(known.tensors["filters"])
-
-
-def with_accuracy(
-    state: LearnerState, classifier: Weights, validation: LabelledImages, context: Context
-) -> tuple[LearnerState, StageLog]:
-    """The state with this classifier, and the log: metric `validation_accuracy`, of some images."""
-    state = replace(state, classifier=classifier)
-    known = accuracy(state, validation, context) if len(validation) else None
-    return state, StageLog({} if known is None else {"validation_accuracy": known})
 
 
 def computed(

@@ -234,8 +234,13 @@ def with_head(
         "classes": len(weight),
         "head": "linear" if below is None else "two_layer",
     }
-    learnt = replace(state, classifier=Weights(config, tensors))
-    metrics = {}
-    if len(validation):
-        metrics["validation_accuracy"] = accuracy(learnt, validation, context)
-    return learnt, StageLog(metrics)
+    return with_accuracy(state, Weights(config, tensors), validation, context)
+
+
+def with_accuracy(
+    state: LearnerState, classifier: Weights, validation: LabelledImages, context: Context
+) -> tuple[LearnerState, StageLog]:
+    """The state with this classifier, and the log: metric `validation_accuracy`, of some images."""
+    state = replace(state, classifier=classifier)
+    known = accuracy(state, validation, context) if len(validation) else None
+    return state, StageLog({} if known is None else {"validation_accuracy": known})
