@@ -64,7 +64,11 @@ def replays(method, states, **context):
 
 @pytest.mark.parametrize(
     ("option", "precision"),
-    [*((option, "float32") for option in OPTIONS), ("the default", "bfloat16")],
+    [
+        *((option, "float32") for option in OPTIONS),
+        ("the default", "bfloat16"),
+        ("four bits by Muon", "bfloat16"),
+    ],
 )
 def test_old_classes_are_drawn_alike_in_every_task(option, precision):
     method = with_adapters(**OPTIONS[option])

@@ -87,6 +87,12 @@ VARIANTS = {
         "classifier": {**CLASSIFIER, "head": "two_layer"},
         "replay": {"images_per_class": 3},
     },
+    "gppdm, four bits": {
+        **GPPDM,
+        "memory": "adapters",
+        "adapters": {"rank": "full", "bits": 4, "batch_size": 8},
+        "denoiser": {**DENOISER, "optimiser": "muon", "heads": 2},
+    },
     "gppdm, moved by Muon": {**GPPDM, "denoiser": {**DENOISER, "optimiser": "muon", "heads": 2}},
 }
 # The method that CONTRIBUTING.md adds as an example: its file, and its lines in the two lists.
