@@ -15,6 +15,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from unittest import mock
 
+import gppdm_pipeline.environment  # noqa: F401 (how long threads spin: before torch is there)
+
+# isort: split
 import torch
 from measuring import (
     Clock,
