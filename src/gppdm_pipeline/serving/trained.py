@@ -16,11 +16,7 @@ from gppdm_pipeline.algorithm.classifier.networks import trained_part
 from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.algorithm.disk.states import StateError, load_state, verify_state
 from gppdm_pipeline.algorithm.state import LearnerState
-from gppdm_pipeline.evaluation.calibration import (
-    calibrated,
-    familiarity,
-    separation,
-)
+from gppdm_pipeline.evaluation.calibration import calibrated, familiarity, separation
 from gppdm_pipeline.images.files import read_images
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method
