@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.reference.tiny import CLASSIFIER, SHAPE, images_of, learn
+from tests.reference.tiny import CLASSIFIER, SHAPE, gppdm, images_of, learn
 
 from gppdm_pipeline.algorithm.classifier.network import predict_logits
 from gppdm_pipeline.algorithm.context import Context
@@ -58,6 +58,7 @@ def png(pixels):
     [
         ({"name": "finetune", "classifier": CLASSIFIER}, ""),
         ({"name": "slda"}, "sums over training images"),
+        (gppdm(replay={"gaussians": 0.2}).model_dump(), "sums over training images"),
         ({"name": "exemplar", "classifier": CLASSIFIER, "images": 2}, "training images"),
     ],
 )

@@ -92,7 +92,8 @@ class Learned:
     @property
     def keeps(self) -> str:
         """What its state has of training images besides networks; empty: nothing."""
-        found = ["sums over training images"] if "moments" in self.state.extras else []
+        sums = {"moments", "gaussians"} & self.state.extras.keys()
+        found = ["sums over training images"] if sums else []
         return " and ".join([*found, *(["training images"] if self.state.kept is not None else [])])
 
     @property
