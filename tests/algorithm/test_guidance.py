@@ -17,9 +17,8 @@ from gppdm_pipeline.algorithm.classifier.networks import SmallConvNet
 from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.diffusion.process import Process
-from gppdm_pipeline.algorithm.diffusion.samplers import GuidedAncestral, Step
 from gppdm_pipeline.methods import Method
-from gppdm_pipeline.methods.ddgr import Guided
+from gppdm_pipeline.methods.ddgr import Guided, GuidedAncestral, Step
 
 S, V, M = 0.25, 0.08, 0.4
 PROCESS = Process(DenoiserConfig(), CPU)

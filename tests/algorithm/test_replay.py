@@ -20,9 +20,8 @@ from gppdm_pipeline.algorithm.context import CPU, silent
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.fitting.batches import Pixels, to_unit_range
-from gppdm_pipeline.algorithm.generator.draw import Drawer
+from gppdm_pipeline.algorithm.generator.draw import Drawer, Solver
 from gppdm_pipeline.algorithm.generator.parts import ReplayConfig
-from gppdm_pipeline.algorithm.generator.solver import Solver
 from gppdm_pipeline.algorithm.state import Condition
 
 SHAPE = (4, 4, 1)

@@ -9,7 +9,8 @@ from tests.reference.tiny import gppdm, images_of, learn
 
 from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.fitting.threads import parts_of, together
-from gppdm_pipeline.algorithm.generator.draw import redrawn, replay_of
+from gppdm_pipeline.algorithm.generator.draw import replay_of
+from gppdm_pipeline.algorithm.generator.redraw import redrawn
 from gppdm_pipeline.images.labelled import LabelledImages
 
 

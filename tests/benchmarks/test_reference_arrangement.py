@@ -8,9 +8,8 @@ from reference_arrangement import Reference, ReferenceTraining
 from gppdm_pipeline.algorithm.context import CPU, Context, silent
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
-from gppdm_pipeline.algorithm.generator.draw import Drawer
+from gppdm_pipeline.algorithm.generator.draw import Drawer, Solver
 from gppdm_pipeline.algorithm.generator.parts import ReplayConfig, condition_table, denoiser_of
-from gppdm_pipeline.algorithm.generator.solver import Solver
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods import Method

@@ -9,7 +9,7 @@ chain of 4,000 steps to 250 and learn the variance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from gppdm_pipeline.algorithm.classifier.analytic import AnalyticConfig
 from gppdm_pipeline.algorithm.classifier.network import build_classifier
 from gppdm_pipeline.algorithm.context import Context
-from gppdm_pipeline.algorithm.diffusion.process import Process
-from gppdm_pipeline.algorithm.diffusion.samplers import GuidedAncestral
+from gppdm_pipeline.algorithm.diffusion.network import DIFFUSION_STEPS
+from gppdm_pipeline.algorithm.diffusion.process import Clean, Fresh, Process
 from gppdm_pipeline.algorithm.fitting.batches import PIXELS, Scale
 from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.generator.draw import replay_of
@@ -29,6 +29,9 @@ from gppdm_pipeline.algorithm.generator.parts import ReplayConfig
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.diffusion_replay import DiffusionReplay
+
+LogLikelihood = Callable[[Tensor], Tensor]
+"""x float32 [b, c, h, w] -> log p(y | x) of each image's class, [b]."""
 
 
 class GuideConfig(BaseModel):
@@ -38,6 +41,79 @@ class GuideConfig(BaseModel):
 
     scale: Annotated[float, Field(ge=0)] = 1.0
     """Of the gradient; 0 is ancestral sampling without guidance."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """From tau to an earlier step.
+
+    q(x_before | x_tau, x_0) = N(of_clean x_0 + of_noisy x_tau, variance): Ho et al. 2020 (arXiv
+    2006.11239), eq. 7, with alpha = abar_tau / abar_before, since steps between are left out.
+    """
+
+    of_clean: Tensor
+    of_noisy: Tensor
+    variance: Tensor
+
+    @classmethod
+    def between(cls, share: Tensor, before: Tensor) -> Step:
+        """From abar_tau to abar_before, each a scalar."""
+        alpha = share / before
+        beta = 1 - alpha
+        return cls(
+            before.sqrt() * beta / (1 - share),
+            alpha.sqrt() * (1 - before) / (1 - share),
+            beta * (1 - before) / (1 - share),
+        )
+
+
+@dataclass(frozen=True)
+class GuidedAncestral:
+    """DDPM's ancestral sampler over some of the steps, guided by a classifier's gradient.
+
+    Dhariwal & Nichol 2021 (arXiv 2105.05233), algorithm 1, which DDGR (Gao & Liu 2023, ICML)
+    replays with: the mean moves by scale x variance x grad_x log p(y | x).
+
+    Attributes:
+        process: its noise schedule.
+        steps: evaluations of the denoiser, spread evenly over all.
+        log_likelihood: of each image's class.
+        scale: of its gradient; 0 is plain ancestral sampling.
+        bounded: keeps x_0 where images are, float32 [b, c, h, w] -> likewise.
+    """
+
+    process: Process
+    steps: int
+    log_likelihood: LogLikelihood
+    scale: float
+    bounded: Callable[[Tensor], Tensor] = PIXELS.bounded
+
+    def __call__(self, clean: Clean, x: Tensor, fresh: Fresh) -> Tensor:
+        """From noise to images, float32 [b, c, h, w]."""
+        shares = self.process.shares
+        taus = torch.linspace(DIFFUSION_STEPS - 1, 0, self.steps, device=x.device).round().long()
+        for i, tau in enumerate(taus):
+            share = shares[tau]
+            before = shares[taus[i + 1]] if i + 1 < self.steps else torch.ones_like(share)
+            seen = self.bounded(clean(x, self.process.level(tau)))
+            step = Step.between(share, before)
+            x = self.mean(step, x, seen)
+            x = x + step.variance.sqrt() * fresh()
+        return x
+
+    def mean(self, step: Step, x: Tensor, clean: Tensor) -> Tensor:
+        """Mu + scale x variance x grad_x log p(y | x_tau).
+
+        Args:
+            step: where it leads.
+            x: float32 [b, c, h, w].
+            clean: the denoiser's x_0, likewise.
+        """
+        with torch.enable_grad():
+            inputs = x.detach().requires_grad_()
+            likelihood = self.log_likelihood(inputs).sum()
+            (gradient,) = torch.autograd.grad(likelihood, inputs)
+        return step.of_clean * clean + step.of_noisy * x + self.scale * step.variance * gradient
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.fitting.private import PrivateConfig
 from gppdm_pipeline.algorithm.fitting.scale import scale_of, with_scale
 from gppdm_pipeline.algorithm.generator.bases import extend_bases
-from gppdm_pipeline.algorithm.generator.draw import redrawn, replay_of
+from gppdm_pipeline.algorithm.generator.draw import replay_of
 from gppdm_pipeline.algorithm.generator.exact import exact_replay
 from gppdm_pipeline.algorithm.generator.gaussians import with_gaussians
 from gppdm_pipeline.algorithm.generator.guarantee import (
@@ -53,6 +53,7 @@ from gppdm_pipeline.algorithm.generator.parts import (
     warn_if_tokens_fill,
 )
 from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig
+from gppdm_pipeline.algorithm.generator.redraw import redrawn
 from gppdm_pipeline.algorithm.generator.residuals import denoising_residuals
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from gppdm_pipeline.algorithm.context import CPU
 from gppdm_pipeline.algorithm.diffusion.network import build_unet
-from gppdm_pipeline.algorithm.diffusion.process import Process
-from gppdm_pipeline.algorithm.diffusion.samplers import solver_of
+from gppdm_pipeline.algorithm.diffusion.process import Process, solver_of
 from gppdm_pipeline.algorithm.disk.writing import let_others_read, naming
 from gppdm_pipeline.algorithm.generator.gaussians import gaussian_of
 from gppdm_pipeline.methods import Method

@@ -1,10 +1,10 @@
-"""The generator draws: replay, and images drawn anew."""
+"""The generator draws: a batch at a time, by the solver or by what stands in its place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -14,23 +14,80 @@ from torch import Tensor
 from gppdm_pipeline.algorithm.condition.table import Conditions, ConditionTable
 from gppdm_pipeline.algorithm.context import Context, ProgressBar
 from gppdm_pipeline.algorithm.diffusion.network import Denoiser
-from gppdm_pipeline.algorithm.diffusion.process import Level, Process
-from gppdm_pipeline.algorithm.diffusion.samplers import Clean
+from gppdm_pipeline.algorithm.diffusion.process import Clean, Level, Multistep, Process, Sampler
 from gppdm_pipeline.algorithm.disk.checkpoints import NOWHERE, Checkpoint
 from gppdm_pipeline.algorithm.disk.shards import Shards
-from gppdm_pipeline.algorithm.fitting.batches import PIXELS, Pixels, Scale
+from gppdm_pipeline.algorithm.fitting.batches import PIXELS, Scale
 from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.fitting.threads import parts_of, together
+from gppdm_pipeline.algorithm.generator.gaussians import Begun, OfGaussians
 from gppdm_pipeline.algorithm.generator.parts import (
     GeneratorSettings,
     ReplayConfig,
     condition_table,
     denoiser_of,
 )
-from gppdm_pipeline.algorithm.generator.solver import Samplers, Solver, solver_of_classes
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.algorithm.team import ALONE, Team
 from gppdm_pipeline.images.labelled import LabelledImages
+
+
+class Samplers(Protocol):
+    """Gives the images at each slice of all that are drawn their sampler."""
+
+    @property
+    def random(self) -> bool:
+        """Whether samplers draw random numbers, so that a batch cannot be cut for threads."""
+
+    def of(self, process: Process, piece: slice) -> Sampler:
+        """The sampler of some of the images."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """DPM-Solver++ from noise, or from images with noise.
+
+    Attributes:
+        config: its steps.
+        images: what is noised and drawn anew, if anything is.
+        signal: abar, the share of it that is left.
+    """
+
+    config: ReplayConfig
+    images: Begun | None = None
+    signal: float = 0.0
+    random: ClassVar[bool] = False
+
+    def of(self, process: Process, piece: slice) -> Multistep:
+        """As `Samplers`."""
+        begun = None
+        if self.images is not None:
+            device = self.images.device
+            begun = self.images[torch.arange(len(self.images), device=device)[piece]]
+        steps, sigma_max = self.config.sampler_steps, self.config.sigma_max
+        return Multistep(process, steps, sigma_max, begun, self.signal)
+
+
+def solver_of_classes(
+    state: LearnerState,
+    labels: NDArray[np.int64],
+    numbers: NDArray[np.int64],
+    settings: GeneratorSettings,
+    context: Context,
+) -> Solver:
+    """The solver that the settings describe: from noise, or from the classes' Gaussians.
+
+    Args:
+        state: with a generator that knows the classes.
+        labels: int64 [n], the class of each image that is to be drawn.
+        numbers: int64 [n], which of its class each is.
+        settings: of the generator.
+        context: seed, device.
+    """
+    if not settings.replay.gaussians:
+        return Solver(settings.replay)
+    begun = OfGaussians(state, labels, numbers, context)
+    return Solver(settings.replay, begun, settings.replay.gaussians)
 
 
 def replay_of(
@@ -63,41 +120,6 @@ def replay_of(
         numbers = np.concatenate([np.arange(count) for count in counts])
         samplers = solver_of_classes(state, labels, numbers, settings, context)
     return draw(state, labels, settings, context, stage, samplers=samplers)
-
-
-def redrawn(
-    state: LearnerState,
-    images: LabelledImages,
-    settings: GeneratorSettings,
-    context: Context,
-    stage: str,
-    *,
-    per_class: int,
-    signal: float,
-) -> LabelledImages:
-    """Images noised until a share `signal` is left, and drawn anew from there by the generator.
-
-    They vary as the given ones do in what is left, and look as generated ones do in the rest.
-
-    Args:
-        state: with a generator that knows the images' classes.
-        images: any number.
-        settings: of the generator.
-        context: seed, task, device, progress.
-        stage: names the random numbers, and the bar.
-        per_class: at most so many of each class are drawn among them.
-        signal: abar, above 0 and below 1.
-
-    Returns:
-        Images as they are stored (uint8 or float16), class after class.
-    """
-    generator = context.generator(f"{stage}, of")
-    order = torch.randperm(len(images), generator=generator, device=context.device).cpu().numpy()
-    of_class = [order[images.labels[order] == label][:per_class] for label in images.classes]
-    images = images.select(np.concatenate(of_class))
-    given = scale_of(state, context.device).given
-    samplers = Solver(settings.replay, Pixels(images.images, context.device, given), signal)
-    return draw(state, images.labels, settings, context, stage, samplers=samplers)
 
 
 def draw(

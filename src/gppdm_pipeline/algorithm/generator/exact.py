@@ -22,10 +22,9 @@ from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.disk.checkpoint_files import digest
 from gppdm_pipeline.algorithm.disk.checkpoints import Checkpoint, Snapshot
 from gppdm_pipeline.algorithm.fitting.scale import scale_of
-from gppdm_pipeline.algorithm.generator.draw import drawer_of
+from gppdm_pipeline.algorithm.generator.draw import drawer_of, solver_of_classes
 from gppdm_pipeline.algorithm.generator.gaussians import gaussian_of
 from gppdm_pipeline.algorithm.generator.parts import GeneratorSettings
-from gppdm_pipeline.algorithm.generator.solver import solver_of_classes
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.images.labelled import LabelledImages, Room
 

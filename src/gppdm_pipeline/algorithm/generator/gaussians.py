@@ -11,6 +11,7 @@ Notation: d = numbers of an image; r directions.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -80,6 +81,19 @@ def gaussian_of(state: LearnerState, label: int) -> dict[str, Tensor]:
     known = state.extras.get(_NAME, Weights({}, {})).tensors
     parts = (f"{label}.{name}" for name in ("mean", "directions", "rest"))
     return {part.partition(".")[2]: known[part] for part in parts if part in known}
+
+
+class Begun(Protocol):
+    """Images at which drawing begins: `Pixels`, or such as are made when they are asked for."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, batch: Tensor) -> Tensor:
+        """Int64 [b], indices -> float32 [b, c, h, w]."""
 
 
 @dataclass(frozen=True)
