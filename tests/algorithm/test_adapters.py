@@ -31,6 +31,8 @@ KINDS = {
     "low": AdapterConfig(rank=RANK),
     "full": AdapterConfig(rank="full"),
     "four bits": AdapterConfig(rank="full", bits=4),
+    "low, no attention": AdapterConfig(rank=RANK, attention=False),
+    "no attention": AdapterConfig(rank="full", bits=4, attention=False),
 }
 
 
@@ -70,10 +72,10 @@ def said(unet):
         return unet(*inputs(), return_dict=False)[0]
 
 
-def trained(trunk, rank, optimiser="adamw", start=None, steps=4, precision="float32"):
+def trained(trunk, kind, optimiser="adamw", start=None, steps=4, precision="float32"):
     """A network whose adapter has learnt, with its averaged parameters."""
     unet = build_unet(trunk)
-    attach(unet, rank, torch.Generator().manual_seed(2), start)
+    attach(unet, KINDS[kind], torch.Generator().manual_seed(2), start)
     parameters = [p for p in unet.parameters() if p.requires_grad]
     move, average = OPTIMISERS[optimiser](parameters), Average(parameters, 0.5)
     for _ in range(steps):
@@ -90,7 +92,7 @@ def trained(trunk, rank, optimiser="adamw", start=None, steps=4, precision="floa
 def test_it_begins_as_the_trunk(trunk):
     unet = build_unet(trunk)
     before = said(unet)
-    attach(unet, RANK, torch.Generator().manual_seed(2))
+    attach(unet, KINDS["low"], torch.Generator().manual_seed(2))
     assert torch.equal(said(unet), before)
 
 
@@ -99,7 +101,7 @@ def test_it_begins_as_the_trunk(trunk):
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_but_the_adapter_learns(trunk, kind, optimiser, precision):
     before = {name: tensor.clone() for name, tensor in trunk.tensors.items()}
-    unet = trained(trunk, KINDS[kind].rank, optimiser, precision=precision)
+    unet = trained(trunk, kind, optimiser, precision=precision)
     adapter = adapter_of(unet, trunk, KINDS[kind])
     assert trunk.tensors.keys() == before.keys()
     assert all(torch.equal(trunk.tensors[name], tensor) for name, tensor in before.items())
@@ -111,12 +113,14 @@ def test_nothing_but_the_adapter_learns(trunk, kind, optimiser, precision):
     moved = merged(trunk, adapter).tensors
     still = [name for name, tensor in before.items() if torch.equal(moved[name], tensor)]
     # A bias in front of a softmax or a norm over its channel alone has no effect; here none is so.
-    assert not still
+    blocks = [name for name in before if ".attentions." in name]
+    assert blocks
+    assert still == ([] if KINDS[kind].attention else blocks)
 
 
 @pytest.mark.parametrize(("kind", "off"), [("low", 0.01), ("full", 0.01), ("four bits", 0.1)])
 def test_merged_weights_say_what_was_learnt(trunk, kind, off):
-    unet = trained(trunk, KINDS[kind].rank)
+    unet = trained(trunk, kind)
     alone = build_unet(merged(trunk, adapter_of(unet, trunk, KINDS[kind])))
     moved = (said(alone) - said(build_unet(trunk))).abs().max()
     # float16 has 11 bits: of what was learnt, no more than a hundredth may be off.
@@ -126,22 +130,22 @@ def test_merged_weights_say_what_was_learnt(trunk, kind, off):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_has_the_tensors_that_are_expected_of_it(trunk, kind):
-    adapter = adapter_of(trained(trunk, KINDS[kind].rank), trunk, KINDS[kind])
+    adapter = adapter_of(trained(trunk, kind), trunk, KINDS[kind])
     shapes = {name: list(tensor.shape) for name, tensor in adapter.tensors.items()}
     assert adapter_shapes(build_unet(trunk), adapter.config) == shapes
     kinds = {tensor.dtype for tensor in adapter.tensors.values()}
-    assert kinds == {torch.float16, *([torch.uint8] if kind == "four bits" else [])}
+    assert kinds == {torch.float16, *([torch.uint8] if KINDS[kind].bits == 4 else [])}
 
 
 def test_layers_that_meet_pixels_or_the_noise_level_are_kept_in_16_bits(trunk):
-    adapter = adapter_of(trained(trunk, "full"), trunk, KINDS["four bits"])
+    adapter = adapter_of(trained(trunk, "four bits"), trunk, KINDS["four bits"])
     whole = {n for n, t in adapter.tensors.items() if t.dtype == torch.float16 and t.ndim > 1}
     ends = {f"conv_{end}.weight" for end in ("in", "out")}
     assert whole == ends | {f"time_embedding.linear_{i}.weight" for i in (1, 2)}
 
 
 def test_an_update_has_the_rank_asked_for(trunk):
-    adapter = adapter_of(trained(trunk, RANK), trunk, KINDS["low"])
+    adapter = adapter_of(trained(trunk, "low"), trunk, KINDS["low"])
     for name, tensor in merged(trunk, adapter).tensors.items():
         if tensor.ndim > 1:
             update = (tensor - trunk.tensors[name]).flatten(1).double()
@@ -156,7 +160,7 @@ def test_an_update_has_the_rank_asked_for(trunk):
 
 def test_what_learns_is_of_unit_size_and_what_is_kept_is_the_factor_itself(trunk):
     unet = build_unet(trunk)
-    attach(unet, RANK, torch.Generator().manual_seed(0))
+    attach(unet, KINDS["low"], torch.Generator().manual_seed(0))
     kept = adapter_of(unet, trunk, KINDS["low"]).tensors
     for name, layer in unet.named_modules():
         if not isinstance(layer, nn.Conv2d | nn.Linear):
@@ -168,10 +172,10 @@ def test_what_learns_is_of_unit_size_and_what_is_kept_is_the_factor_itself(trunk
 
 
 def test_one_adapter_begins_where_another_ended(trunk):
-    for kind in KINDS.values():
-        first = adapter_of(trained(trunk, kind.rank), trunk, kind)
+    for key, kind in KINDS.items():
+        first = adapter_of(trained(trunk, key), trunk, kind)
         unet = build_unet(trunk)
-        attach(unet, kind.rank, torch.Generator().manual_seed(3), first)
+        attach(unet, kind, torch.Generator().manual_seed(3), first)
         again = adapter_of(unet, trunk, kind)
         assert again.tensors.keys() == first.tensors.keys()
         for name, tensor in first.tensors.items():

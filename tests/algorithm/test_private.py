@@ -8,7 +8,7 @@ from tests.reference.tiny import SHAPE, gppdm, images_of
 from torch import nn
 
 from gppdm_pipeline.algorithm.context import CPU, Context
-from gppdm_pipeline.algorithm.diffusion.adapters import attach
+from gppdm_pipeline.algorithm.diffusion.adapters import AdapterConfig, attach
 from gppdm_pipeline.algorithm.diffusion.network import Denoiser, network_class, network_config
 from gppdm_pipeline.algorithm.diffusion.process import Process
 from gppdm_pipeline.algorithm.fitting.batches import Pixels
@@ -46,7 +46,7 @@ class Tiny:
         arguments = network_config(settings.denoiser, SHAPE, settings.prototypes.concatenated)
         unet = network_class(arguments)(**arguments)
         if adapter:
-            attach(unet, 2, torch.Generator().manual_seed(0))
+            attach(unet, AdapterConfig(rank=2), torch.Generator().manual_seed(0))
             for name, parameter in unet.named_parameters():
                 if name.endswith("original0"):  # B, which begins as zero: nothing would reach A
                     nn.init.normal_(parameter.data, std=0.1)

@@ -27,6 +27,7 @@ OPTIONS = {
         "adapters": {**ADAPTERS, "rank": "full", "bits": 4},
         "denoiser": {"optimiser": "muon", "heads": 2},
     },
+    "attention stays": {"adapters": {**ADAPTERS, "attention": False}},
     "Muon and decay": {"denoiser": {"optimiser": "muon", "heads": 2, "weight_decay": 5.0}},
     "guided": {"denoiser": {"label_dropout": 0.3}, "replay": {"guidance": 1.0}},
     "labels alone, the classifier first": {
@@ -248,11 +249,18 @@ def test_every_task_adds_as_many_bytes(method):
     assert LearnerState.empty().bytes() == 0
 
 
-@pytest.mark.parametrize("config", [AdapterConfig(), AdapterConfig(rank="full", bits=4)])
+@pytest.mark.parametrize(
+    ("config", "share"),
+    [
+        (AdapterConfig(), 0.15),
+        (AdapterConfig(rank="full", bits=4), 0.15),
+        (AdapterConfig(rank="full", bits=4, attention=False), 0.1),
+    ],
+)
 @pytest.mark.parametrize(
     ("benchmark", "shape"), [("digits", (8, 8, 1)), ("fashion_mnist", (28, 28, 1))]
 )
-def test_an_adapter_has_at_most_15_percent_of_the_denoisers_bytes(benchmark, shape, config):
+def test_an_adapter_has_few_of_the_denoisers_bytes(benchmark, shape, config, share):
     file = Path("conf/base/benchmarks") / f"{benchmark}.yml"
     section = yaml.safe_load(file.read_text())[benchmark]["generator"]
     denoiser = DenoiserConfig.model_validate(section["denoiser"])
@@ -263,7 +271,7 @@ def test_an_adapter_has_at_most_15_percent_of_the_denoisers_bytes(benchmark, sha
         bytes_of.get(name.rpartition(".")[2], 2) * int(np.prod(shape))
         for name, shape in adapter_shapes(unet, config.model_dump()).items()
     )
-    assert kept <= 0.15 * sum(4 * parameter.numel() for parameter in unet.parameters())
+    assert kept <= share * sum(4 * parameter.numel() for parameter in unet.parameters())
 
 
 def test_full_adapters_learn_as_the_denoiser_does_and_others_by_adamw():

@@ -90,7 +90,7 @@ VARIANTS = {
     "gppdm, four bits": {
         **GPPDM,
         "memory": "adapters",
-        "adapters": {"rank": "full", "bits": 4, "batch_size": 8},
+        "adapters": {"rank": "full", "bits": 4, "batch_size": 8, "attention": False},
         "denoiser": {**DENOISER, "optimiser": "muon", "heads": 2},
     },
     "gppdm, moved by Muon": {**GPPDM, "denoiser": {**DENOISER, "optimiser": "muon", "heads": 2}},

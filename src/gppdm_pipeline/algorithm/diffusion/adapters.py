@@ -20,7 +20,8 @@ kept (`four_bits.py`): as many bytes as a low rank, and what Muon has learnt of 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -38,6 +39,7 @@ _CODES, _STEP = "codes", "step"  # of a matrix in four bits
 _WHOLE = ("conv_in.", "conv_out.", "proj_in.", "proj_out.", "time_embedding.", "gates.")
 """What is kept in 16 bits in any case: layers that meet pixels or the noise level, which are small
 and by which all others go."""
+_ATTENTION = ".attentions."  # of diffusers' U-Nets: what lies in a transformer block
 
 
 class AdapterConfig(BaseModel):
@@ -61,13 +63,17 @@ class AdapterConfig(BaseModel):
     asks for."""
     batch_size: Annotated[int, Field(ge=2)] = 32
     """Images of a step; all of them are of the task's own classes."""
+    attention: bool = True
+    """Whether a U-Net's transformer blocks, self- and cross-attention with the layers around them,
+    learn too; if not, they stay as the first task left them."""
     start: Literal["previous", "anew"] = "previous"
     """Whether a task's adapter begins as the task before's has ended, or as nothing (B = 0)."""
 
     @model_serializer(mode="wrap")
     def _without_what_is_as_it_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
-        return {k: v for k, v in values.items() if k != "start" or v != "anew"}
+        was = {"start": "anew", "attention": True}
+        return {k: v for k, v in values.items() if k not in was or v != was[k]}
 
     def learning(self, denoiser: DenoiserConfig) -> DenoiserConfig:
         """The denoiser's settings with these in their places."""
@@ -108,18 +114,24 @@ class LowRankUpdate(nn.Module):
 
 
 def attach(
-    unet: nn.Module, rank: Rank, generator: torch.Generator, start: Weights | None = None
+    unet: nn.Module,
+    config: AdapterConfig,
+    generator: torch.Generator,
+    start: Weights | None = None,
 ) -> None:
     """Let nothing of a network learn but an adapter.
 
     Args:
         unet: with the trunk's weights.
-        rank: r, where a layer's matrix has as much; "full": all weights learn.
+        config: r, where a layer's matrix has as much, or all weights; which layers.
         generator: of A, on the CPU.
-        start: an adapter of the same rank to begin with; None: the trunk, B = 0.
+        start: an adapter of the same rank and layers to begin with; None: the trunk, B = 0.
     """
+    rank, learns = config.rank, partial(_learns, attention=config.attention)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(learns(name))
     if rank != "full":
-        for name, layer in _layers(unet).items():
+        for name, layer in _layers(unet, config.attention).items():
             layer.weight.requires_grad_(False)
             weight = layer.weight.detach()
             rows, columns = weight.flatten(1).shape
@@ -135,9 +147,10 @@ def attach(
                 factor.requires_grad_(True)
     if start is None:
         return
-    differs = _differences(start, {name: p.shape for name, p in _free(unet).items()})
+    free = _free(unet, config.attention)
+    differs = _differences(start, {name: parameter.shape for name, parameter in free.items()})
     with torch.no_grad():
-        for name, parameter in _free(unet).items():
+        for name, parameter in free.items():
             parameter.add_(differs[name].to(parameter))
 
 
@@ -147,7 +160,7 @@ def adapter_of(unet: nn.Module, trunk: Weights, config: AdapterConfig) -> Weight
     Args:
         unet: of `attach`, after training.
         trunk: what it began as.
-        config: with the rank that it was attached with.
+        config: with which it was attached.
 
     Returns:
         `<layer>.up` and `<layer>.down` for each low-rank update, and under their own names what
@@ -156,19 +169,22 @@ def adapter_of(unet: nn.Module, trunk: Weights, config: AdapterConfig) -> Weight
     """
     four = config.rank == "full" and config.bits == 4
     tensors: dict[str, Tensor] = {}
-    for name, parameter in _free(unet).items():
+    for name, parameter in _free(unet, config.attention).items():
         differs = parameter.detach().cpu() - trunk.tensors[name]
         if four and _in_four_bits(name, differs.shape):
             kept = packed(differs.flatten(1))
             tensors |= {f"{name}.{_CODES}": kept.codes, f"{name}.{_STEP}": kept.step}
         else:
             tensors[name] = differs.half()
-    for name, layer in _layers(unet).items():
+    for name, layer in _layers(unet, config.attention).items():
         if parametrize.is_parametrized(layer, "weight"):
             up, down = (factor.detach().cpu() for factor in _factors(layer))
             tensors[f"{name}.{_UP}"] = up.half()
             tensors[f"{name}.{_DOWN}"] = (down / math.sqrt(down.shape[1])).half()
-    return Weights({"rank": config.rank, **({"bits": 4} if four else {})}, tensors)
+    kind: dict[str, Any] = {"rank": config.rank}
+    kind |= {"bits": 4} if four else {}
+    kind |= {} if config.attention else {"attention": False}
+    return Weights(kind, tensors)
 
 
 def merged(trunk: Weights, adapter: Weights | None) -> Weights:
@@ -208,33 +224,39 @@ def adapter_shapes(unet: nn.Module, config: Mapping[str, Any]) -> dict[str, list
 
     Args:
         unet: that it belongs to.
-        config: of an adapter: its rank, and the bits of its matrices.
+        config: of an adapter: its rank, the bits of its matrices, and which layers it has.
     """
-    found = {name: list(parameter.shape) for name, parameter in unet.named_parameters()}
+    attention = config.get("attention", True)
+    shapes = {name: list(p.shape) for name, p in unet.named_parameters()}
+    found = {name: shape for name, shape in shapes.items() if _learns(name, attention)}
     if config["rank"] != "full":
-        for name, layer in _layers(unet).items():
+        for name, layer in _layers(unet, attention).items():
             rows, columns = layer.weight.flatten(1).shape
             r = min(config["rank"], rows, columns)
             del found[f"{name}.weight"]
             found |= {f"{name}.{_UP}": [rows, r], f"{name}.{_DOWN}": [r, columns]}
     elif config.get("bits") == 4:
-        for name, parameter in unet.named_parameters():
-            if _in_four_bits(name, parameter.shape):
-                rows, columns = parameter.flatten(1).shape
+        for name, shape in [*found.items()]:
+            if _in_four_bits(name, shape):
+                rows, columns = shape[0], math.prod(shape[1:])
                 del found[name]
                 found |= {f"{name}.{_CODES}": [rows, (columns + 1) // 2], f"{name}.{_STEP}": [rows]}
     return found
 
 
-def _in_four_bits(name: str, shape: torch.Size) -> bool:
+def _learns(name: str, attention: bool) -> bool:
+    return attention or _ATTENTION not in name
+
+
+def _in_four_bits(name: str, shape: Sequence[int]) -> bool:
     return len(shape) > 1 and not name.startswith(_WHOLE)
 
 
-def _layers(unet: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+def _layers(unet: nn.Module, attention: bool) -> dict[str, nn.Conv2d | nn.Linear]:
     return {
         name: module
         for name, module in unet.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
+        if isinstance(module, nn.Conv2d | nn.Linear) and _learns(name, attention)
     }
 
 
@@ -243,10 +265,10 @@ def _factors(layer: nn.Module) -> list[nn.Parameter]:
     return [layer.get_parameter(f"parametrizations.weight.original{i}") for i in range(2)]
 
 
-def _free(unet: nn.Module) -> dict[str, nn.Parameter]:
+def _free(unet: nn.Module, attention: bool) -> dict[str, nn.Parameter]:
     """What learns as it is."""
     return {
         name: parameter
         for name, parameter in unet.named_parameters()
-        if ".parametrizations." not in name
+        if ".parametrizations." not in name and _learns(name, attention)
     }

@@ -283,7 +283,7 @@ def _with_adapter(
     elif state.adapters and settings.adapters.start == "previous":
         start = state.adapters[max(state.adapters)]
     generator = context.fixed_generator(f"adapter of task {context.task}")
-    attach(unet, settings.adapters.rank, generator, start)
+    attach(unet, settings.adapters, generator, start)
     return unet.to(context.device)
 
 
