@@ -33,7 +33,8 @@ _SMALL = ",".join(
         "method=gppdm,gppdm.redraw=0,gppdm.prototypes.start=noise,gppdm.denoiser.channels=[8,16]",
         "gppdm.denoiser.condition_dim=32,gppdm.denoiser.optimiser=adamw,gppdm.denoiser.steps=100",
         "gppdm.denoiser.first_task=1.0,gppdm.denoiser.batch_size=96,gppdm.adapters.batch_size=96",
-        "gppdm.adapters.rank=1,gppdm.adapters.learning_rate=0.01,gppdm.analytic.filters=0",
+        "gppdm.adapters.rank=1,gppdm.adapters.learning_rate=0.01,gppdm.adapters.attention=true",
+        "gppdm.analytic.filters=0",
     ]
 )
 _PRIVATE = f"{_SMALL},gppdm.private.max_grad_norm=0.2,gppdm.private.noise_multiplier"

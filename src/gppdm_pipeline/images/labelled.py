@@ -132,11 +132,6 @@ class LabelledImages:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
-    @property
-    def are_vectors(self) -> bool:
-        """Whether an encoder has made them, one vector each."""
-        return self.images.dtype == np.float16 and self.images.shape[1:3] == (1, 1)
-
     def select(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> LabelledImages:
         """The images at `index` (integers or a mask), copied."""
         labels = self.labels[index]

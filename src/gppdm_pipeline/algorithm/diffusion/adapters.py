@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -127,10 +126,9 @@ def attach(
         generator: of A, on the CPU.
         start: an adapter of the same rank and layers to begin with; None: the trunk, B = 0.
     """
-    rank, learns = config.rank, partial(_learns, attention=config.attention)
     for name, parameter in unet.named_parameters():
-        parameter.requires_grad_(learns(name))
-    if rank != "full":
+        parameter.requires_grad_(_learns(name, config.attention))
+    if (rank := config.rank) != "full":
         for name, layer in _layers(unet, config.attention).items():
             layer.weight.requires_grad_(False)
             weight = layer.weight.detach()
