@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
@@ -26,15 +26,14 @@ from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, Objective, fit
 from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
 from gppdm_pipeline.algorithm.vae_networks import Vae, vae_class
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import IN_MEMORY, LabelledImages, Room
 
 DRAWING_BATCH = 1024
 
 
-class VaeConfig(BaseModel):
+class VaeConfig(Config):
     """Architecture and budget of the VAE."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 32
     """Channels at half the resolution; doubled at a quarter of it. Of vectors, which an MLP learns,

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator
 
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.configuration.layers import ConfigurationError, flatten
 from gppdm_pipeline.methods.base import Method
 
@@ -44,7 +45,7 @@ Budget = Annotated[
 """A time; None, also written none: steps are as the settings say."""
 
 
-class Fit(BaseModel):
+class Fit(Config):
     """What a budget comes to.
 
     Attributes:
@@ -55,8 +56,6 @@ class Fit(BaseModel):
         fixed_seconds: what takes as long for any number of steps: drawing, measuring, start.
         device: that it was measured on.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     budget: str
     steps: dict[str, int]

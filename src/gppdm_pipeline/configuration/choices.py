@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from gppdm_pipeline.algorithm.context import Precision
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.configuration.budget import Budget
 
 Retention = Literal["keep", "release"]
 
 
-class Choices(BaseModel):
+class Choices(Config):
     """The parameters at the top level.
 
     Attributes:
@@ -29,7 +30,7 @@ class Choices(BaseModel):
         retention_of_test: the same of test images.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     benchmark: Annotated[str, Field(pattern=r"^\w[\w .-]*$", max_length=100)]
     method: str

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.streams.readers.base import UserPath
 
 
-class PredictConfig(BaseModel):
+class PredictConfig(Config):
     """Which images the pipeline `predict` classifies.
 
     Attributes:
@@ -17,13 +18,11 @@ class PredictConfig(BaseModel):
         least_sure: how many of the images that it is least sure of are shown on the page.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     images: UserPath | None = None
     least_sure: Annotated[int, Field(ge=0, le=200)] = 24
 
 
-class DrawConfig(BaseModel):
+class DrawConfig(Config):
     """What the pipeline `draw` draws.
 
     Attributes:
@@ -35,7 +34,7 @@ class DrawConfig(BaseModel):
             a sheet of its own; None: no sheet.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     classes: tuple[str, ...] | str | None = None
     images: Annotated[int, Field(ge=1, le=100_000)] = 64
@@ -44,7 +43,7 @@ class DrawConfig(BaseModel):
     towards: str | None = None
 
 
-class PublishConfig(BaseModel):
+class PublishConfig(Config):
     """What the pipeline `publish` does.
 
     Attributes:
@@ -53,13 +52,11 @@ class PublishConfig(BaseModel):
         version: of the registered model, which becomes the champion; nothing is published then.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     folder: UserPath | None = None
     version: Annotated[int, Field(ge=1)] | None = None
 
 
-USES: dict[str, type[BaseModel]] = {
+USES: dict[str, type[Config]] = {
     "predict": PredictConfig,
     "draw": DrawConfig,
     "publish": PublishConfig,

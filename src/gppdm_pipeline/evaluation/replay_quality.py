@@ -10,8 +10,9 @@ from typing import Annotated, Literal, Protocol, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.evaluation.distances import Features, frechet_distance, kernel_distance, prdc
 from gppdm_pipeline.images.labelled import LabelledImages
 
@@ -21,10 +22,8 @@ DIGITS = 6
 """Significant digits that are kept: rounding of linear algebra is in those behind."""
 
 
-class EvaluationConfig(BaseModel):
+class EvaluationConfig(Config):
     """What is measured and drawn besides accuracies; none of it decides what a learner learns."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     replay: bool = True
     """Whether the quality of replay is measured, for methods with a generator."""

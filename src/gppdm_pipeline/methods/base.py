@@ -6,17 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
+from pydantic import ModelWrapValidatorHandler, model_validator
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import ClassifierConfig
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import LabelledImages
 
 
-class Method(BaseModel, ABC):
+class Method(Config, ABC):
     """A way to learn classes task by task; immutable, validated, without memory of its own.
 
     `Method.model_validate({"name": "finetune", ...})` gives the method of that name.
@@ -25,8 +26,6 @@ class Method(BaseModel, ABC):
         name: in `gppdm_pipeline.methods.METHODS`.
         classifier: architecture and budget of the classifier.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     reads_earlier_images: ClassVar[bool] = False
     """Whether `synthesise_replay` is given the images of earlier tasks. A learner must not be."""

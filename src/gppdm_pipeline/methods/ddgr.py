@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.classifier.analytic import AnalyticConfig
@@ -27,6 +27,7 @@ from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.generator.draw import replay_of
 from gppdm_pipeline.algorithm.generator.parts import ReplayConfig
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.diffusion_replay import DiffusionReplay
 
@@ -34,10 +35,8 @@ LogLikelihood = Callable[[Tensor], Tensor]
 """x float32 [b, c, h, w] -> log p(y | x) of each image's class, [b]."""
 
 
-class GuideConfig(BaseModel):
+class GuideConfig(Config):
     """How hard the classifier guides."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scale: Annotated[float, Field(ge=0)] = 1.0
     """Of the gradient; 0 is ancestral sampling without guidance."""

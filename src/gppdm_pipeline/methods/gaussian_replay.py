@@ -10,21 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from gppdm_pipeline.algorithm.classifier.gaussians import draw_from_gaussians, with_directions
 from gppdm_pipeline.algorithm.classifier.moments import check_size, with_moments
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.finetune import Finetune
 
 
-class GaussianReplayConfig(BaseModel):
+class GaussianReplayConfig(Config):
     """How much is replayed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     images_per_class: Annotated[int, Field(ge=1)] = 300
 

@@ -267,7 +267,7 @@ class Gppdm(Method):
         return replay_of(state, tuple(counts), tuple(counts.values()), self, context, stage)
 
     @model_serializer(mode="wrap")
-    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = handler(self)
         off = {"private": not self.private.on, "analytic": not self.analytic.on}
         return {name: value for name, value in values.items() if not off.get(name)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import fit_classifier
@@ -26,14 +26,13 @@ from gppdm_pipeline.algorithm.vae import (
     reconstruction_residuals,
 )
 from gppdm_pipeline.algorithm.vae_networks import check_image_shape
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.methods.base import Method, all_images
 
 
-class VaeReplayConfig(BaseModel):
+class VaeReplayConfig(Config):
     """How much is replayed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     images_per_class: Annotated[int, Field(ge=1)] = 1000
 

@@ -7,24 +7,23 @@ from typing import Annotated
 
 import click
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.configuration.params import TypedLoader
 
 Setting = bool | int | float | str | list[str] | list[int] | None
 
 
-class PlannedStream(BaseModel):
+class PlannedStream(Config):
     """A benchmark, how its preset is changed, and the seeds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     benchmark: str
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    params: dict[str, Setting] = {}
+    params: dict[str, Setting] = Field(default_factory=dict)
 
 
-class Plan(BaseModel):
+class Plan(Config):
     """Streams, variants and seeds to run.
 
     Attributes:
@@ -35,7 +34,7 @@ class Plan(BaseModel):
         slopes: whether tables have the Frechet distance gained per generation.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     baseline: str
     streams: dict[str, PlannedStream]

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from gppdm_pipeline.algorithm.disk.writing import replace_file
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.configuration.budget import Fit, fitting, seconds_of, steps_in, training_steps
 from gppdm_pipeline.configuration.experiment import Experiment
 from gppdm_pipeline.configuration.layers import ConfigurationError
@@ -30,10 +31,8 @@ _BESIDES = 20.0
 """Seconds of a start, of measures of replay and of pictures, which the estimate does not have."""
 
 
-class _Choice(BaseModel):
+class _Choice(Config):
     """A fit, and what it was made for: settings by their fingerprint, and their own steps."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     settings: str
     own_steps: dict[str, int]

@@ -21,10 +21,10 @@ from typing import Literal
 
 from filelock import Timeout
 from kedro.config import MissingConfigException
-from pydantic import BaseModel, ConfigDict
 
 from gppdm_pipeline.algorithm.disk.states import MANIFEST
 from gppdm_pipeline.algorithm.disk.writing import replace_file
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.configuration.layers import Layer, Problems
 from gppdm_pipeline.locks import file_lock
 from gppdm_pipeline.run.away import Away, Files, StorageError, UnreachableError
@@ -40,10 +40,8 @@ _IN_STEP = "in_step.json"
 _OF_THIS_MACHINE = {"lock", "lock_holder", _IN_STEP}
 
 
-class StorageConfig(BaseModel):
+class StorageConfig(Config):
     """conf/<environment>/storage.yml."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str | None = None
     leave_out: tuple[Literal["03_primary", "05_model_input", "07_model_output"], ...] = ()

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import Room
 from gppdm_pipeline.pretrained.folder import EncoderError
 from gppdm_pipeline.streams.conversion import Conversion, UndecodableError
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 _SETTING = "space.images"
 
 
-class OwnConfig(BaseModel):
+class OwnConfig(Config):
     """An autoencoder of one's own: diffusers' AutoencoderTiny, trained on the first task's images.
 
     Attributes:
@@ -31,8 +32,6 @@ class OwnConfig(BaseModel):
         batch_size: images in each.
         learning_rate: at its peak.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 32
     halvings: Annotated[int, Field(ge=1, le=5)] = 2

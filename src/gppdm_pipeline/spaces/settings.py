@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.spaces.own import OwnConfig
 
 EFFICIENTNET = "efficientnet_lite0"
@@ -20,7 +21,7 @@ KEYS: dict[str, tuple[str, ...]] = {
 """What is set of each space besides its name."""
 
 
-class SpaceSettings(BaseModel):
+class SpaceSettings(Config):
     """Which space it is.
 
     Attributes:
@@ -39,8 +40,6 @@ class SpaceSettings(BaseModel):
         sha256: of the encoder's or autoencoder's files; found when the experiment is resolved, and
             recorded.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["features", "latents", "pixels"] = "pixels"
     encoder: str = EFFICIENTNET

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
+
+from gppdm_pipeline.configuration.base import Config
 
 # Those whose decoders are plain and run no other program.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
@@ -22,7 +24,7 @@ class UndecodableError(Exception):
     """An image that is damaged, none, or too large; says what was found."""
 
 
-class Conversion(BaseModel):
+class Conversion(Config):
     """The size and the colours that all images get.
 
     Images are turned as their EXIF orientation says. What is transparent shows `pad_value`. Images
@@ -38,8 +40,6 @@ class Conversion(BaseModel):
         colour: "as_is" leaves grey images with one channel and others with three, "grey" makes one
             (the luma of ITU-R BT.601), "rgb" three.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     resize: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     fit: Literal["crop", "pad", "stretch"] = "crop"

@@ -13,7 +13,9 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
+
+from gppdm_pipeline.configuration.base import Config
 
 # Keep the random choices apart that start from one seed (see also scenario.py).
 _SCHEDULE_SEED = 3
@@ -22,7 +24,7 @@ _DEAL_SEED = 4
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class RepetitionConfig(BaseModel):
+class RepetitionConfig(Config):
     """A stream in which every class appears once at least, and may come back.
 
     Of C classes in E experiences, class j of the class order (from 0) is new in experience
@@ -40,7 +42,7 @@ class RepetitionConfig(BaseModel):
             those before them stay the same.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     experiences: PositiveInt
     probability: Probability | dict[str, Probability]

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     PositiveInt,
@@ -21,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import LabelledImages
 from gppdm_pipeline.streams.checks import (
     check_batches,
@@ -45,7 +45,7 @@ SCENARIOS = (
 _ORDER_SEED = 1  # keeps random choices apart that start from one seed, as in scenario, repetition
 
 
-class StreamConfig(BaseModel):
+class StreamConfig(Config):
     """Which classes each task brings: by sizes, by names, with repetition, or as the source says.
 
     Attributes:
@@ -70,7 +70,7 @@ class StreamConfig(BaseModel):
             behind it are planned: a class that comes back in them has its images divided so.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     # Later fields are validated against earlier ones: the order matters.
     source: Source

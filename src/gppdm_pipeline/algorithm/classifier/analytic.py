@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.moments import (
@@ -34,6 +34,7 @@ from gppdm_pipeline.algorithm.classifier.random_maps import RandomMaps, random_f
 from gppdm_pipeline.algorithm.context import Context
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import LabelledImages
 
 logger = logging.getLogger(__name__)
@@ -49,10 +50,8 @@ _SLIGHT = 1e-4
 _NAME = "analytic"  # in a state's extras
 
 
-class AnalyticConfig(BaseModel):
+class AnalyticConfig(Config):
     """How many features sums are kept of, and what they count for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     filters: Annotated[int, Field(ge=0, le=250)] | Literal["auto"] = 0
     """f random filters, which make 32 f numbers of an image. A state keeps the square of as many

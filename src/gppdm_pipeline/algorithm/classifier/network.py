@@ -9,19 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.classifier.growth import load_grown, tensors_of
@@ -34,6 +27,7 @@ from gppdm_pipeline.algorithm.fitting.graphs import on, rate
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.fitting.loop import Budget, Moving, Objective, fit
 from gppdm_pipeline.algorithm.state import LearnerState, Weights
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import LabelledImages
 
 PREDICTION_BATCH = 1024
@@ -44,10 +38,10 @@ Alteration = Callable[[Tensor, torch.Generator], Tensor]
 """(images float32 [b, c, h, w], generator) -> images as they are shown."""
 
 
-class ClassifierConfig(BaseModel):
+class ClassifierConfig(Config):
     """The classifier's architecture and budget; the same for every method that is compared."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    unwritten: ClassVar = {"head": None, "network": SMALL, "sees": "space"}
 
     width: Annotated[int, Field(ge=8, le=512, multiple_of=8)] = 32
     steps: Annotated[int, Field(ge=1)] = 600
@@ -73,12 +67,6 @@ class ClassifierConfig(BaseModel):
                 "classifier.head is another classifier than classifier.network: leave one out"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        unset = {"head": None, "network": SMALL, "sees": "space"}
-        return {k: v for k, v in values.items() if k not in unset or v != unset[k]}
 
 
 def build_classifier(weights: Weights) -> Network:

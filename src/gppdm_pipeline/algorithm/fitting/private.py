@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
+
+from gppdm_pipeline.configuration.base import Config
 
 if TYPE_CHECKING:
     from gppdm_pipeline.algorithm.fitting.loop import Objective
@@ -28,10 +30,8 @@ _MORE_ORDERS = (1.01, 1.03, 80, 128, 256, 512, 1024)
 _LEAST = 0.3  # sigma, below which epsilon is in the hundreds
 
 
-class PrivateConfig(BaseModel):
+class PrivateConfig(Config):
     """How much a training may tell of a single image."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     noise_multiplier: Annotated[float, Field(ge=0)] = 0.0
     """sigma: the noise's standard deviation over `max_grad_norm`; 0: training is not private."""

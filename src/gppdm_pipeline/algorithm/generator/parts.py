@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Annotated, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.analytic import AnalyticConfig
@@ -41,6 +41,7 @@ from gppdm_pipeline.algorithm.fitting.private import PrivateConfig
 from gppdm_pipeline.algorithm.generator.guarantee import check_installed
 from gppdm_pipeline.algorithm.generator.prototypes import PrototypeConfig, prototype_starts
 from gppdm_pipeline.algorithm.state import Condition, LearnerState
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import LabelledImages
 
 logger = logging.getLogger(__name__)
@@ -49,10 +50,8 @@ Memory = Literal["shared", "adapters"]
 Level = Annotated[float, Field(ge=0)]
 
 
-class ReplayConfig(BaseModel):
+class ReplayConfig(Config):
     """How many images are replayed, and how they are drawn."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     images_per_class: Annotated[int, Field(ge=1)] = 200
     images: Annotated[int, Field(ge=1)] | None = None

@@ -7,18 +7,11 @@ the class is current, and never move again (Doan et al. 2024, arXiv 2312.06710).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from gppdm_pipeline.algorithm.classifier.network import predict_logits
@@ -26,15 +19,16 @@ from gppdm_pipeline.algorithm.context import CPU, Context
 from gppdm_pipeline.algorithm.fitting.batches import to_unit_range
 from gppdm_pipeline.algorithm.fitting.scale import scale_of
 from gppdm_pipeline.algorithm.state import LearnerState
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.images.labelled import IN_MEMORY, LabelledImages
 
 PrototypeStart = Literal["most_confident", "least_confident", "class_mean", "noise"]
 
 
-class PrototypeConfig(BaseModel):
+class PrototypeConfig(Config):
     """How prototypes start, learn and reach the denoiser."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    unwritten: ClassVar = {"tokens": "plain"}
 
     route: Literal["concat", "tokens", "both", "none"] = "both"
     """To the denoiser: on the channel axis, as cross-attention tokens, both, or not at all."""
@@ -57,11 +51,6 @@ class PrototypeConfig(BaseModel):
     def shown_as_tokens(self) -> bool:
         """Whether prototypes enter as tokens."""
         return self.route in ("tokens", "both")
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return {k: v for k, v in values.items() if k != "tokens" or self.tokens != "plain"}
 
     @model_validator(mode="after")
     def _tokens_are_shown(self) -> PrototypeConfig:

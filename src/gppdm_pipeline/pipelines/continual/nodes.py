@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from gppdm_pipeline.algorithm.autoencoder import OwnAutoencoder, fit_autoencoder
 from gppdm_pipeline.algorithm.classifier.network import predict_logits
@@ -25,6 +24,7 @@ from gppdm_pipeline.algorithm.disk.checkpoints import (
 from gppdm_pipeline.algorithm.fitting.log import StageLog
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.scratch import Scratch
+from gppdm_pipeline.configuration.base import Config
 from gppdm_pipeline.evaluation import metrics
 from gppdm_pipeline.evaluation.accuracies import correct_when_masked
 from gppdm_pipeline.evaluation.calibration import expected_calibration_error
@@ -42,7 +42,7 @@ from gppdm_pipeline.streams.sources import fingerprint
 Record = dict[str, Any]
 
 
-class Task(BaseModel):
+class Task(Config):
     """Which task a node belongs to.
 
     Attributes:
@@ -50,8 +50,6 @@ class Task(BaseModel):
         total: T.
         precision: that its stages compute in.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
     total: int

@@ -118,7 +118,7 @@ class Reader(Conversion, ABC):
     source's order.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     train_per_class: PositiveInt | None = None
     test_per_class: PositiveInt | None = None
