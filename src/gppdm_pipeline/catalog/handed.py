@@ -1,7 +1,8 @@
-"""What nodes are handed that no node makes: a folder to write in, and where a stream begins."""
+"""What nodes are handed that no node makes: folders, where a stream begins, what was learnt."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from kedro.io import AbstractDataset, DatasetError
@@ -9,7 +10,9 @@ from kedro.io import AbstractDataset, DatasetError
 from gppdm_pipeline.algorithm.state import LearnerState
 from gppdm_pipeline.catalog.oracle import OracleFolder
 from gppdm_pipeline.catalog.places import place_of
+from gppdm_pipeline.catalog.project import ProjectFiles
 from gppdm_pipeline.catalog.scratch import Scratch
+from gppdm_pipeline.serving.trained import TrainedRun
 
 Handed = TypeVar("Handed")
 
@@ -52,3 +55,21 @@ class EmptyStateDataset(_Handed[LearnerState]):
 
     def __init__(self) -> None:
         super().__init__(LearnerState.empty())
+
+
+class TrainedDataset(_Handed[TrainedRun]):
+    """What a run has learnt; nothing is read before it is asked for."""
+
+    def __init__(self, *, run: str, models: str, images: str, replay: str) -> None:
+        trained = TrainedRun(run, *map(place_of, (models, images, replay)))
+        super().__init__(trained, filepath=str(trained.models))
+
+    def _exists(self) -> bool:
+        return any(self._handed.models.glob("task_*/state"))
+
+
+class ProjectDataset(_Handed[ProjectFiles]):
+    """The project's files, to be looked through (see `gppdm_pipeline.catalog.project`)."""
+
+    def __init__(self, *, filepath: str) -> None:
+        super().__init__(ProjectFiles(Path(filepath)), filepath=filepath)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
 
 import numpy as np
-from kedro.io import AbstractDataset, DatasetError
 
 _NOT_LOOKED_AT = {".git", ".venv", "__pycache__", "node_modules"}
 _CACHES = "_cache"  # of tools
@@ -49,21 +47,3 @@ class ProjectFiles:
         """What is in one of them, mapped."""
         path = self.root / file
         return np.memmap(path, np.uint8, "r").data if path.stat().st_size else b""
-
-
-class ProjectDataset(AbstractDataset[NoReturn, ProjectFiles]):
-    """The project's files (see `ProjectFiles`)."""
-
-    def __init__(self, *, filepath: str) -> None:
-        self._files = ProjectFiles(Path(filepath))
-
-    def load(self) -> ProjectFiles:
-        """The files; nothing is read yet."""
-        return self._files
-
-    def save(self, data: NoReturn) -> None:
-        """Refuse: they are only looked at."""
-        raise DatasetError(f"{self._files.root} is looked through, not written")
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._files.root)}
