@@ -3,6 +3,7 @@
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from pydantic import ValidationError
 from tests.reference.tiny import SHAPE, gppdm, images_of
 from torch import nn
 
@@ -208,3 +209,15 @@ def test_a_generator_that_has_not_learnt_is_told(last, told, monkeypatch, caplog
         state, _ = gppdm(memory="adapters").train_generator(state, *given)
     expected = ["generator of task 1 has not learnt", "generator of task 2 has not learnt"]
     assert [text in caplog.text for text in expected] == [told, told]
+
+
+@pytest.mark.parametrize(
+    ("settings", "recorded"), [({}, None), ({"attention": True}, None), ({"attention": False},) * 2]
+)
+def test_a_setting_that_came_later_is_recorded_only_where_it_says_something_else(
+    settings, recorded
+):
+    record = AdapterConfig(**settings).model_dump(mode="json")
+    assert record.get("attention") is (recorded and recorded["attention"])
+    with pytest.raises(ValidationError, match="frozen"):
+        AdapterConfig().rank = 8
