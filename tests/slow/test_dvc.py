@@ -121,7 +121,7 @@ def test_what_concerns_other_methods_alone_makes_nothing_again(project):
     [
         (("steps: 6", "steps: 7"), None, ALL[1:]),
         (("  classifier:\n    width: 8\n", "  classifier:\n    width: 16\n"), None, ALL[1:]),
-        (("  ddgr:\n", "  gppdm:\n    redraw: 0.4\n\n  ddgr:\n"), None, ALL[1:]),  # a new section
+        (("  gppdm:\n", "  gppdm:\n    redraw: 0.4\n"), None, ALL[1:]),
         (("seed: 0", "seed: 1"), "parameters.yml", ALL),
     ],
 )

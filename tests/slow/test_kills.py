@@ -70,7 +70,8 @@ def test_kills_at_random_moments():
         stages.add(stage())
         run(PARAMS)
         assert result(NAME) == expected, (status, stages)
-        assert set(scratch_files()) == {"lock"}
+        left = {name for name in scratch_files() if not name.startswith("drawn/")}
+        assert left == {"lock"}  # and what is drawn once
     assert len(stages) >= 4
 
 
